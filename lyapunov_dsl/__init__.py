@@ -1,0 +1,56 @@
+"""Declare a continuous-time model and a certificate; compile them into training, inference and reports."""
+
+from . import attacks as attacks, nn as nn
+from ._certificate import (
+    AllOf as AllOf,
+    Barrier as Barrier,
+    Certificate as Certificate,
+    Exponential as Exponential,
+    Point as Point,
+    decay_from_rate as decay_from_rate,
+    rate_from_decay as rate_from_decay,
+)
+from ._certify import (
+    Assurance as Assurance,
+    Claim as Claim,
+    Counterexample as Counterexample,
+    Report as Report,
+    certified_radius as certified_radius,
+    clopper_pearson as clopper_pearson,
+    comparison_rule as comparison_rule,
+    delta as delta,
+    theorem_3 as theorem_3,
+)
+from ._compile import Program as Program, compile as compile
+from ._condition import Condition as Condition
+from ._constant import Constant as Constant, trainable as trainable
+from ._domain import Ball as Ball, Box as Box, Domain as Domain, Product as Product
+from ._fit import FitResult as FitResult, NonFiniteError as NonFiniteError, fit as fit
+from ._measure import (
+    Cube as Cube,
+    Measure as Measure,
+    Mixture as Mixture,
+    Samples as Samples,
+    Sphere as Sphere,
+    Trajectory as Trajectory,
+)
+from ._objective import (
+    EndToEnd as EndToEnd,
+    MonteCarlo as MonteCarlo,
+    Objective as Objective,
+    PathIntegral as PathIntegral,
+)
+from ._potential import (
+    CrossEntropy as CrossEntropy,
+    Loss as Loss,
+    SquaredError as SquaredError,
+    Truncated as Truncated,
+    cross_entropy as cross_entropy,
+    radius_for as radius_for,
+    squared_error as squared_error,
+    truncated as truncated,
+)
+from ._solve import Confidence as Confidence, Solver as Solver
+from ._system import DiscreteSystem as DiscreteSystem, Start as Start, System as System, identity as identity
+
+__version__ = "0.1.0"

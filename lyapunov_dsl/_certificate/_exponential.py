@@ -1,0 +1,75 @@
+"""Exponential stability (paper, eq. 8-10)."""
+
+import math
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+
+from .._constant import Constant
+from .._potential import Loss, as_loss
+from .._types import RealScalarLike, Scalar, State, is_traced
+from ._base import Certificate, Point
+
+
+def check_rate(name: str, rate: Any) -> None:
+    """Raises `ValueError` unless a rate is a positive finite scalar (a traced one is taken on trust)."""
+    if is_traced(rate):
+        return
+    try:
+        good = np.ndim(rate) == 0 and math.isfinite(rate) and rate > 0
+    except TypeError:
+        good = False
+    if not good:
+        raise ValueError(f"{name}: expected a positive finite number, got {rate!r}")
+
+
+class Exponential(Certificate):
+    """dV/dt <= -κ V with V(η) = loss(readout(η), y); see [`lyapunov_dsl.Certificate.exponential`][]."""
+
+    loss: Loss
+    rate: Constant
+
+    def __init__(self, loss: Any, kappa: RealScalarLike):
+        check_rate("kappa", kappa)
+        self.loss = as_loss(loss)
+        self.rate = Constant(kappa)
+
+    @property
+    def kappa(self) -> Scalar:
+        """The rate κ per unit of time."""
+        return self.rate()
+
+    def value(self, t: Any, state: State, point: Point) -> Scalar:
+        return self.loss(point.readout(state), point.target)
+
+    def comparison(self, t: Any, v: Any) -> Scalar:
+        v = jnp.asarray(v)
+        return -self.rate(v.dtype) * v
+
+    def flow(self, t: Any, dt: Any, v: Any) -> Scalar:
+        v = jnp.asarray(v)
+        return v * jnp.exp(-self.rate(v.dtype) * dt)
+
+
+def decay_from_rate(kappa: Any, dt: Any) -> float:
+    """The decay per step κ_d = 1 - exp(-κ Δt) of eq. 16 that the rate κ per unit of time means for steps of Δt.
+
+    **Raises:** `ValueError` unless κ and Δt are positive and finite.
+    """
+    check_rate("kappa", kappa)
+    check_rate("dt", dt)
+    return -math.expm1(-float(kappa) * float(dt))
+
+
+def rate_from_decay(decay: Any, dt: Any) -> float:
+    """The rate κ = -log(1 - κ_d) / Δt per unit of time that the decay κ_d per step of eq. 16 means for steps of Δt.
+
+    **Raises:** `ValueError` unless 0 < κ_d < 1 and Δt is positive and finite.
+    """
+    if not 0 < decay < 1:
+        raise ValueError(
+            f"decay: expected the per-step decay of eq. 16 in (0, 1), got {decay}; a rate per unit of time is called kappa"
+        )
+    check_rate("dt", dt)
+    return -math.log1p(-float(decay)) / float(dt)

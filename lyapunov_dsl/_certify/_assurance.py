@@ -1,0 +1,98 @@
+"""Assurance as a type: every figure of a report says how it was obtained."""
+
+import dataclasses
+import enum
+from typing import Any
+
+from scipy.stats import beta
+
+
+class Assurance(enum.Enum):
+    """How a claim was obtained, or that it was not. A weaker level is never shown as a stronger one."""
+
+    PROVED_FLOAT = "proved, with rounding accounted for"
+    PROVED_REAL = "proved in real arithmetic"
+    STATISTICAL = "holds with the stated confidence for the named distribution"
+    EMPIRICAL = "sampled, searched or attacked: evidence, not a guarantee"
+    UNDECIDED = "not decided"
+    REFUTED = "false: there is a counterexample"
+
+
+@dataclasses.dataclass(frozen=True)
+class Counterexample:
+    """A point at which a condition fails.
+
+    **Arguments:**
+
+    - `part`: the name of the certificate.
+    - `example`: the index of the example in the batch.
+    - `t`, `state`: the time and the state.
+    - `value`, `rate`, `residual`: V, dV/dt and dV/dt - comparison(t, V) there.
+    """
+
+    part: str
+    example: int
+    t: float
+    state: Any
+    value: float
+    rate: float
+    residual: float
+
+
+@dataclasses.dataclass(frozen=True)
+class Claim:
+    """One line of a report.
+
+    **Arguments:**
+
+    - `statement`: what is claimed, in a sentence.
+    - `assurance`: how it was obtained.
+    - `value`: the figure, where there is one.
+    - `interval`: a two-sided confidence interval of the figure (`STATISTICAL` only).
+    - `counterexample`: what refutes the claim (`REFUTED` only).
+    """
+
+    statement: str
+    assurance: Assurance
+    value: float | None = None
+    interval: tuple[float, float] | None = None
+    counterexample: Counterexample | None = None
+
+    def __str__(self) -> str:
+        value = "" if self.value is None else f" {self.value:.4g}"
+        interval = "" if self.interval is None else f" [{self.interval[0]:.4g}, {self.interval[1]:.4g}]"
+        return (
+            f"{self.assurance.name:<12} {self.statement}:{value}{interval}"
+            if value
+            else f"{self.assurance.name:<12} {self.statement}"
+        )
+
+
+def weakest(*levels: Assurance) -> Assurance:
+    """The level of a conclusion drawn from premises of these levels: a chain is as strong as its weakest link."""
+    order = list(Assurance)
+    return max(levels, key=order.index)
+
+
+def clopper_pearson(successes: int, trials: int, confidence: float = 0.95) -> tuple[float, float]:
+    """The exact two-sided interval for a probability (Clopper and Pearson 1934).
+
+    Valid for independent draws from one distribution with `trials` fixed beforehand, and for nothing else.
+
+    **Arguments:**
+
+    - `successes`, `trials`: counts, 0 <= successes <= trials, trials > 0.
+    - `confidence`: 1 - α.
+
+    **Returns:** (lower, upper).
+
+    **Raises:** `ValueError` for counts or a confidence out of range.
+    """
+    if not (0 <= successes <= trials and trials > 0 and 0 < confidence < 1):
+        raise ValueError(
+            f"clopper_pearson: expected 0 <= successes <= trials and a confidence in (0, 1), got {successes}, {trials}, {confidence}"
+        )
+    tail = (1 - confidence) / 2
+    lower = 0.0 if successes == 0 else float(beta.ppf(tail, successes, trials - successes + 1))
+    upper = 1.0 if successes == trials else float(beta.ppf(1 - tail, successes + 1, trials - successes))
+    return lower, upper

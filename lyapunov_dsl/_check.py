@@ -1,0 +1,291 @@
+"""Checks of a declaration by abstract evaluation: nothing is computed, everything is compared."""
+
+import contextlib
+import dataclasses
+import warnings
+from collections.abc import Iterator
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import PyTree
+
+from ._certificate import AllOf, Exponential, Point, loss_of, parts_of
+from ._condition import Condition
+from ._domain import Box
+from ._potential import CrossEntropy, Loss, Truncated, radius_for
+from ._rollout import chart, layout
+from ._system import DiscreteSystem, Start, System, identity
+from ._types import Struct, describe, struct_of
+
+# Primitives whose derivative is zero almost everywhere, and those that are smooth but for a kink.
+_STEPS = frozenset({"argmax", "argmin", "round", "sign", "floor", "ceil"})
+_KINKS = frozenset({"max", "min", "abs", "reduce_max", "reduce_min", "reduce_window_max", "clamp"})
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Declaration:
+    """What abstract evaluation found out about one example: shapes, dtypes, smoothness. Hashable, so that it can be
+    static.
+
+    **Arguments:**
+
+    - `x`, `y`: one example.
+    - `state`: what the input module returns for it.
+    - `prediction`: what the readout returns.
+    - `kinks`: the piecewise smooth primitives in the field and the readout, by name.
+    """
+
+    x: Struct
+    y: Struct
+    state: Struct
+    prediction: Struct
+    kinks: tuple[str, ...]
+
+    def _identity(self) -> Any:
+        leaves, tree = jax.tree.flatten((self.x, self.y, self.state, self.prediction))
+        return tuple(leaves), tree, self.kinks
+
+    def __hash__(self) -> int:
+        return hash(self._identity())
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Declaration) and self._identity() == other._identity()
+
+
+@contextlib.contextmanager
+def _while(what: str) -> Iterator[None]:
+    """Adds to an error of the user's own code what it was being called for."""
+    try:
+        yield
+    except Exception as error:
+        error.add_note(f"raised while checking {what}")
+        raise
+
+
+def check_example(example: Any) -> tuple[PyTree, PyTree]:
+    """One unbatched pair (x, y) as shapes and dtypes; y is `None` without targets."""
+    if not (isinstance(example, tuple | list) and len(example) == 2):
+        raise ValueError(
+            f"example: expected a pair (x, y) of one example without a batch axis (y=None without targets), got {example!r:.200}"
+        )
+    x, y = example
+    try:
+        return struct_of(x), struct_of(y)
+    except TypeError as error:
+        raise ValueError(f"example: expected arrays or jax.ShapeDtypeStruct, got {example!r:.200}") from error
+
+
+def check_stateless(system: Any) -> None:
+    """Refuses layers with mutable state, such as equinox's BatchNorm."""
+    is_state = lambda node: isinstance(node, eqx.nn.StateIndex | eqx.nn.StatefulLayer)
+    for leaf in jax.tree.leaves(system, is_leaf=is_state):
+        if is_state(leaf) and (isinstance(leaf, eqx.nn.StateIndex) or leaf.is_stateful()):
+            raise ValueError(
+                f"system: expected layers without mutable state, got {type(leaf).__name__}. Fold a trained BatchNorm into the "
+                "layer before it (scale and shift are constants in inference), or use GroupNorm or LayerNorm"
+            )
+
+
+def check_start(system: Any, x: Struct) -> Start:
+    """The shapes of the start, which has to be a `Start` with a floating-point state."""
+    with _while(f"input(x: {describe(x)})"):
+        start = eqx.filter_eval_shape(system.start, x)
+    if not isinstance(start, Start):
+        raise ValueError(f"input: expected a lyapunov_dsl.Start(state, context), got {type(start).__name__}")
+    leaves = jax.tree_util.tree_leaves_with_path(start.state)
+    if not leaves:
+        raise ValueError("input: expected a state with at least one array, got an empty one")
+    for path, leaf in leaves:
+        if not (hasattr(leaf, "dtype") and jnp.issubdtype(leaf.dtype, jnp.floating)):
+            raise ValueError(
+                f"input: expected a state of floating-point arrays, got {describe(leaf)} at state{jax.tree_util.keystr(path)}"
+            )
+    return start
+
+
+def check_field(system: System, start: Start) -> None:
+    """The vector field returns something shaped like the state."""
+    t = jax.ShapeDtypeStruct((), jnp.result_type(*jax.tree.leaves(start.state)))
+    with _while(f"vector_field(t: {describe(t)}, state: {describe(start.state)}, context: {describe(start.context)})"):
+        velocity = eqx.filter_eval_shape(system.velocity, t, start.state, start.context)
+    if struct_of(velocity) != struct_of(start.state):
+        raise ValueError(
+            f"vector_field: expected an output like the state, {describe(start.state)}, got {describe(velocity)}"
+        )
+
+
+def check_layers(system: DiscreteSystem, start: Start) -> PyTree:
+    """The state after the last step; every step has to return floating-point arrays."""
+    with _while("the steps of the discrete system"):
+        _, states = layout(system, start)
+    for i, state in enumerate(states[1:]):
+        for leaf in jax.tree.leaves(state):
+            if not jnp.issubdtype(leaf.dtype, jnp.floating):
+                raise ValueError(f"steps[{i}]: expected a state of floating-point arrays, got {describe(state)}")
+    return states[-1]
+
+
+def check_readout(system: Any, state: Struct) -> PyTree:
+    """The prediction, which has to be floating-point."""
+    with _while(f"readout(state: {describe(state)})"):
+        prediction = eqx.filter_eval_shape(system.decode, state)
+    for leaf in jax.tree.leaves(prediction):
+        if not jnp.issubdtype(leaf.dtype, jnp.floating):
+            raise ValueError(
+                f"readout: expected floating-point outputs (logits, not decisions), got {describe(prediction)}"
+            )
+    return prediction
+
+
+def check_potentials(condition: Condition, start: Start, prediction: Struct, target: Struct) -> None:
+    """Every loss fits the readout, every value and comparison is a scalar."""
+    system = condition.system
+    for name, part in parts_of(condition.certificate).items():
+        loss = getattr(part, "loss", None)
+        if isinstance(loss, Loss):
+            if target is None:
+                raise ValueError(f"{name}: expected an example with a target for its loss, got y=None")
+            loss.check(prediction, target)
+
+        def evaluate(state: Any, context: Any, target: Any, part: Any = part) -> Any:
+            begun = Start(state, context)
+            readout = chart(system, begun, 0, None) if isinstance(system, DiscreteSystem) else system.decode
+            t = jnp.zeros((), jnp.result_type(*jax.tree.leaves(state)))
+            value = part.value(t, state, Point(readout, context, target))
+            return value, part.comparison(t, value)
+
+        with _while(f"the value of {name} at a state {describe(start.state)}"):
+            value, comparison = eqx.filter_eval_shape(evaluate, start.state, start.context, target)
+        for what, out in {"value": value, "comparison": comparison}.items():
+            if getattr(out, "shape", None) != () or not jnp.issubdtype(out.dtype, jnp.floating):
+                raise ValueError(f"{name}: expected its {what} to be a floating-point scalar, got {describe(out)}")
+
+
+def derive_domain(system: System, certificate: Any, state: Struct) -> System:
+    """The system with a domain: its own, or the cube of eq. 49 for cross entropy on the state itself."""
+    if system.domain is not None:
+        system.domain.check(state)
+        return system
+    loss = loss_of(certificate)
+    inner = loss.loss if isinstance(loss, Truncated) else loss
+    part = next((p for p in parts_of(certificate).values() if isinstance(p, Exponential)), None)
+    one_vector = hasattr(state, "shape") and len(state.shape) == 1
+    if isinstance(inner, CrossEntropy) and part is not None and system.readout is identity and one_vector:
+        half_width = radius_for(inner, part.kappa, state.shape[0], horizon=system.horizon)
+        return eqx.tree_at(lambda s: s.domain, system, Box(-half_width, half_width), is_leaf=lambda leaf: leaf is None)
+    raise ValueError(
+        "domain: expected a set H of states, such as System(..., domain=Box(-3, 3)); one is derived only for an exponential "
+        f"certificate with cross entropy and readout=identity (eq. 49), got a state {describe(state)}"
+    )
+
+
+def _primitives(jaxpr: Any) -> set[str]:
+    names = set()
+    for equation in jaxpr.eqns:
+        names.add(equation.primitive.name)
+        for sub in jax.tree.leaves(
+            list(equation.params.values()), is_leaf=lambda p: hasattr(p, "eqns") or hasattr(p, "jaxpr")
+        ):
+            inner = getattr(sub, "jaxpr", sub)
+            if hasattr(inner, "eqns"):
+                names |= _primitives(inner)
+    return names
+
+
+def smoothness(system: Any, start: Start, final: Struct) -> tuple[str, ...]:
+    """Warns of piecewise constant primitives in the field and the readout; returns the names of piecewise smooth
+    ones."""
+    t = jax.ShapeDtypeStruct((), jnp.result_type(*jax.tree.leaves(start.state)))
+
+    def layers(system: Any, state: Any, context: Any) -> Any:
+        for i in range(len(system.steps)):
+            state = system.step(i, state, context)
+        return state
+
+    if isinstance(system, System):
+        dynamics = eqx.filter_make_jaxpr(lambda s, *args: s.velocity(*args))(system, t, start.state, start.context)
+    else:
+        dynamics = eqx.filter_make_jaxpr(layers)(system, start.state, start.context)
+    found = {
+        "vector_field" if isinstance(system, System) else "steps": dynamics[0],
+        "readout": eqx.filter_make_jaxpr(lambda s, state: s.decode(state))(system, final)[0],
+    }
+    kinks: set[str] = set()
+    for name, closed in found.items():
+        names = _primitives(closed.jaxpr)
+        if names & _STEPS:
+            warnings.warn(
+                f"{name} uses {', '.join(sorted(names & _STEPS))}, whose derivative is zero almost everywhere: "
+                "training cannot see through it, and a rate taken there says nothing at the steps",
+                stacklevel=4,
+            )
+        kinks |= names & _KINKS
+    return tuple(sorted(kinks))
+
+
+def check_data(declaration: Declaration, certificate: Any, x: PyTree, y: PyTree) -> int:
+    """Checks concrete data with a leading batch axis against the declaration; returns the number of examples.
+
+    **Raises:** `ValueError` for shapes that do not fit, different lengths, no examples, inputs that are not finite and
+    targets out of range (JAX would clamp an index silently).
+    """
+    sizes = {np.shape(leaf)[0] if np.ndim(leaf) else None for leaf in jax.tree.leaves((x, y))}
+    size = sizes.pop() if len(sizes) == 1 else None
+    if size is None:
+        raise ValueError(
+            f"data: expected x and y with one leading batch axis of equal length, got {describe(struct_of((x, y)))}"
+        )
+    if size == 0:
+        raise ValueError("data: expected at least one example, got an empty data set")
+    for name, data, declared in (("x", x, declaration.x), ("y", y, declaration.y)):
+        one = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype), struct_of(data))
+        same = jax.tree.structure(one) == jax.tree.structure(declared) and all(
+            a.shape == b.shape and jnp.issubdtype(a.dtype, jnp.floating) == jnp.issubdtype(b.dtype, jnp.floating)
+            for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(declared), strict=True)
+        )
+        if not same:
+            raise ValueError(
+                f"data: expected examples {name} like the one given to compile, {describe(declared)}, got {describe(one)}"
+            )
+    for leaf in jax.tree.leaves(x):
+        if jnp.issubdtype(leaf.dtype, jnp.floating):
+            finite = np.isfinite(np.asarray(leaf)).reshape(size, -1).all(axis=1)
+            if not finite.all():
+                raise ValueError(
+                    f"data: expected finite inputs, got NaN or Inf at example {np.flatnonzero(~finite)[0]}"
+                )
+    for part in parts_of(certificate).values():
+        loss = getattr(part, "loss", None)
+        if isinstance(loss, Loss):
+            loss.check_targets(declaration.prediction, y)
+    return size
+
+
+def declare(system: Any, certificate: Any, example: Any) -> tuple[Any, Declaration]:
+    """Checks a whole declaration; returns the system with its domain and what was found out.
+
+    **Raises:** `ValueError` that says what was expected and what was got.
+    """
+    if not isinstance(system, System | DiscreteSystem):
+        raise ValueError(f"system: expected a System or a DiscreteSystem, got {type(system).__name__}")
+    parts_of(certificate)
+    check_stateless(system)
+    if isinstance(certificate, AllOf) and not certificate.parts:
+        raise ValueError("certificate: expected at least one part, got none")
+    x, y = check_example(example)
+    quiet = eqx.nn.inference_mode(system)
+    start = check_start(quiet, x)
+    if isinstance(quiet, System):
+        check_field(quiet, start)
+        final = start.state
+    else:
+        final = check_layers(quiet, start)
+    prediction = check_readout(quiet, final)
+    check_potentials(Condition(quiet, certificate), start, prediction, y)
+    if isinstance(system, System):
+        system = derive_domain(system, certificate, start.state)
+    kinks = smoothness(quiet, start, final)
+    return system, Declaration(x, y, struct_of(start.state), struct_of(prediction), kinks)

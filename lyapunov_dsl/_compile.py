@@ -1,0 +1,321 @@
+"""`compile`: from a declaration to a program."""
+
+from typing import Any
+
+import diffrax
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, PyTree
+
+from ._certificate import AllOf, Certificate, loss_of
+from ._certify._certify import Report, certify
+from ._check import Declaration, check_data, declare
+from ._condition import Condition
+from ._constant import trainable
+from ._objective import MonteCarlo, Objective, PathIntegral
+from ._rollout import chart, discrete_states
+from ._solve import Confidence, Solver, solve
+from ._system import DiscreteSystem, System
+from ._types import Scalar, describe, is_traced
+
+_CHUNK = 512
+
+
+class Program(eqx.Module):
+    """A compiled declaration: loss, inference and report. Made by [`lyapunov_dsl.compile`][].
+
+    All methods take a leading batch axis. The trainable arrays are those of the system and of the certificate; see
+    [`lyapunov_dsl.trainable`][]. `print(program)` shows a summary.
+    """
+
+    system: System | DiscreteSystem
+    certificate: Certificate | AllOf
+    objective: Objective
+    solver: Solver
+    declaration: Declaration = eqx.field(static=True)
+
+    @property
+    def condition(self) -> Condition:
+        """The certificate put on the system."""
+        return Condition(self.system, self.certificate)
+
+    def loss(self, x: PyTree, y: PyTree = None, *, key: Any) -> Scalar:
+        """The training objective on a batch. Differentiate it with `eqx.filter_value_and_grad`.
+
+        **Arguments:**
+
+        - `x`, `y`: inputs and targets, leading batch axis.
+        - `key`: a PRNG key.
+
+        **Returns:** a scalar.
+        """
+        return self.objective(self.condition, x, y, key=key)
+
+    def predict(self, x: PyTree, *, stop: Any = None) -> PyTree:
+        """The readout at the final time, in inference mode (no dropout).
+
+        **Arguments:**
+
+        - `x`: inputs, leading batch axis.
+        - `stop`: end earlier: a time in (0, horizon], or a [`lyapunov_dsl.Confidence`][] to be reached.
+
+        **Returns:** predictions, leading batch axis. Where the solver failed they are NaN; `trajectory` gives the
+        status.
+
+        **Raises:** `ValueError` for a time outside (0, horizon].
+        """
+        return _predict(self, x, self._stop(stop))
+
+    def trajectory(self, x: PyTree, *, saveat: Any = None, stop: Any = None) -> Any:
+        """The states along the way, in inference mode.
+
+        **Arguments:**
+
+        - `x`: inputs, leading batch axis.
+        - `saveat`: a `diffrax.SaveAt`; the final state by default.
+        - `stop`: as for `predict`.
+
+        **Returns:** a `diffrax.Solution` with a leading batch axis: `ts`, `ys`, a status in `result` (no exception is
+        raised), and `stats["num_steps"]`. For a discrete system, the list of states between its dynamic steps.
+
+        **Raises:** `ValueError` for a time outside (0, horizon], and for `saveat` or `stop` with a discrete system.
+        """
+        if isinstance(self.system, DiscreteSystem):
+            if saveat is not None or stop is not None:
+                raise ValueError("trajectory: a discrete system has its layers only; saveat and stop do not apply")
+            return _layers(self, x)
+        return _trajectory(self, x, diffrax.SaveAt(t1=True) if saveat is None else saveat, self._stop(stop))
+
+    def potential(self, x: PyTree, y: PyTree = None, *, times: Any) -> dict[str, Array]:
+        """V along the trajectories, for every certificate by name.
+
+        **Arguments:**
+
+        - `x`, `y`: inputs and targets, leading batch axis.
+        - `times`: increasing times in [0, horizon], shape (n,).
+
+        **Returns:** arrays of shape (batch, n).
+
+        **Raises:** `ValueError` for a discrete system.
+        """
+        if isinstance(self.system, DiscreteSystem):
+            raise ValueError("potential: expected a continuous system, got a DiscreteSystem")
+        return _potential(self, x, y, jnp.asarray(times))
+
+    def error(self, x: PyTree, y: PyTree = None, *, stop: Any = None) -> float:
+        """The share of examples decided wrongly; where the loss decides nothing, the mean of V at the final time.
+
+        **Arguments:**
+
+        - `x`, `y`: inputs and targets, leading batch axis. They are taken in chunks, so that a whole data set is fine.
+        - `stop`: as for `predict`.
+
+        **Raises:** `ValueError` for data that does not fit the declaration.
+        """
+        size = check_data(self.declaration, self.certificate, x, y)
+        total = 0.0
+        for begin in range(0, size, _CHUNK):
+            some_x, some_y = jax.tree.map(lambda leaf, b=begin: jnp.asarray(leaf[b : b + _CHUNK]), (x, y))
+            total += float(jnp.sum(_failures(self, some_x, some_y, self._stop(stop))))
+        return total / size
+
+    def certify(
+        self,
+        x: PyTree,
+        y: PyTree = None,
+        *,
+        radius: Any = None,
+        norm: str = "inf",
+        lipschitz: Any = None,
+        samples: int = 4096,
+        confidence: float = 0.95,
+        key: Any = None,
+    ) -> Report:
+        """A report on a batch: violations, decay, states leaving H, each with how it was obtained.
+
+        Shares are `STATISTICAL` (Clopper-Pearson) where the draws are independent; a violation that was found is
+        `REFUTED` with its counterexample; a search that found none is `EMPIRICAL`. A robustness radius is `UNDECIDED`
+        unless its premises are proved, which nothing in this version does; with `lipschitz` the radius that would
+        follow is shown.
+
+        **Arguments:**
+
+        - `x`, `y`: inputs and targets, leading batch axis.
+        - `radius`, `norm`: the size of the perturbations of x and its norm, `"inf"` or `"2"`.
+        - `lipschitz`: a bound of |f(t, η, x') - f(t, η, x)| / ||x' - x||, from `norm` to the norm that the readout is
+            perturbed in.
+        - `samples`: how many independent (example, t, state) are drawn.
+        - `confidence`: of the intervals.
+        - `key`: a PRNG key; fixed by default.
+
+        **Raises:** `ValueError` for data that does not fit the declaration (targets out of range included), or a
+        discrete system.
+        """
+        if isinstance(self.system, DiscreteSystem):
+            raise ValueError("certify: expected a continuous system, got a DiscreteSystem")
+        check_data(self.declaration, self.certificate, x, y)
+        quiet = eqx.nn.inference_mode(self)
+        return certify(
+            quiet.condition,
+            quiet.solver,
+            jax.tree.map(jnp.asarray, x),
+            jax.tree.map(jnp.asarray, y),
+            key=jax.random.key(0) if key is None else key,
+            samples=samples,
+            radius=radius,
+            norm=norm,
+            lipschitz=lipschitz,
+            confidence=confidence,
+        )
+
+    def summary(self) -> str:
+        """What was declared and which defaults were filled in, one line each."""
+        d, mask = self.declaration, trainable(self)
+        count = sum(leaf.size for leaf in jax.tree.leaves(eqx.filter(self, mask)))
+        lines = {
+            "system": f"{type(self.system).__name__}, {describe(d.x)} -> state {describe(d.state)} -> {describe(d.prediction)}",
+            "horizon": f"{self.system.horizon:g}",
+            "certificate": " & ".join(self.condition.parts),
+            "domain": _describe_domain(getattr(self.system, "domain", None)),
+            "objective": _describe(self.objective),
+            "solver": _describe(self.solver) if isinstance(self.system, System) else "layer by layer",
+            "smoothness": f"piecewise smooth ({', '.join(d.kinks)})" if d.kinks else "smooth",
+            "trainable": f"{count:,} parameters",
+        }
+        return "\n".join(f"{name:<12} {text}" for name, text in lines.items())
+
+    def __str__(self) -> str:
+        return self.summary()
+
+    def _stop(self, stop: Any) -> Any:
+        if stop is None or isinstance(stop, Confidence) or is_traced(stop):
+            return stop
+        if not 0 < float(stop) <= self.system.horizon:
+            raise ValueError(f"stop: expected a time in (0, {self.system.horizon:g}] or a Confidence, got {stop!r}")
+        # An array, so that another time does not recompile.
+        return jnp.asarray(float(stop))
+
+
+def compile(system: Any, certificate: Any, example: Any, *, objective: Any = None, solver: Any = None) -> Program:
+    """Checks a declaration and fills in the defaults; nothing is trained or computed.
+
+    **Arguments:**
+
+    - `system`: a [`lyapunov_dsl.System`][] or a [`lyapunov_dsl.DiscreteSystem`][].
+    - `certificate`: a [`lyapunov_dsl.Certificate`][], or several joined by `&`.
+    - `example`: one pair (x, y) without a batch axis, as arrays or `jax.ShapeDtypeStruct`s; y is `None` without
+        targets.
+    - `objective`: what training minimizes; by default `MonteCarlo()` for a continuous system, `PathIntegral()` for a
+        discrete one.
+    - `solver`: a [`lyapunov_dsl.Solver`][] or a bare diffrax solver; by default adaptive Tsit5.
+
+    **Returns:** a [`lyapunov_dsl.Program`][].
+
+    **Raises:** `ValueError` for every static mistake, saying what was expected and what was got.
+
+    **Warns:** where the field or the readout uses a piecewise constant function such as `argmax` or `round`.
+    """
+    system, declaration = declare(system, certificate, example)
+    if objective is None:
+        objective = PathIntegral() if isinstance(system, DiscreteSystem) else MonteCarlo()
+    if not isinstance(objective, Objective):
+        raise ValueError(
+            f"objective: expected an Objective such as MonteCarlo(), got {type(objective).__name__} {objective!r}"
+        )
+    start = eqx.filter_eval_shape(eqx.nn.inference_mode(system).start, declaration.x)
+    objective.check(Condition(system, certificate), start)
+    return Program(system, certificate, objective, Solver.of(solver), declaration)
+
+
+def _describe(module: Any) -> str:
+    text = eqx.tree_pformat(module, short_arrays=True, width=10_000)
+    return text if len(text) <= 160 else text[:157] + "..."
+
+
+def _describe_domain(domain: Any) -> str:
+    if domain is None:
+        return "none (discrete)"
+    values = {n: np.asarray(getattr(domain, n)()) for n in ("lower", "upper", "radius", "center") if hasattr(domain, n)}
+    return f"{type(domain).__name__}({', '.join(f'{n}={np.array2string(v, precision=4, threshold=6)}' for n, v in values.items())})"
+
+
+def _final(program: Program, x: PyTree, stop: Any) -> tuple[Any, Any, Any]:
+    """Start, final state and whether the solve succeeded, for one example of a continuous system."""
+    start = program.system.start(x)
+    solution = solve(program.condition.continuous, start, None, program.solver, stop=stop)
+    good = diffrax.is_okay(solution.result)
+    return start, jax.tree.map(lambda leaf: leaf[-1], solution.ys), good
+
+
+def _predict_one(program: Program, x: PyTree, stop: Any) -> PyTree:
+    system = program.system
+    if isinstance(system, DiscreteSystem):
+        start = system.start(x)
+        states, positions = discrete_states(system, start, None)
+        readouts = [chart(system, start, p, None) for p in positions]
+        if stop is None:
+            return readouts[-1](states[-1])
+        if isinstance(stop, Confidence):
+            raise ValueError("stop: expected a time for a discrete system, got a Confidence")
+        outputs = [readout(state) for readout, state in zip(readouts, states, strict=True)]
+        layer = jnp.floor(stop / system.horizon * (len(states) - 1) + 1e-6).astype(int)
+        return jax.tree.map(lambda *leaves: jnp.stack(leaves)[layer], *outputs)
+    _, state, good = _final(program, x, stop)
+    prediction = system.decode(state)
+    return jax.tree.map(lambda leaf: jnp.where(good, leaf, jnp.full_like(leaf, jnp.nan)), prediction)
+
+
+@eqx.filter_jit
+def _predict(program: Program, x: PyTree, stop: Any) -> PyTree:
+    quiet = eqx.nn.inference_mode(program)
+    return eqx.filter_vmap(lambda x: _predict_one(quiet, x, stop))(x)
+
+
+@eqx.filter_jit
+def _trajectory(program: Program, x: PyTree, saveat: Any, stop: Any) -> Any:
+    quiet = eqx.nn.inference_mode(program)
+
+    def one(x: Any) -> Any:
+        return solve(quiet.system, quiet.system.start(x), None, quiet.solver, saveat=saveat, stop=stop)
+
+    return eqx.filter_vmap(one)(x)
+
+
+@eqx.filter_jit
+def _layers(program: Program, x: PyTree) -> list:
+    quiet = eqx.nn.inference_mode(program)
+    return jax.vmap(lambda x: discrete_states(quiet.system, quiet.system.start(x), None)[0])(x)
+
+
+@eqx.filter_jit
+def _potential(program: Program, x: PyTree, y: PyTree, times: Array) -> dict[str, Array]:
+    quiet = eqx.nn.inference_mode(program)
+
+    def one(x: Any, target: Any) -> Any:
+        start = quiet.system.start(x)
+        ts = times.astype(jnp.result_type(*jax.tree.leaves(start.state)))
+        solution = solve(quiet.system, start, None, quiet.solver, saveat=diffrax.SaveAt(ts=ts))
+        point = quiet.condition.point(start, target)
+        return jax.vmap(lambda t, state: quiet.condition.values(t, state, point))(ts, solution.ys)
+
+    return eqx.filter_vmap(one)(x, y)
+
+
+@eqx.filter_jit
+def _failures(program: Program, x: PyTree, y: PyTree, stop: Any) -> Array:
+    """For every example 1 or 0 where the loss decides, else V at the end."""
+    quiet = eqx.nn.inference_mode(program)
+    loss = loss_of(program.certificate)
+
+    def one(x: Any, target: Any) -> Any:
+        prediction = _predict_one(quiet, x, stop)
+        if loss is not None:
+            correct = loss.correct(prediction, target)
+            return loss(prediction, target) if correct is None else (~correct).astype(float)
+        start, state, _ = _final(quiet, x, stop)
+        t = jnp.asarray(quiet.system.horizon, jnp.result_type(*jax.tree.leaves(state)))
+        return quiet.condition.weighted(quiet.condition.values(t, state, quiet.condition.point(start, target)))
+
+    return eqx.filter_vmap(one)(x, y)

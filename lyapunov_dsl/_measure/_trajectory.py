@@ -1,0 +1,67 @@
+"""The tube around the current trajectories: the measure that makes training work."""
+
+from typing import Any, ClassVar
+
+import diffrax
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import PyTree
+
+from .._rollout import rollout, time_dtype
+from .._system import Start, System
+from ._base import Measure, Samples, check_count, stratified_times, uniform_weights
+
+
+class Trajectory(Measure):
+    """States near those that inference visits: a short Euler rollout of the current system plus Gaussian noise.
+
+    The rollout is not differentiated. Times are stratified, and a state between two points of the rollout is
+    interpolated, so that every t in [0, T] is covered. States are projected onto the domain.
+
+    **Arguments:**
+
+    - `points`: how many Euler steps the rollout has, and how many states it gives.
+    - `noise`: the standard deviation of the noise, as a fraction of the half-width of the domain.
+
+    **Raises:** `ValueError` for a number of points that is not positive, or noise that is negative or not finite.
+    """
+
+    points: int = eqx.field(static=True)
+    noise: float = eqx.field(static=True)
+    per_example: ClassVar[bool] = True
+
+    def __init__(self, points: int = 8, noise: float = 0.25):
+        check_count("points", points)
+        if not 0 <= noise < float("inf"):
+            raise ValueError(f"noise: expected a finite number >= 0, got {noise}")
+        self.points = points
+        self.noise = float(noise)
+
+    def check(self, system: System, state: PyTree) -> None:
+        pass
+
+    def sample(self, system: System, start: Start, *, key: Any) -> Samples:
+        dtype = time_dtype(start.state)
+        time_key, noise_key = jax.random.split(key)
+        # Not the example's own key: the tube is around the trajectories of inference.
+        grid, states = jax.lax.stop_gradient(
+            rollout(eqx.nn.inference_mode(system), start, None, solver=diffrax.Euler(), steps=self.points)
+        )
+        t = jnp.sort(stratified_times(time_key, self.points, system.horizon, dtype))
+        fraction = (t - grid[:-1]) / (grid[1:] - grid[:-1])
+
+        def between(path: Any) -> Any:
+            shape = (-1,) + (1,) * (path.ndim - 1)
+            return path[:-1] + fraction.reshape(shape).astype(path.dtype) * (path[1:] - path[:-1])
+
+        states = jax.tree.map(between, states)
+        leaves, tree = jax.tree.flatten(states)
+        widths = jax.tree.leaves(system.region.half_widths(start.state))
+        keys = jax.random.split(noise_key, len(leaves))
+        noisy = [
+            leaf + self.noise * width * jax.random.normal(k, leaf.shape, leaf.dtype)
+            for leaf, width, k in zip(leaves, widths, keys, strict=True)
+        ]
+        states = jax.vmap(system.region.project)(jax.tree.unflatten(tree, noisy))
+        return Samples(t, states, uniform_weights(self.points, dtype))

@@ -1,0 +1,4 @@
+from ._base import Objective as Objective, Sum as Sum
+from ._end_to_end import EndToEnd as EndToEnd
+from ._monte_carlo import MonteCarlo as MonteCarlo
+from ._path_integral import PathIntegral as PathIntegral

@@ -1,0 +1,150 @@
+"""Solver by diffrax: solver settings, whole trajectories, early termination."""
+
+from typing import Any
+
+import diffrax
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+
+from ._constant import Constant
+from ._rollout import field_term, time_dtype
+from ._system import Start, System
+from ._types import Key, is_traced
+
+
+class Solver(eqx.Module):
+    """How a continuous system is solved; everything here is diffrax's.
+
+    **Arguments:**
+
+    - `method`: a diffrax solver; `Tsit5` by default.
+    - `rtol`, `atol`: tolerances of the PID step size controller (in the unit of the state for `atol`).
+    - `dt`: a fixed step (in the unit of t) instead of adaptive ones; the tolerances are then not used.
+    - `adjoint`: how the solve is differentiated; diffrax's default, `RecursiveCheckpointAdjoint`.
+    - `max_steps`: the most steps; a trajectory that needs more ends with the status `max_steps_reached`.
+
+    **Raises:** `ValueError` for a solver or an adjoint that is not diffrax's, or numbers that are not positive.
+    """
+
+    method: diffrax.AbstractSolver
+    adjoint: diffrax.AbstractAdjoint
+    rtol: float = eqx.field(static=True)
+    atol: float = eqx.field(static=True)
+    dt: float | None = eqx.field(static=True)
+    max_steps: int = eqx.field(static=True)
+
+    def __init__(
+        self,
+        method: Any = None,
+        *,
+        rtol: float = 1e-3,
+        atol: float = 1e-6,
+        dt: float | None = None,
+        adjoint: Any = None,
+        max_steps: int = 4096,
+    ):
+        method = diffrax.Tsit5() if method is None else method
+        adjoint = diffrax.RecursiveCheckpointAdjoint() if adjoint is None else adjoint
+        if not isinstance(method, diffrax.AbstractSolver):
+            raise ValueError(
+                f"solver: expected a diffrax solver such as diffrax.Tsit5(), got {type(method).__name__} {method!r}"
+            )
+        if not isinstance(adjoint, diffrax.AbstractAdjoint):
+            raise ValueError(
+                f"adjoint: expected a diffrax adjoint such as diffrax.DirectAdjoint(), got {type(adjoint).__name__}"
+            )
+        for name, value in {"rtol": rtol, "atol": atol, "dt": dt, "max_steps": max_steps}.items():
+            if value is not None and not value > 0:
+                raise ValueError(f"{name}: expected a positive number, got {value!r}")
+        if dt is None and not isinstance(method, diffrax.AbstractAdaptiveSolver):
+            raise ValueError(
+                f"solver: {type(method).__name__} has no error estimate to adapt its steps by; give a fixed step dt=..."
+            )
+        self.method, self.adjoint = method, adjoint
+        self.rtol, self.atol, self.dt, self.max_steps = rtol, atol, dt, max_steps
+
+    @classmethod
+    def of(cls, choice: Any) -> "Solver":
+        """A `Solver` as it is, the default for `None`, and the default settings around a bare diffrax solver."""
+        return choice if isinstance(choice, Solver) else cls(choice)
+
+    def controller(self, system: System) -> diffrax.AbstractStepSizeController:
+        """The step size controller, clipped at the jumps of the system. Raises `ValueError` for jumps and a fixed step."""
+        if self.dt is not None:
+            if system.jumps:
+                raise ValueError(f"dt: jumps at {system.jumps} need steps that adapt to them; leave out dt={self.dt}")
+            return diffrax.ConstantStepSize()
+        adaptive = diffrax.PIDController(rtol=self.rtol, atol=self.atol)
+        return diffrax.ClipStepSizeController(adaptive, jump_ts=jnp.asarray(system.jumps)) if system.jumps else adaptive
+
+
+class Confidence(eqx.Module):
+    """Early termination: stop as soon as the largest softmax probability of the readout reaches a level.
+
+    The event is looked at after every step of the solver, so that the answer is that of the first step at whose end the
+    level is reached.
+
+    **Arguments:**
+
+    - `level`: the probability, in (0, 1).
+
+    **Raises:** `ValueError` for a level outside (0, 1).
+    """
+
+    level: Constant
+
+    def __init__(self, level: Any):
+        if not is_traced(level) and not 0 < level < 1:
+            raise ValueError(f"confidence: expected a probability in (0, 1), got {level}")
+        self.level = Constant(level)
+
+    def event(self, system: System) -> diffrax.Event:
+        """The diffrax event that stops a solve of this system."""
+
+        def reached(t: Any, state: Any, args: Any, **kwargs: Any) -> Any:
+            logits = system.decode(state)
+            return jnp.max(jax.nn.softmax(logits)) >= self.level(logits.dtype)
+
+        return diffrax.Event(reached)
+
+
+def solve(
+    system: System,
+    start: Start,
+    key: Key,
+    solver: Solver,
+    *,
+    saveat: diffrax.SaveAt | None = None,
+    stop: Any = None,
+) -> diffrax.Solution:
+    """Solves eq. 2 for one example from t = 0.
+
+    **Arguments:**
+
+    - `system`, `start`, `key`: the system, its start and the example's key (or `None`).
+    - `solver`: solver settings.
+    - `saveat`: diffrax's `SaveAt`; the final state by default.
+    - `stop`: `None` for the horizon, a time in (0, horizon], or a [`lyapunov_dsl.Confidence`][].
+
+    **Returns:** a `diffrax.Solution`. It does not raise: `result` says whether the solve succeeded,
+    `stats["num_steps"]` how many steps it took.
+    """
+    dtype = time_dtype(start.state)
+    event = stop.event(system) if isinstance(stop, Confidence) else None
+    end = system.horizon if stop is None or event is not None else stop
+    return diffrax.diffeqsolve(
+        field_term(system, key),
+        solver.method,
+        t0=jnp.zeros((), dtype),
+        t1=jnp.asarray(end, dtype),
+        dt0=None if solver.dt is None else jnp.asarray(solver.dt, dtype),
+        y0=start.state,
+        args=start.context,
+        saveat=diffrax.SaveAt(t1=True) if saveat is None else saveat,
+        stepsize_controller=solver.controller(system),
+        adjoint=solver.adjoint,
+        event=event,
+        max_steps=solver.max_steps,
+        throw=False,
+    )

@@ -1,0 +1,48 @@
+"""Type names shared by the whole package."""
+
+from typing import Any
+
+import jax
+import jax.core
+import numpy as np
+from jaxtyping import Array, Float, PRNGKeyArray, PyTree, Real
+
+# As diffrax annotates its scalars: an `int` is accepted where beartype would reject it for `float`.
+RealScalarLike = Real[Array, ""] | Real[np.ndarray, ""] | np.number | int | float
+Scalar = Float[Array, ""]
+State = PyTree[Float[Array, "..."]]
+Context = PyTree
+Key = PRNGKeyArray | None
+Struct = PyTree[jax.ShapeDtypeStruct]
+
+
+def is_traced(x: Any) -> bool:
+    """Whether a value is known only while tracing, so that it cannot be checked."""
+    return isinstance(x, jax.core.Tracer)
+
+
+def struct_of(tree: PyTree) -> PyTree:
+    """The shapes and dtypes of a PyTree of arrays (or of things that are like arrays)."""
+
+    def leaf(x: Any) -> Any:
+        if isinstance(x, jax.ShapeDtypeStruct):
+            return x
+        return jax.ShapeDtypeStruct(np.shape(x), jax.dtypes.canonicalize_dtype(jax.numpy.result_type(x)))
+
+    return jax.tree.map(leaf, tree)
+
+
+def describe(tree: PyTree) -> str:
+    """A PyTree of arrays in words: `float32[10]`, `{'q': float32[2], 'p': float32[2]}`."""
+
+    class Text(str):
+        __repr__ = str.__str__
+
+    def leaf(x: Any) -> Any:
+        if hasattr(x, "shape") and hasattr(x, "dtype"):
+            return Text(
+                f"{np.dtype(x.dtype).name if x.dtype != jax.dtypes.float0 else 'float0'}[{','.join(map(str, x.shape))}]"
+            )
+        return Text(f"{type(x).__name__} {x!r}")
+
+    return str(jax.tree.map(leaf, tree))

@@ -1,0 +1,1 @@
+from ._pgd import pgd as pgd
