@@ -16,9 +16,9 @@ from ._certificate import AllOf, Exponential, Point, loss_of, parts_of
 from ._condition import Condition
 from ._domain import Box
 from ._potential import CrossEntropy, Loss, Truncated, radius_for
-from ._rollout import chart, layout
+from ._rollout import chart
 from ._system import DiscreteSystem, Start, System, identity
-from ._types import Struct, describe, struct_of
+from ._types import Struct, describe, kind, struct_of
 
 # Primitives whose derivative is zero almost everywhere, and those that are smooth but for a kink.
 _STEPS = frozenset({"argmax", "argmin", "round", "sign", "floor", "ceil"})
@@ -91,13 +91,13 @@ def check_stateless(system: Any) -> None:
 
 def check_start(system: Any, x: Struct) -> Start:
     """The shapes of the start, which has to be a `Start` with a floating-point state."""
-    with _while(f"input(x: {describe(x)})"):
+    with _while(f"input(x: {describe(x)}), called with one example without a batch axis"):
         start = eqx.filter_eval_shape(system.start, x)
     if not isinstance(start, Start):
-        raise ValueError(f"input: expected a lyapunov_dsl.Start(state, context), got {type(start).__name__}")
+        raise ValueError(f"input: expected a lyapunov_dsl.Start(state, context), got {describe(start):.200}")
     leaves = jax.tree_util.tree_leaves_with_path(start.state)
-    if not leaves:
-        raise ValueError("input: expected a state with at least one array, got an empty one")
+    if not any(np.prod(np.shape(leaf)) > 0 for _, leaf in leaves):
+        raise ValueError(f"input: expected a state with at least one number, got an empty one, {describe(start.state)}")
     for path, leaf in leaves:
         if not (hasattr(leaf, "dtype") and jnp.issubdtype(leaf.dtype, jnp.floating)):
             raise ValueError(
@@ -119,13 +119,16 @@ def check_field(system: System, start: Start) -> None:
 
 def check_layers(system: DiscreteSystem, start: Start) -> PyTree:
     """The state after the last step; every step has to return floating-point arrays."""
-    with _while("the steps of the discrete system"):
-        _, states = layout(system, start)
-    for i, state in enumerate(states[1:]):
-        for leaf in jax.tree.leaves(state):
-            if not jnp.issubdtype(leaf.dtype, jnp.floating):
-                raise ValueError(f"steps[{i}]: expected a state of floating-point arrays, got {describe(state)}")
-    return states[-1]
+    state = start.state
+    for i in range(len(system.steps)):
+        with _while(f"steps[{i}](state: {describe(state)}, context: {describe(start.context)})"):
+            state = eqx.filter_eval_shape(system.step, i, state, start.context)
+        leaves = jax.tree.leaves(state)
+        if not leaves or not all(
+            hasattr(leaf, "dtype") and jnp.issubdtype(leaf.dtype, jnp.floating) for leaf in leaves
+        ):
+            raise ValueError(f"steps[{i}]: expected a state of floating-point arrays, got {describe(state)}")
+    return state
 
 
 def check_readout(system: Any, state: Struct) -> PyTree:
@@ -133,7 +136,7 @@ def check_readout(system: Any, state: Struct) -> PyTree:
     with _while(f"readout(state: {describe(state)})"):
         prediction = eqx.filter_eval_shape(system.decode, state)
     for leaf in jax.tree.leaves(prediction):
-        if not jnp.issubdtype(leaf.dtype, jnp.floating):
+        if not (hasattr(leaf, "dtype") and jnp.issubdtype(leaf.dtype, jnp.floating)):
             raise ValueError(
                 f"readout: expected floating-point outputs (logits, not decisions), got {describe(prediction)}"
             )
@@ -161,7 +164,9 @@ def check_potentials(condition: Condition, start: Start, prediction: Struct, tar
             value, comparison = eqx.filter_eval_shape(evaluate, start.state, start.context, target)
         for what, out in {"value": value, "comparison": comparison}.items():
             if getattr(out, "shape", None) != () or not jnp.issubdtype(out.dtype, jnp.floating):
-                raise ValueError(f"{name}: expected its {what} to be a floating-point scalar, got {describe(out)}")
+                raise ValueError(
+                    f"{name}: expected its {what} for one example to be a float[] scalar, got {describe(out)}"
+                )
 
 
 def derive_domain(system: System, certificate: Any, state: Struct) -> System:
@@ -226,6 +231,25 @@ def smoothness(system: Any, start: Start, final: Struct) -> tuple[str, ...]:
     return tuple(sorted(kinks))
 
 
+def check_batch(**data: tuple[Struct, PyTree]) -> None:
+    """Raises `ValueError` unless every (declared example, data) is such examples with one leading batch axis, of equal
+    length. Looks at shapes only, so that traced data will do."""
+    for name, (declared, batch) in data.items():
+        shapes = [np.shape(leaf) for leaf in jax.tree.leaves(batch)]
+        same = jax.tree.structure(batch) == jax.tree.structure(declared) and all(
+            len(shape) > 0 and shape[1:] == one.shape
+            for shape, one in zip(shapes, jax.tree.leaves(declared), strict=True)
+        )
+        if not same:
+            raise ValueError(
+                f"{name}: expected examples like the one given to compile, {describe(declared)}, with one leading batch "
+                f"axis, got {describe(batch):.200}"
+            )
+    sizes = {np.shape(leaf)[0] for _, batch in data.values() for leaf in jax.tree.leaves(batch)}
+    if len(sizes) > 1:
+        raise ValueError(f"{', '.join(data)}: expected batch axes of equal length, got {sorted(sizes)}")
+
+
 def check_data(declaration: Declaration, certificate: Any, x: PyTree, y: PyTree) -> int:
     """Checks concrete data with a leading batch axis against the declaration; returns the number of examples.
 
@@ -236,7 +260,7 @@ def check_data(declaration: Declaration, certificate: Any, x: PyTree, y: PyTree)
     size = sizes.pop() if len(sizes) == 1 else None
     if size is None:
         raise ValueError(
-            f"data: expected x and y with one leading batch axis of equal length, got {describe(struct_of((x, y)))}"
+            f"data: expected x and y with one leading batch axis of equal length, got {describe(struct_of((x, y))):.200}"
         )
     if size == 0:
         raise ValueError("data: expected at least one example, got an empty data set")
@@ -248,7 +272,7 @@ def check_data(declaration: Declaration, certificate: Any, x: PyTree, y: PyTree)
         )
         if not same:
             raise ValueError(
-                f"data: expected examples {name} like the one given to compile, {describe(declared)}, got {describe(one)}"
+                f"data: expected examples {name} like the one given to compile, {describe(declared)}, got {describe(one):.200}"
             )
     for leaf in jax.tree.leaves(x):
         if jnp.issubdtype(leaf.dtype, jnp.floating):
@@ -270,7 +294,7 @@ def declare(system: Any, certificate: Any, example: Any) -> tuple[Any, Declarati
     **Raises:** `ValueError` that says what was expected and what was got.
     """
     if not isinstance(system, System | DiscreteSystem):
-        raise ValueError(f"system: expected a System or a DiscreteSystem, got {type(system).__name__}")
+        raise ValueError(f"system: expected a System or a DiscreteSystem, got {kind(system)}")
     parts_of(certificate)
     check_stateless(system)
     if isinstance(certificate, AllOf) and not certificate.parts:

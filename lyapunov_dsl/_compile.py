@@ -11,14 +11,14 @@ from jaxtyping import Array, PyTree
 
 from ._certificate import AllOf, Certificate, loss_of
 from ._certify._certify import Report, certify
-from ._check import Declaration, check_data, declare
+from ._check import Declaration, check_batch, check_data, declare
 from ._condition import Condition
 from ._constant import trainable
 from ._objective import MonteCarlo, Objective, PathIntegral
 from ._rollout import chart, discrete_states
 from ._solve import Confidence, Solver, solve
 from ._system import DiscreteSystem, System
-from ._types import Scalar, describe, is_traced
+from ._types import Scalar, check_key, describe, is_finite, is_traced, kind, shown
 
 _CHUNK = 512
 
@@ -50,7 +50,11 @@ class Program(eqx.Module):
         - `key`: a PRNG key.
 
         **Returns:** a scalar.
+
+        **Raises:** `ValueError` for x or y that are not like the example, and for what is no key.
         """
+        check_batch(x=(self.declaration.x, x), y=(self.declaration.y, y))
+        check_key(key)
         return self.objective(self.condition, x, y, key=key)
 
     def predict(self, x: PyTree, *, stop: Any = None) -> PyTree:
@@ -64,8 +68,9 @@ class Program(eqx.Module):
         **Returns:** predictions, leading batch axis. Where the solver failed they are NaN; `trajectory` gives the
         status.
 
-        **Raises:** `ValueError` for a time outside (0, horizon].
+        **Raises:** `ValueError` for a time outside (0, horizon], or inputs that are not like the example.
         """
+        check_batch(x=(self.declaration.x, x))
         return _predict(self, x, self._stop(stop))
 
     def trajectory(self, x: PyTree, *, saveat: Any = None, stop: Any = None) -> Any:
@@ -80,12 +85,16 @@ class Program(eqx.Module):
         **Returns:** a `diffrax.Solution` with a leading batch axis: `ts`, `ys`, a status in `result` (no exception is
         raised), and `stats["num_steps"]`. For a discrete system, the list of states between its dynamic steps.
 
-        **Raises:** `ValueError` for a time outside (0, horizon], and for `saveat` or `stop` with a discrete system.
+        **Raises:** `ValueError` for a time outside (0, horizon], for inputs that are not like the example, and for
+        `saveat` or `stop` with a discrete system.
         """
+        check_batch(x=(self.declaration.x, x))
         if isinstance(self.system, DiscreteSystem):
             if saveat is not None or stop is not None:
                 raise ValueError("trajectory: a discrete system has its layers only; saveat and stop do not apply")
             return _layers(self, x)
+        if saveat is not None and not isinstance(saveat, diffrax.SaveAt):
+            raise ValueError(f"saveat: expected a diffrax.SaveAt such as SaveAt(ts=times), got {kind(saveat)}")
         return _trajectory(self, x, diffrax.SaveAt(t1=True) if saveat is None else saveat, self._stop(stop))
 
     def potential(self, x: PyTree, y: PyTree = None, *, times: Any) -> dict[str, Array]:
@@ -98,11 +107,18 @@ class Program(eqx.Module):
 
         **Returns:** arrays of shape (batch, n).
 
-        **Raises:** `ValueError` for a discrete system.
+        **Raises:** `ValueError` for a discrete system, for inputs that are not like the example, and for other times.
         """
+        check_batch(x=(self.declaration.x, x), y=(self.declaration.y, y))
         if isinstance(self.system, DiscreteSystem):
             raise ValueError("potential: expected a continuous system, got a DiscreteSystem")
-        return _potential(self, x, y, jnp.asarray(times))
+        times = jnp.asarray(times)
+        if not is_traced(times):
+            t = np.asarray(times, np.float64)
+            ordered = t.ndim == 1 and t.size > 0 and bool((np.diff(t) > 0).all())
+            if not (ordered and t[0] >= 0 and t[-1] <= self.system.horizon * (1 + 1e-6)):
+                raise ValueError(f"times: expected increasing times in [0, {self.system.horizon:g}], got {t}")
+        return _potential(self, x, y, times)
 
     def error(self, x: PyTree, y: PyTree = None, *, stop: Any = None) -> float:
         """The share of examples decided wrongly; where the loss decides nothing, the mean of V at the final time.
@@ -155,6 +171,12 @@ class Program(eqx.Module):
         """
         if isinstance(self.system, DiscreteSystem):
             raise ValueError("certify: expected a continuous system, got a DiscreteSystem")
+        if radius is not None and not (is_finite(radius) and radius >= 0):
+            raise ValueError(f"radius: expected a finite number >= 0, got {radius!r}")
+        if not (isinstance(samples, int) and samples > 0):
+            raise ValueError(f"samples: expected a positive whole number, got {samples!r}")
+        if not (is_finite(confidence) and 0 < confidence < 1):
+            raise ValueError(f"confidence: expected a probability in (0, 1), got {confidence!r}")
         check_data(self.declaration, self.certificate, x, y)
         quiet = eqx.nn.inference_mode(self)
         return certify(
@@ -190,9 +212,18 @@ class Program(eqx.Module):
         return self.summary()
 
     def _stop(self, stop: Any) -> Any:
-        if stop is None or isinstance(stop, Confidence) or is_traced(stop):
+        if isinstance(stop, Confidence):
+            prediction = self.declaration.prediction
+            if isinstance(self.system, DiscreteSystem):
+                raise ValueError("stop: expected a time for a discrete system, got a Confidence")
+            if not (hasattr(prediction, "shape") and len(prediction.shape) == 1):
+                raise ValueError(
+                    f"stop: a Confidence needs a readout of logits float[classes], got {describe(prediction)}"
+                )
             return stop
-        if not 0 < float(stop) <= self.system.horizon:
+        if stop is None or is_traced(stop):
+            return stop
+        if not (is_finite(stop) and 0 < stop <= self.system.horizon):
             raise ValueError(f"stop: expected a time in (0, {self.system.horizon:g}] or a Confidence, got {stop!r}")
         # An array, so that another time does not recompile.
         return jnp.asarray(float(stop))
@@ -221,12 +252,13 @@ def compile(system: Any, certificate: Any, example: Any, *, objective: Any = Non
     if objective is None:
         objective = PathIntegral() if isinstance(system, DiscreteSystem) else MonteCarlo()
     if not isinstance(objective, Objective):
-        raise ValueError(
-            f"objective: expected an Objective such as MonteCarlo(), got {type(objective).__name__} {objective!r}"
-        )
+        raise ValueError(f"objective: expected an Objective such as MonteCarlo(), got {shown(objective)}")
+    solver = Solver.of(solver)
+    if isinstance(system, System):
+        solver.controller(system)  # raises where the two do not go together
     start = eqx.filter_eval_shape(eqx.nn.inference_mode(system).start, declaration.x)
     objective.check(Condition(system, certificate), start)
-    return Program(system, certificate, objective, Solver.of(solver), declaration)
+    return Program(system, certificate, objective, solver, declaration)
 
 
 def _describe(module: Any) -> str:
@@ -257,8 +289,6 @@ def _predict_one(program: Program, x: PyTree, stop: Any) -> PyTree:
         readouts = [chart(system, start, p, None) for p in positions]
         if stop is None:
             return readouts[-1](states[-1])
-        if isinstance(stop, Confidence):
-            raise ValueError("stop: expected a time for a discrete system, got a Confidence")
         outputs = [readout(state) for readout, state in zip(readouts, states, strict=True)]
         layer = jnp.floor(stop / system.horizon * (len(states) - 1) + 1e-6).astype(int)
         return jax.tree.map(lambda *leaves: jnp.stack(leaves)[layer], *outputs)

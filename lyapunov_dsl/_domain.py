@@ -11,7 +11,7 @@ from jax.flatten_util import ravel_pytree
 from jaxtyping import PyTree
 
 from ._constant import Constant
-from ._types import Scalar, State, describe
+from ._types import Scalar, State, describe, is_finite
 
 
 class Domain(eqx.Module):
@@ -52,9 +52,13 @@ class Box(Domain):
     upper: Constant
 
     def __init__(self, lower: Any, upper: Any):
-        low, high = np.asarray(lower), np.asarray(upper)
-        if not (np.isfinite(low).all() and np.isfinite(high).all() and (low < high).all()):
-            raise ValueError(f"Box: expected finite bounds with lower < upper, got lower={lower}, upper={upper}")
+        try:
+            low, high = np.asarray(lower), np.asarray(upper)
+            good = bool(np.isfinite(low).all() and np.isfinite(high).all() and (low < high).all())
+        except (TypeError, ValueError):
+            good = False
+        if not good:
+            raise ValueError(f"Box: expected finite bounds with lower < upper, got lower={lower!r}, upper={upper!r}")
         self.lower = Constant(lower)
         self.upper = Constant(upper)
 
@@ -110,15 +114,17 @@ class Ball(Domain):
     - `radius`: a positive real scalar.
     - `center`: a real scalar, or an array that broadcasts to every leaf of the state.
 
-    **Raises:** `ValueError` where the radius is not positive and finite.
+    **Raises:** `ValueError` where the radius is not positive and finite, or the center not finite.
     """
 
     radius: Constant
     center: Constant
 
     def __init__(self, radius: Any, center: Any = 0.0):
-        if not (np.ndim(radius) == 0 and np.isfinite(radius) and radius > 0):
-            raise ValueError(f"Ball: expected a positive finite radius, got {radius}")
+        if not (is_finite(radius) and radius > 0):
+            raise ValueError(f"Ball: expected a positive finite radius, got {radius!r}")
+        if not all(map(is_finite, np.ravel(center))):
+            raise ValueError(f"Ball: expected a finite center, got {center!r}")
         self.radius = Constant(radius)
         self.center = Constant(center)
 
@@ -163,21 +169,32 @@ class Product(Domain):
     **Arguments:**
 
     - `parts`: a PyTree of domains that is a prefix of the state, such as `{"q": Box(-1, 1), "p": Ball(2)}`.
+
+    **Raises:** `ValueError` for parts that are no domains.
     """
 
     parts: PyTree[Domain]
 
-    def _map(self, function: Any, *states: State) -> Any:
+    def __init__(self, parts: Any):
+        leaves = jax.tree.leaves(parts, is_leaf=lambda node: isinstance(node, Domain))
+        if not leaves or not all(isinstance(leaf, Domain) for leaf in leaves):
+            raise ValueError(f"Product: expected domains, such as {{'q': Box(-1, 1), 'p': Ball(2)}}, got {parts!r}")
+        self.parts = parts
+
+    def _map(self, function: Any, *states: PyTree) -> Any:
         is_domain = lambda node: isinstance(node, Domain)
         return jax.tree.map(function, self.parts, *states, is_leaf=is_domain)
 
     def check(self, state: PyTree) -> None:
         try:
-            self._map(lambda domain, part: domain.check(part), state)
+            self._map(lambda domain, part: None, state)
         except (ValueError, TypeError, KeyError) as error:
+            is_domain = lambda node: isinstance(node, Domain)
+            names = jax.tree.map(lambda domain: type(domain).__name__, self.parts, is_leaf=is_domain)
             raise ValueError(
-                f"domain: expected a product that is a prefix of the state {describe(state)}: {error}"
+                f"domain: expected a Product whose parts are a prefix of the state {describe(state)}, got {names}"
             ) from error
+        self._map(lambda domain, part: domain.check(part), state)
 
     def sample(self, state: PyTree, key: Any) -> State:
         count = len(jax.tree.leaves(self.parts, is_leaf=lambda node: isinstance(node, Domain)))

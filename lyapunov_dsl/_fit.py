@@ -14,6 +14,7 @@ from tqdm import tqdm
 from ._check import check_data
 from ._compile import Program
 from ._constant import trainable
+from ._types import check_key, kind
 
 
 class NonFiniteError(FloatingPointError):
@@ -36,7 +37,7 @@ class FitResult(eqx.Module):
     """
 
     program: Program
-    history: list[dict[str, float]]
+    history: list[dict[str, int | float]]
     status: str = eqx.field(static=True)
 
 
@@ -71,15 +72,18 @@ def fit(
     **Returns:** a [`lyapunov_dsl.FitResult`][].
 
     **Raises:** `ValueError` for data that does not fit the declaration, targets out of range, or counts that are not
-    positive; [`lyapunov_dsl.NonFiniteError`][] where the loss or a gradient is NaN or Inf. It names the step and
+    positive; [`lyapunov_dsl.NonFiniteError`][] where the loss, a gradient or a parameter is NaN or Inf. It names the step and
     carries the last good program.
     """
+    if not isinstance(program, Program):
+        raise ValueError(f"program: expected a Program made by lyapunov_dsl.compile, got {kind(program)}")
+    check_key(key)
     for name, count in {"epochs": epochs, "batch_size": batch_size}.items():
         if not (isinstance(count, int) and count > 0):
             raise ValueError(f"{name}: expected a positive whole number, got {count!r}")
     if not isinstance(optimizer, optax.GradientTransformation):
         raise ValueError(
-            f"optimizer: expected an Optax GradientTransformation such as optax.adam(1e-3), got {type(optimizer).__name__}"
+            f"optimizer: expected an Optax GradientTransformation such as optax.adam(1e-3), got {kind(optimizer)}"
         )
     x, y = _pair("data", data)
     size = check_data(program.declaration, program.certificate, x, y)
@@ -89,6 +93,8 @@ def fit(
     data = jax.tree.map(jnp.asarray, (x, y))
 
     params, static = eqx.partition(program, trainable(program))
+    if not jax.tree.leaves(params):
+        raise ValueError("program: expected a system with trainable arrays (floating-point, not Constant), got none")
     # Copied, because the step donates them: the caller's program has to outlive training.
     params = jax.tree.map(jnp.copy, params)
     moments = optimizer.init(params)
@@ -101,18 +107,16 @@ def fit(
         x, y = jax.tree.map(lambda leaf: leaf[indices], data)
         key = jax.random.fold_in(key, step)
         loss, grads = eqx.filter_value_and_grad(lambda p: eqx.combine(p, static).loss(x, y, key=key))(params)
-        good = (
-            (bad < 0)
-            & jnp.isfinite(loss)
-            & jnp.all(jnp.stack([jnp.all(jnp.isfinite(g)) for g in jax.tree.leaves(grads)]))
-        )
         updates, new_moments = optimizer.update(grads, moments, params)
         proposed = (eqx.apply_updates(params, updates), new_moments)
+        # The new parameters too: a finite gradient can overflow in the optimizer.
+        finite = [jnp.all(jnp.isfinite(leaf)) for leaf in (loss, *jax.tree.leaves((grads, proposed[0])))]
+        good = (bad < 0) & jnp.all(jnp.stack(finite))
         # From the first bad step on nothing changes any more; which step that was is read only now and then.
         params, moments = jax.tree.map(lambda new, old: jnp.where(good, new, old), proposed, (params, moments))
         return params, moments, jnp.where(good | (bad >= 0), bad, step), loss
 
-    history: list[dict[str, float]] = []
+    history: list[dict[str, int | float]] = []
     per_epoch = size // batch_size
     bar = tqdm(total=epochs * per_epoch, disable=not progress, unit="step", mininterval=0.5)
     step, status = 0, "done"
@@ -136,13 +140,15 @@ def fit(
         if validation is not None:
             record["validation"] = eqx.combine(params, static).error(*validation)
         history.append(record)
-        bar.set_postfix({k: f"{v:.4g}" for k, v in record.items() if k in ("loss", "validation")})
+        shown = {k: f"{v:.4g}" for k, v in record.items() if k in ("loss", "validation")}
+        bar.set_postfix(shown, refresh=False)
     bar.close()
     result = FitResult(eqx.combine(params, static), history, status)
     if status != "done" and throw:
         raise NonFiniteError(
-            f"{status} (epoch {int(bad) // per_epoch}): the loss or a gradient is not finite. The program as it was before that step is "
-            "in .result; a smaller learning rate, gradient clipping (optax.clip_by_global_norm) or a smaller kappa usually helps",
+            f"{status} (epoch {int(bad) // per_epoch}): the loss, a gradient or a parameter is not finite. The program as it was "
+            "before that step is in .result; a smaller learning rate, gradient clipping (optax.clip_by_global_norm), a smaller "
+            "kappa or, in end-to-end training, more solver steps (max_steps) usually help",
             result,
         )
     return result
@@ -150,5 +156,5 @@ def fit(
 
 def _pair(name: str, data: Any) -> tuple[PyTree, PyTree]:
     if not (isinstance(data, tuple | list) and len(data) == 2):
-        raise ValueError(f"{name}: expected a pair (x, y) with a leading batch axis, got {type(data).__name__}")
+        raise ValueError(f"{name}: expected a pair (x, y) with a leading batch axis, got {kind(data)}")
     return data[0], data[1]

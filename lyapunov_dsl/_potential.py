@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Array, PyTree
 
 from ._constant import Constant
-from ._types import Scalar, describe, is_traced
+from ._types import Scalar, describe, is_finite, is_traced
 
 
 class Loss(eqx.Module):
@@ -70,6 +70,8 @@ class CrossEntropy(Loss):
         if jnp.issubdtype(target.dtype, jnp.integer):
             target = jax.nn.one_hot(target, classes, dtype=logits.dtype)
         margins = logits - jnp.sum(target.astype(logits.dtype) * logits)
+        # The target's own margin is 0; as a constant, so that its part of the gradient does not cancel either.
+        margins = jnp.where(target == 1, jnp.zeros_like(margins), margins)
         top = jnp.argmax(jax.lax.stop_gradient(margins))
         is_top = jnp.arange(classes) == top
         # Not `max`: its derivative at a tie is an average that the sum below would count twice.
@@ -173,8 +175,8 @@ class Truncated(Loss):
     level: Constant
 
     def __init__(self, loss: Any, level: Any):
-        if not is_traced(level) and not (np.isfinite(level) and level >= 0):
-            raise ValueError(f"truncated: expected a finite level >= 0, got {level}")
+        if not is_traced(level) and not (is_finite(level) and level >= 0):
+            raise ValueError(f"truncated: expected a finite level >= 0, got {level!r}")
         self.loss = as_loss(loss)
         self.level = Constant(level)
 
@@ -263,8 +265,14 @@ def radius_for(loss: Any, kappa: Any, classes: int, *, horizon: Any = 1.0) -> fl
     inner = loss.loss if isinstance(loss, Truncated) else loss
     if not isinstance(inner, CrossEntropy):
         raise ValueError(f"radius_for: expected cross_entropy (eq. 49 speaks of no other loss), got {loss!r}")
+    if not (is_finite(kappa) and kappa > 0 and is_finite(horizon) and horizon > 0 and classes >= 2):
+        raise ValueError(
+            f"radius_for: expected positive kappa and horizon and at least two classes, got {kappa!r}, {horizon!r}, {classes!r}"
+        )
     least = math.exp(-float(kappa) * float(horizon))
-    half_width = 0.5 * math.log((classes - 1) / math.expm1(least))
+    # log(exp(v) - 1) tends to log v, which is -κT also where exp(-κT) underflows.
+    corner = math.log(math.expm1(least)) if least > 0 else -float(kappa) * float(horizon)
+    half_width = 0.5 * (math.log(classes - 1) - corner)
     if math.log(classes) < 4 / 3:
         raise ValueError(
             f"radius_for: eq. 49 gives half-width {half_width:.3g}, where the least V is {least:.3g}; that is not well below "

@@ -22,9 +22,18 @@ def time_dtype(state: State) -> Any:
     return jnp.result_type(*jax.tree.leaves(state))
 
 
+class _Field(eqx.Module):
+    # A module and not a closure: `diffrax.BacksolveAdjoint` differentiates the arrays it finds in the term.
+    system: System
+    key: Key
+
+    def __call__(self, t: Any, state: State, context: Any) -> State:
+        return self.system.velocity(t, state, context, self.key)
+
+
 def field_term(system: System, key: Key) -> diffrax.ODETerm:
     """The vector field of one example as a diffrax term; the context is diffrax's `args`."""
-    return diffrax.ODETerm(lambda t, state, context: system.velocity(t, state, context, key))
+    return diffrax.ODETerm(_Field(system, key))
 
 
 def rollout(

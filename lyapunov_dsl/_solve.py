@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from ._constant import Constant
 from ._rollout import field_term, time_dtype
 from ._system import Start, System
-from ._types import Key, is_traced
+from ._types import Key, is_finite, is_traced, kind, shown
 
 
 class Solver(eqx.Module):
@@ -38,31 +38,37 @@ class Solver(eqx.Module):
         self,
         method: Any = None,
         *,
-        rtol: float = 1e-3,
-        atol: float = 1e-6,
-        dt: float | None = None,
+        rtol: Any = 1e-3,
+        atol: Any = 1e-6,
+        dt: Any = None,
         adjoint: Any = None,
-        max_steps: int = 4096,
+        max_steps: Any = 4096,
     ):
         method = diffrax.Tsit5() if method is None else method
         adjoint = diffrax.RecursiveCheckpointAdjoint() if adjoint is None else adjoint
         if not isinstance(method, diffrax.AbstractSolver):
-            raise ValueError(
-                f"solver: expected a diffrax solver such as diffrax.Tsit5(), got {type(method).__name__} {method!r}"
-            )
+            raise ValueError(f"solver: expected a diffrax solver such as diffrax.Tsit5(), got {shown(method)}")
         if not isinstance(adjoint, diffrax.AbstractAdjoint):
             raise ValueError(
-                f"adjoint: expected a diffrax adjoint such as diffrax.DirectAdjoint(), got {type(adjoint).__name__}"
+                f"adjoint: expected a diffrax adjoint such as diffrax.DirectAdjoint(), got {kind(adjoint)}"
             )
-        for name, value in {"rtol": rtol, "atol": atol, "dt": dt, "max_steps": max_steps}.items():
-            if value is not None and not value > 0:
-                raise ValueError(f"{name}: expected a positive number, got {value!r}")
+        if isinstance(adjoint, diffrax.ImplicitAdjoint):
+            raise ValueError(
+                "adjoint: ImplicitAdjoint differentiates steady states, which the state at the horizon is not; use "
+                "RecursiveCheckpointAdjoint(), DirectAdjoint(), BacksolveAdjoint() or ForwardMode()"
+            )
+        for name, value in {"rtol": rtol, "atol": atol, "dt": dt}.items():
+            if not (name == "dt" and value is None) and not (is_finite(value) and value > 0):
+                raise ValueError(f"{name}: expected a positive finite number, got {value!r}")
+        if not (isinstance(max_steps, int) and max_steps > 0):
+            raise ValueError(f"max_steps: expected a positive whole number, got {max_steps!r}")
         if dt is None and not isinstance(method, diffrax.AbstractAdaptiveSolver):
             raise ValueError(
                 f"solver: {type(method).__name__} has no error estimate to adapt its steps by; give a fixed step dt=..."
             )
         self.method, self.adjoint = method, adjoint
-        self.rtol, self.atol, self.dt, self.max_steps = rtol, atol, dt, max_steps
+        self.rtol, self.atol, self.max_steps = float(rtol), float(atol), max_steps
+        self.dt = None if dt is None else float(dt)
 
     @classmethod
     def of(cls, choice: Any) -> "Solver":
@@ -95,8 +101,8 @@ class Confidence(eqx.Module):
     level: Constant
 
     def __init__(self, level: Any):
-        if not is_traced(level) and not 0 < level < 1:
-            raise ValueError(f"confidence: expected a probability in (0, 1), got {level}")
+        if not is_traced(level) and not (is_finite(level) and 0 < level < 1):
+            raise ValueError(f"confidence: expected a probability in (0, 1), got {level!r}")
         self.level = Constant(level)
 
     def event(self, system: System) -> diffrax.Event:

@@ -1,15 +1,15 @@
 """The declaration: what a continuous or a discrete system is made of."""
 
 import inspect
-import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import equinox as eqx
+import numpy as np
 from jaxtyping import PyTree
 
 from ._domain import Domain
-from ._types import Context, Key, State
+from ._types import Context, Key, State, is_finite, kind, shown
 
 
 class Start(eqx.Module):
@@ -50,13 +50,21 @@ def call(function: Callable, *args: Any, key: Key) -> Any:
 def _check_callables(**functions: Any) -> None:
     for name, function in functions.items():
         if not callable(function):
-            raise ValueError(f"{name}: expected a callable, got {type(function).__name__} {function!r}")
+            raise ValueError(f"{name}: expected a callable, got {kind(function)}")
 
 
 def _check_horizon(horizon: Any) -> float:
-    if not (isinstance(horizon, int | float) and math.isfinite(horizon) and horizon > 0):
+    if not (is_finite(horizon) and horizon > 0):
         raise ValueError(f"horizon: expected a positive finite number, got {horizon!r}")
     return float(horizon)
+
+
+def _check_jumps(jumps: Any, horizon: float) -> tuple[float, ...]:
+    times = tuple(jumps) if np.iterable(jumps) else (jumps,)
+    for t in times:
+        if not (is_finite(t) and 0 < t < horizon):
+            raise ValueError(f"jumps: expected times in (0, {horizon:g}), got {t!r}")
+    return tuple(sorted(float(t) for t in times))
 
 
 class System(eqx.Module):
@@ -74,9 +82,10 @@ class System(eqx.Module):
     - `domain`: the set H on which the certificate is to hold; where it is left out, `compile` derives one for
         cross entropy on the state itself (eq. 49) and asks otherwise.
     - `horizon`: the final time T > 0, in the unit of t.
-    - `jumps`: times at which the vector field is discontinuous; the solver steps exactly there.
+    - `jumps`: times in (0, horizon) at which the vector field is discontinuous; the solver steps exactly there.
 
-    **Raises:** `ValueError` for something that is not callable or a horizon that is not positive.
+    **Raises:** `ValueError` for something that is not callable, a horizon that is not positive, or a jump outside
+    (0, horizon).
     """
 
     input: Callable
@@ -94,17 +103,17 @@ class System(eqx.Module):
         *,
         domain: Any = None,
         horizon: Any = 1.0,
-        jumps: Sequence[float] = (),
+        jumps: Any = (),
     ):
         _check_callables(input=input, vector_field=vector_field, readout=readout)
         if domain is not None and not isinstance(domain, Domain):
-            raise ValueError(f"domain: expected a Box, a Ball or a Product, got {type(domain).__name__} {domain!r}")
+            raise ValueError(f"domain: expected a Box, a Ball or a Product, got {shown(domain)}")
         self.input = input
         self.vector_field = vector_field
         self.readout = readout
         self.domain = domain
         self.horizon = _check_horizon(horizon)
-        self.jumps = tuple(float(t) for t in jumps)
+        self.jumps = _check_jumps(jumps, self.horizon)
 
     @property
     def region(self) -> Domain:
@@ -150,6 +159,8 @@ class DiscreteSystem(eqx.Module):
 
     def __init__(self, input: Any = start_at, steps: Any = (), readout: Any = identity, *, horizon: Any = 1.0):
         _check_callables(input=input, readout=readout)
+        if not isinstance(steps, tuple | list):
+            raise ValueError(f"steps: expected a list of callables (state, context) -> state, got {kind(steps)}")
         steps = tuple(steps)
         if not steps:
             raise ValueError("steps: expected at least one callable (state, context) -> state, got none")

@@ -1,5 +1,6 @@
 """Type names shared by the whole package."""
 
+import math
 from typing import Any
 
 import jax
@@ -19,6 +20,33 @@ Struct = PyTree[jax.ShapeDtypeStruct]
 def is_traced(x: Any) -> bool:
     """Whether a value is known only while tracing, so that it cannot be checked."""
     return isinstance(x, jax.core.Tracer)
+
+
+def is_finite(x: Any) -> bool:
+    """Whether a value is one real and finite number (a traced one is not known to be)."""
+    try:
+        return np.ndim(x) == 0 and math.isfinite(x)
+    except (TypeError, ValueError):
+        return False
+
+
+def kind(x: Any) -> str:
+    """What a value is, for messages; a class in place of its instance is told apart."""
+    if x is None:
+        return "None"
+    return f"the class {x.__name__} (call it)" if isinstance(x, type) else type(x).__name__
+
+
+def shown(x: Any) -> str:
+    """What a value is and how it prints, cut short, for messages."""
+    return kind(x) if x is None or isinstance(x, type) else f"{kind(x)} {x!r:.200}"
+
+
+def check_key(key: Any) -> None:
+    """Raises `ValueError` for what is no PRNG key, an integer seed for example."""
+    dtype = getattr(key, "dtype", None)
+    if dtype is None or not (jax.dtypes.issubdtype(dtype, jax.dtypes.prng_key) or dtype == np.uint32):
+        raise ValueError(f"key: expected a PRNG key such as jax.random.key(0), got {shown(key)}")
 
 
 def struct_of(tree: PyTree) -> PyTree:

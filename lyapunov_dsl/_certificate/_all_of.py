@@ -6,6 +6,7 @@ from typing import Any
 import equinox as eqx
 
 from .._potential import Loss
+from .._types import is_finite, kind, shown
 from ._base import Certificate
 
 
@@ -24,18 +25,28 @@ class AllOf(eqx.Module):
     """
 
     parts: dict[str, Certificate]
-    weights: dict[str, float] = eqx.field(static=True)
+    # Pairs, not a dictionary: JAX sorts a dictionary's keys whenever it rebuilds a PyTree, and the first part counts.
+    _weights: tuple[tuple[str, float], ...] = eqx.field(static=True)
 
     def __init__(self, parts: Any, weights: Any = None):
+        if not isinstance(parts, dict):
+            raise ValueError(f"AllOf: expected a dictionary from names to certificates, got {kind(parts)}")
         for name, part in parts.items():
             if not isinstance(part, Certificate):
-                raise ValueError(f"{name}: expected a Certificate, got {type(part).__name__}")
+                raise ValueError(f"{name}: expected a Certificate, got {kind(part)}")
         weights = dict(weights or {})
         for name, weight in weights.items():
-            if name not in parts or not weight > 0:
-                raise ValueError(f"weights: expected positive numbers for {sorted(parts)}, got {name}={weight}")
+            if name not in parts or not (is_finite(weight) and weight > 0):
+                raise ValueError(
+                    f"weights: expected positive finite numbers for {sorted(parts)}, got {name}={weight!r}"
+                )
         self.parts = dict(parts)
-        self.weights = {name: float(weights.get(name, 1.0)) for name in parts}
+        self._weights = tuple((name, float(weights.get(name, 1.0))) for name in parts)
+
+    @property
+    def weights(self) -> dict[str, float]:
+        """The weight of each part's hinge, by name, in the order of the declaration."""
+        return dict(self._weights)
 
     def __and__(self, other: Any) -> "AllOf":
         """All of these parts and those of another certificate."""
@@ -45,10 +56,10 @@ class AllOf(eqx.Module):
 def parts_of(certificate: Any) -> dict[str, Certificate]:
     """The parts of a certificate by name; a single certificate is its own and only part."""
     if isinstance(certificate, AllOf):
-        return certificate.parts
+        return {name: certificate.parts[name] for name in certificate.weights}
     if isinstance(certificate, Certificate):
         return {_name(certificate): certificate}
-    raise ValueError(f"certificate: expected a Certificate, got {type(certificate).__name__} {certificate!r}")
+    raise ValueError(f"certificate: expected a Certificate, got {shown(certificate)}")
 
 
 def weights_of(certificate: Any) -> dict[str, float]:

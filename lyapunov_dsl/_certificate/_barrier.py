@@ -6,7 +6,7 @@ from typing import Any
 import jax.numpy as jnp
 
 from .._constant import Constant
-from .._types import Scalar, State
+from .._types import Scalar, State, shown
 from ._base import Certificate, Point
 from ._exponential import check_rate
 
@@ -19,7 +19,7 @@ class Barrier(Certificate):
 
     def __init__(self, h: Any, alpha: Any = 1.0):
         if not callable(h):
-            raise ValueError(f"h: expected a function of the state, got {type(h).__name__} {h!r}")
+            raise ValueError(f"h: expected a function of the state, got {shown(h)}")
         if not callable(alpha):
             check_rate("alpha", alpha)
             alpha = Constant(alpha)

@@ -4,23 +4,16 @@ import math
 from typing import Any
 
 import jax.numpy as jnp
-import numpy as np
 
 from .._constant import Constant
 from .._potential import Loss, as_loss
-from .._types import RealScalarLike, Scalar, State, is_traced
+from .._types import RealScalarLike, Scalar, State, is_finite, is_traced
 from ._base import Certificate, Point
 
 
 def check_rate(name: str, rate: Any) -> None:
     """Raises `ValueError` unless a rate is a positive finite scalar (a traced one is taken on trust)."""
-    if is_traced(rate):
-        return
-    try:
-        good = np.ndim(rate) == 0 and math.isfinite(rate) and rate > 0
-    except TypeError:
-        good = False
-    if not good:
+    if not is_traced(rate) and not (is_finite(rate) and rate > 0):
         raise ValueError(f"{name}: expected a positive finite number, got {rate!r}")
 
 
@@ -67,9 +60,9 @@ def rate_from_decay(decay: Any, dt: Any) -> float:
 
     **Raises:** `ValueError` unless 0 < κ_d < 1 and Δt is positive and finite.
     """
-    if not 0 < decay < 1:
+    if not (is_finite(decay) and 0 < decay < 1):
         raise ValueError(
-            f"decay: expected the per-step decay of eq. 16 in (0, 1), got {decay}; a rate per unit of time is called kappa"
+            f"decay: expected the per-step decay of eq. 16 in (0, 1), got {decay!r}; a rate per unit of time is called kappa"
         )
     check_rate("dt", dt)
     return -math.log1p(-float(decay)) / float(dt)

@@ -49,6 +49,7 @@ class Claim:
     - `assurance`: how it was obtained.
     - `value`: the figure, where there is one.
     - `interval`: a two-sided confidence interval of the figure (`STATISTICAL` only).
+    - `confidence`: of the interval, for this claim alone.
     - `counterexample`: what refutes the claim (`REFUTED` only).
     """
 
@@ -56,20 +57,24 @@ class Claim:
     assurance: Assurance
     value: float | None = None
     interval: tuple[float, float] | None = None
+    confidence: float | None = None
     counterexample: Counterexample | None = None
 
     def __str__(self) -> str:
-        value = "" if self.value is None else f" {self.value:.4g}"
-        interval = "" if self.interval is None else f" [{self.interval[0]:.4g}, {self.interval[1]:.4g}]"
-        return (
-            f"{self.assurance.name:<12} {self.statement}:{value}{interval}"
-            if value
-            else f"{self.assurance.name:<12} {self.statement}"
-        )
+        text = f"{self.assurance.name:<12} {self.statement}"
+        if self.value is not None:
+            text += f": {self.value:.4g}"
+        if self.interval is not None:
+            text += f" [{self.interval[0]:.4g}, {self.interval[1]:.4g}]"
+            text += "" if self.confidence is None else f" with confidence {self.confidence:.4g}"
+        return text
 
 
 def weakest(*levels: Assurance) -> Assurance:
-    """The level of a conclusion drawn from premises of these levels: a chain is as strong as its weakest link."""
+    """The level of "all of these hold": as strong as the weakest, and refuted where one of them is.
+
+    A conclusion *drawn from* a refuted premise is not refuted but `UNDECIDED`.
+    """
     order = list(Assurance)
     return max(levels, key=order.index)
 

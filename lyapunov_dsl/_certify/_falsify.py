@@ -14,11 +14,29 @@ from ._assurance import Counterexample
 
 
 class Draws(eqx.Module):
-    """Independent points: an example of the batch, a time and a state for each, with a leading axis on every leaf."""
+    """Points to look at: an example of the batch, a time and a state for each, with a leading axis on every leaf."""
 
     example: Any
     t: Any
     state: PyTree
+
+
+class Found(eqx.Module):
+    """What a part is at every point.
+
+    **Arguments:**
+
+    - `value`, `rate`, `residual`: V, dV/dt and dV/dt - comparison(t, V).
+    - `relative`: the residual over the size of its terms, in [-1, 1].
+    - `excess`: by how much the residual is above what rounding may add to it; infinite where that cannot be told.
+        The condition is violated where it is positive.
+    """
+
+    value: Any
+    rate: Any
+    residual: Any
+    relative: Any
+    excess: Any
 
 
 def draw(condition: Condition, starts: PyTree, key: Any, count: int) -> Draws:
@@ -27,58 +45,70 @@ def draw(condition: Condition, starts: PyTree, key: Any, count: int) -> Draws:
     one = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype), starts.state)
     which, when, where = jax.random.split(key, 3)
     system = condition.continuous
+    dtype = time_dtype(starts.state)
     return Draws(
         jax.random.randint(which, (count,), 0, size),
-        jax.random.uniform(when, (count,), time_dtype(starts.state), 0, system.horizon),
+        jax.random.uniform(when, (count,), dtype, 0, last_time(system.horizon, dtype)),
         jax.vmap(lambda k: system.region.sample(one, k))(jax.random.split(where, count)),
     )
 
 
-def slack(value: Any, rate: Any, comparison: Any) -> Any:
-    """What rounding may add to a residual: a generous multiple of the unit roundoff of its terms."""
-    return 64 * jnp.finfo(rate.dtype).eps * (jnp.abs(rate) + jnp.abs(comparison) + jnp.abs(value))
-
-
 @eqx.filter_jit
-def evaluate(
-    condition: Condition, part: str, starts: PyTree, targets: PyTree, draws: Draws
-) -> tuple[Any, Any, Any, Any]:
-    """V, dV/dt, the residual and its rounding slack for one part at every draw."""
+def evaluate(condition: Condition, part: str, starts: PyTree, targets: PyTree, draws: Draws) -> Found:
+    """What a part is at every draw."""
 
-    def one(example: Any, t: Any, state: Any) -> Any:
-        return _at(condition, part, starts, targets, example, t, state)
+    def one(example: Any, t: Any, state: Any) -> Found:
+        terms = _terms(condition, part, starts, targets, example)
+        (value, rate, allowed), slopes = terms((t, state)), jax.jacrev(terms)((t, state))
+        # A violation has to survive a shift of the time and of the state by as many units in the last place, too. The
+        # terms are taken one by one: in the residual their shifts may cancel where their errors do not.
+        shift = jnp.zeros_like(rate)
+        for slope in slopes:
+            for moved in jax.tree.leaves(jax.tree.map(lambda d, x: jnp.sum(jnp.abs(d * x)), slope, (t, state))):
+                shift += jnp.where(jnp.isfinite(moved), moved, 0).astype(rate.dtype)
+        size = _size(rate, allowed)
+        excess = rate - allowed - 64 * jnp.finfo(rate.dtype).eps * (jnp.abs(value) + size + shift)
+        excess = jnp.where(jnp.isfinite(excess), excess, jnp.inf)
+        return Found(value, rate, rate - allowed, (rate - allowed) / size, excess)
 
     return eqx.filter_vmap(one)(draws.example, draws.t, draws.state)
 
 
 @eqx.filter_jit
-def ascend(condition: Condition, part: str, starts: PyTree, targets: PyTree, draws: Draws, steps: int) -> Draws:
-    """Projected sign-gradient ascent of the residual in (t, state), in units of the domain's half-widths."""
+def ascend(
+    condition: Condition, part: str, starts: PyTree, targets: PyTree, draws: Draws, relative: Any, steps: int
+) -> tuple[Draws, Found]:
+    """Projected sign-gradient ascent of the residual in (t, state), in units of the domain's half-widths; where
+    `relative` says so, of the residual over the size of its terms. Returns the best point of each ascent."""
     system = condition.continuous
 
-    def climb(example: Any, t: Any, state: Any) -> Any:
-        widths = system.region.half_widths(state)
+    def climb(example: Any, relative: Any, t: Any, state: Any) -> Any:
+        widths, end = system.region.half_widths(state), last_time(system.horizon, t.dtype)
 
-        def residual(point: Any) -> Any:
-            return _at(condition, part, starts, targets, example, *point)[2]
+        def height(where: Any) -> Any:
+            _, rate, allowed = _terms(condition, part, starts, targets, example)(where)
+            return (rate - allowed) / jnp.where(relative, _size(rate, allowed), jnp.ones_like(rate))
 
         def step(i: Any, carry: Any) -> Any:
-            (t, state), best, best_residual = carry
+            (t, state), best, highest = carry
             size = (0.1 * 0.93**i).astype(t.dtype)
-            dt, dstate = jax.grad(residual)((t, state))
-            t = jnp.clip(t + size * system.horizon / 2 * jnp.sign(dt), 0, system.horizon)
-            state = jax.tree.map(lambda s, w, g: s + size.astype(s.dtype) * w * jnp.sign(g), state, widths, dstate)
+            # A slope that is not a number leads nowhere.
+            signs = jax.tree.map(lambda slope: jnp.nan_to_num(jnp.sign(slope)), jax.grad(height)((t, state)))
+            t = jnp.clip(t + size * end / 2 * signs[0], 0, end)
+            state = jax.tree.map(lambda s, w, g: s + size.astype(s.dtype) * w * g, state, widths, signs[1])
             here = (t, system.region.project(state))
-            value = residual(here)
-            better = value > best_residual
+            value = height(here)
+            # NaN is worst, and the first one stays.
+            better = ~(value <= highest) & ~jnp.isnan(highest)
             best = jax.tree.map(lambda new, old: jnp.where(better, new, old), here, best)
-            return here, best, jnp.where(better, value, best_residual)
+            return here, best, jnp.where(better, value, highest)
 
         begin = (t, state)
-        return jax.lax.fori_loop(0, steps, step, (begin, begin, residual(begin)))[1]
+        return jax.lax.fori_loop(0, steps, step, (begin, begin, height(begin)))[1]
 
-    t, state = eqx.filter_vmap(climb)(draws.example, draws.t, draws.state)
-    return Draws(draws.example, t, state)
+    t, state = eqx.filter_vmap(climb)(draws.example, relative, draws.t, draws.state)
+    climbed = Draws(draws.example, t, state)
+    return climbed, evaluate(condition, part, starts, targets, climbed)
 
 
 def falsify(
@@ -87,6 +117,7 @@ def falsify(
     starts: PyTree,
     targets: PyTree,
     draws: Draws,
+    found: Found,
     *,
     steps: int = 60,
     ascents: int = 32,
@@ -97,33 +128,55 @@ def falsify(
 
     - `condition`, `part`: the condition and the name of the certificate.
     - `starts`, `targets`: starts and targets of a batch, leading batch axis.
-    - `draws`: where to look.
-    - `steps`, `ascents`: gradient steps, and from how many draws.
+    - `draws`, `found`: where to look, and what `evaluate` found there.
+    - `steps`, `ascents`: gradient steps, and from how many draws: one half of them where the residual is largest, the
+        other where it is largest in relation to its terms, for it scales with V and near V = 0 it is always small.
 
     **Returns:** the worst residual found, and a counterexample where it is above 0 by more than rounding; a residual
-    that is NaN counts as worst.
+    that is not finite counts as worst.
     """
-    residual = np.asarray(evaluate(condition, part, starts, targets, draws)[2])
-    order = np.argsort(np.where(np.isnan(residual), np.inf, residual))[::-1][:ascents]
-    worst = jax.tree.map(lambda leaf: leaf[order], draws)
-    climbed = ascend(condition, part, starts, targets, worst, steps)
-    both = jax.tree.map(lambda *leaves: jnp.concatenate(leaves), worst, climbed)
-    value, rate, residual, margin = (np.asarray(a) for a in evaluate(condition, part, starts, targets, both))
-    excess = np.where(np.isnan(residual), np.inf, residual - margin)
-    i = int(np.argmax(excess))
-    if not excess[i] > 0:
-        return float(residual[int(np.argmax(residual))]), None
-    state = jax.tree.map(lambda leaf: np.asarray(leaf[i]), both.state)
-    found = Counterexample(
-        part, int(both.example[i]), float(both.t[i]), state, float(value[i]), float(rate[i]), float(residual[i])
-    )
-    return float(residual[i]), found
+    points: tuple[Draws, Found] = jax.tree.map(np.asarray, (draws, found))
+    found = points[1]
+    # Where a truncated loss is zero there is nothing to climb.
+    flat = (found.residual == 0) & (found.rate == 0)
+    half = (ascents + 1) // 2
+    order = np.concatenate([_worst(np.where(flat, -np.inf, f))[:half] for f in (found.residual, found.relative)])
+    begun = jax.tree.map(lambda leaf: leaf[order], points[0])
+    relative = np.arange(order.size) >= order.size // 2
+    climbed = ascend(condition, part, starts, targets, begun, relative, steps)
+    draws, found = jax.tree.map(lambda *leaves: np.concatenate(leaves), points, climbed)
+    i = _worst(found.excess)[0]
+    if not found.excess[i] > 0:
+        return float(found.residual.max()), None
+    t, value, rate, residual = (float(a[i]) for a in (draws.t, found.value, found.rate, found.residual))
+    state = jax.tree.map(lambda leaf: np.asarray(leaf[i]), draws.state)
+    return residual, Counterexample(part, int(draws.example[i]), t, state, value, rate, residual)
 
 
-def _at(condition: Condition, part: str, starts: PyTree, targets: PyTree, example: Any, t: Any, state: Any) -> Any:
+def _worst(figures: np.ndarray) -> np.ndarray:
+    """The order from the largest down, what is not a number first."""
+    return np.argsort(np.where(np.isnan(figures), np.inf, figures))[::-1]
+
+
+def _size(rate: Any, allowed: Any) -> Any:
+    return jnp.abs(rate) + jnp.abs(allowed) + jnp.finfo(rate.dtype).tiny
+
+
+def last_time(horizon: float, dtype: Any) -> Any:
+    """The largest time of a dtype that is not after the horizon."""
+    t = np.asarray(horizon, dtype)
+    return t if float(t) <= horizon else np.asarray(np.nextafter(t, np.zeros_like(t)))
+
+
+def _terms(condition: Condition, part: str, starts: PyTree, targets: PyTree, example: Any) -> Any:
+    """The function (t, state) -> V, dV/dt and the rate allowed there, for one example of a batch."""
     pick = lambda leaf: leaf[example] if eqx.is_array(leaf) else leaf
     start, target = jax.tree.map(pick, starts), jax.tree.map(pick, targets)
     point = condition.point(start, target)
-    value, rate = condition.rates(t, state, point)[part]
-    allowed = condition.parts[part].comparison(t, value)
-    return value, rate, rate - allowed, slack(value, rate, allowed)
+
+    def terms(where: Any) -> Any:
+        t, state = where
+        value, rate = condition.rates(t, state, point)[part]
+        return value, rate, condition.parts[part].comparison(t, value)
+
+    return terms

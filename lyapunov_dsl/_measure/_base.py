@@ -59,7 +59,8 @@ def stratified_times(key: Any, count: int, horizon: float, dtype: Any) -> Array:
     """
     jitter, order = jax.random.split(key)
     cells = jax.random.permutation(order, jnp.arange(count, dtype=dtype))
-    return (cells + jax.random.uniform(jitter, (count,), dtype)) * (horizon / count)
+    times = (cells + jax.random.uniform(jitter, (count,), dtype)) * (horizon / count)
+    return jnp.minimum(times, jnp.asarray(horizon, dtype))  # rounding may pass the end
 
 
 def uniform_weights(count: int, dtype: Any) -> Array:

@@ -1,6 +1,5 @@
 """Mixtures of measures."""
 
-import math
 from typing import Any, ClassVar
 
 import equinox as eqx
@@ -9,6 +8,7 @@ import jax.numpy as jnp
 from jaxtyping import PyTree
 
 from .._system import Start, System
+from .._types import is_finite, kind
 from ._base import Measure, Samples
 
 
@@ -31,10 +31,11 @@ class Mixture(Measure):
 
     def __init__(self, *parts: Measure, weights: Any = None):
         if not parts or not all(isinstance(part, Measure) for part in parts):
-            raise ValueError(f"Mixture: expected one or more measures, got {parts!r}")
-        weights = (1.0,) * len(parts) if weights is None else tuple(float(w) for w in weights)
-        if len(weights) != len(parts) or not all(math.isfinite(w) and w > 0 for w in weights):
+            raise ValueError(f"Mixture: expected one or more measures, got {', '.join(map(kind, parts)) or 'none'}")
+        weights = (1.0,) * len(parts) if weights is None else tuple(weights)
+        if len(weights) != len(parts) or not all(is_finite(w) and w > 0 for w in weights):
             raise ValueError(f"weights: expected {len(parts)} positive finite numbers, got {weights}")
+        weights = tuple(float(w) for w in weights)
         self.parts = parts
         self.weights = tuple(w / sum(weights) for w in weights)
 

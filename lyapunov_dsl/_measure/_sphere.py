@@ -1,6 +1,5 @@
 """The origin-biased measure on a ball (paper, appendix B)."""
 
-import math
 from typing import Any, ClassVar
 
 import equinox as eqx
@@ -12,6 +11,7 @@ from jaxtyping import PyTree
 from .._constant import Constant
 from .._domain import Ball, Box
 from .._system import Start, System
+from .._types import is_finite
 from ._base import Measure, Samples, check_count, shared_samples
 
 
@@ -34,8 +34,8 @@ class Sphere(Measure):
 
     def __init__(self, samples: int = 64, radius: Any = None):
         check_count("samples", samples)
-        if radius is not None and not (math.isfinite(radius) and radius > 0):
-            raise ValueError(f"radius: expected a positive finite number, got {radius}")
+        if radius is not None and not (is_finite(radius) and radius > 0):
+            raise ValueError(f"radius: expected a positive finite number, got {radius!r}")
         self.samples = samples
         self.radius = None if radius is None else Constant(radius)
 

@@ -10,6 +10,7 @@ from jaxtyping import PyTree
 
 from .._rollout import rollout, time_dtype
 from .._system import Start, System
+from .._types import is_finite
 from ._base import Measure, Samples, check_count, stratified_times, uniform_weights
 
 
@@ -31,10 +32,10 @@ class Trajectory(Measure):
     noise: float = eqx.field(static=True)
     per_example: ClassVar[bool] = True
 
-    def __init__(self, points: int = 8, noise: float = 0.25):
+    def __init__(self, points: int = 8, noise: Any = 0.25):
         check_count("points", points)
-        if not 0 <= noise < float("inf"):
-            raise ValueError(f"noise: expected a finite number >= 0, got {noise}")
+        if not (is_finite(noise) and noise >= 0):
+            raise ValueError(f"noise: expected a finite number >= 0, got {noise!r}")
         self.points = points
         self.noise = float(noise)
 
@@ -60,7 +61,7 @@ class Trajectory(Measure):
         widths = jax.tree.leaves(system.region.half_widths(start.state))
         keys = jax.random.split(noise_key, len(leaves))
         noisy = [
-            leaf + self.noise * width * jax.random.normal(k, leaf.shape, leaf.dtype)
+            leaf + self.noise * width[None] * jax.random.normal(k, leaf.shape, leaf.dtype)
             for leaf, width, k in zip(leaves, widths, keys, strict=True)
         ]
         states = jax.vmap(system.region.project)(jax.tree.unflatten(tree, noisy))

@@ -1,7 +1,6 @@
 """The interface of a training objective, and sums of objectives."""
 
 import abc
-import math
 from typing import Any
 
 import equinox as eqx
@@ -10,7 +9,7 @@ from jaxtyping import PyTree
 
 from .._condition import Condition
 from .._system import Start
-from .._types import Scalar, Struct
+from .._types import Scalar, Struct, is_finite, kind
 
 
 class Objective(eqx.Module):
@@ -51,8 +50,8 @@ class Sum(Objective):
     def __init__(self, terms: Any, weights: Any):
         for term, weight in zip(terms, weights, strict=True):
             if not isinstance(term, Objective):
-                raise ValueError(f"objective: expected an Objective, got {type(term).__name__}")
-            if not (isinstance(weight, int | float) and math.isfinite(weight)):
+                raise ValueError(f"objective: expected an Objective, got {kind(term)}")
+            if not is_finite(weight):
                 raise ValueError(f"objective: expected a finite number to scale by, got {weight!r}")
         self.terms = tuple(terms)
         self.weights = tuple(float(w) for w in weights)

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import diffrax
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -11,7 +12,7 @@ from .._certificate import Point
 from .._condition import Condition
 from .._rollout import chart, discrete_states
 from .._solve import Solver, solve
-from .._system import DiscreteSystem
+from .._system import DiscreteSystem, System
 from .._types import Scalar, Struct
 from ._base import Objective, example_keys, starts
 
@@ -24,6 +25,8 @@ class EndToEnd(Objective):
 
     - `solver`: a [`lyapunov_dsl.Solver`][]: solver, step sizes and adjoint. The default is adaptive Tsit5 with
         diffrax's default adjoint. A discrete system needs none.
+
+    Where the solver fails (`max_steps`), the loss is NaN.
     """
 
     solver: Solver
@@ -32,7 +35,8 @@ class EndToEnd(Objective):
         self.solver = Solver.of(solver)
 
     def check(self, condition: Condition, start: Struct) -> None:
-        pass
+        if isinstance(condition.system, System):
+            self.solver.controller(condition.system)  # raises where the two do not go together
 
     def __call__(self, condition: Condition, x: PyTree, y: PyTree, *, key: Any) -> Scalar:
         keys = example_keys(key, x)
@@ -42,11 +46,15 @@ class EndToEnd(Objective):
             if isinstance(system, DiscreteSystem):
                 states, positions = discrete_states(system, start, key)
                 final, point = states[-1], Point(chart(system, start, positions[-1], key), start.context, target)
+                solved = True
             else:
                 solution = solve(system, start, key, self.solver)
                 final = jax.tree.map(lambda leaf: leaf[-1], solution.ys)
                 point = condition.point(start, target, key)
+                solved = diffrax.is_okay(solution.result)
             t = jnp.asarray(system.horizon, jnp.result_type(*jax.tree.leaves(final)))
-            return condition.weighted(condition.values(t, final, point))
+            value = condition.weighted(condition.values(t, final, point))
+            # A trajectory that was cut short has no state at T, so it must not look like one.
+            return jnp.where(solved, value, jnp.nan)
 
         return jnp.mean(eqx.filter_vmap(one)(starts(condition, x, keys), y, keys))

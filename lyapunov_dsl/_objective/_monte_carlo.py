@@ -12,7 +12,7 @@ from .._condition import Condition
 from .._measure import Measure, Samples, components
 from .._measure._trajectory import Trajectory
 from .._system import DiscreteSystem, Start
-from .._types import Key, Scalar, Struct
+from .._types import Key, Scalar, Struct, kind
 from ._base import Objective, example_keys, starts
 
 
@@ -29,9 +29,7 @@ class MonteCarlo(Objective):
 
     def __init__(self, measure: Any = None):
         if measure is not None and not isinstance(measure, Measure):
-            raise ValueError(
-                f"measure: expected a Measure such as Trajectory() or Cube(), got {type(measure).__name__}"
-            )
+            raise ValueError(f"measure: expected a Measure such as Trajectory() or Cube(), got {kind(measure)}")
         self.measure = Trajectory() if measure is None else measure
 
     def check(self, condition: Condition, start: Struct) -> None:

@@ -11,7 +11,7 @@ from .._condition import Condition
 from .._measure._base import check_count
 from .._rollout import layout
 from .._system import DiscreteSystem
-from .._types import Scalar, Struct
+from .._types import Scalar, Struct, kind
 from ._base import Objective, example_keys, starts
 
 
@@ -33,7 +33,7 @@ class PathIntegral(Objective):
     def __init__(self, steps: int = 8, solver: Any = None):
         check_count("steps", steps)
         if solver is not None and not isinstance(solver, diffrax.AbstractSolver):
-            raise ValueError(f"solver: expected a diffrax solver, got {type(solver).__name__}")
+            raise ValueError(f"solver: expected a diffrax solver such as diffrax.Euler(), got {kind(solver)}")
         self.steps = steps
         self.solver = diffrax.Euler() if solver is None else solver
 

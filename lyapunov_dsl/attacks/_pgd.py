@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from .._potential import cross_entropy
+from .._types import describe
 
 
 def pgd(
@@ -45,13 +46,16 @@ def pgd(
 
     **Returns:** perturbed inputs shaped like `x`, within `radius` of it up to rounding, and within `clip` where x is.
 
-    **Raises:** `ValueError` for another norm, or a radius, step size or number of steps that is not positive.
+    **Raises:** `ValueError` for another norm, or a radius, step size or number of steps that is not positive,
+    or inputs that are not floating-point.
     """
     if norm not in ("inf", "2"):
         raise ValueError(f"norm: expected 'inf' or '2', got {norm!r}")
     if not (radius > 0 and step_size > 0 and steps > 0):
         raise ValueError(f"expected positive radius, step_size and steps, got {radius}, {step_size}, {steps}")
     x = jnp.asarray(x)
+    if not jnp.issubdtype(x.dtype, jnp.floating):
+        raise ValueError(f"x: expected floating-point inputs, got {describe(x)}")
     axes = tuple(range(1, x.ndim))
 
     def length(v: Array) -> Array:

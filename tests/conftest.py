@@ -1,0 +1,49 @@
+"""Fixtures for all tests.
+
+Nothing of `lyapunov_dsl` is imported here at the top: a conftest is loaded before jaxtyping's import hook is installed,
+and what is imported before that goes unchecked.
+"""
+
+import os
+from collections.abc import Iterator
+from typing import Any
+
+import hypothesis
+import jax
+import jax.numpy as jnp
+import pytest
+
+# A first example compiles for seconds, and the fixtures below hold no state that an example could change.
+_HEALTH = [hypothesis.HealthCheck.too_slow, hypothesis.HealthCheck.function_scoped_fixture]
+hypothesis.settings.register_profile("ci", derandomize=True, deadline=None, suppress_health_check=_HEALTH)
+hypothesis.settings.register_profile("local", deadline=None, suppress_health_check=_HEALTH)
+hypothesis.settings.load_profile("ci" if os.environ.get("CI") else "local")
+
+
+@pytest.fixture(params=["float32", "float64"])
+def precision(request: pytest.FixtureRequest) -> Iterator[Any]:
+    """The default float dtype, float32 and then float64 (x64 is on within the test only)."""
+    with jax.enable_x64(request.param == "float64"):
+        yield jnp.dtype(request.param)
+
+
+@pytest.fixture
+def key() -> Any:
+    """A fixed PRNG key; split it for more."""
+    return jax.random.key(0)
+
+
+@pytest.fixture
+def quick() -> Iterator[None]:
+    """Compiles without most optimizations, two to four times as fast; for tests that do not look at rounding."""
+    before = jax.config.read("jax_disable_most_optimizations")
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", before)
+
+
+@pytest.fixture
+def strict() -> Iterator[None]:
+    """No implicit promotion of dtypes (a weakly typed Python scalar is fine) and none of ranks."""
+    with jax.numpy_dtype_promotion("strict"), jax.numpy_rank_promotion("raise"):
+        yield
