@@ -18,13 +18,14 @@ import diffrax
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-import lyapunov_dsl as ld
 import numpy as np
+from sklearn.datasets import load_digits
+from sklearn.model_selection import StratifiedKFold
+
+import lyapunov_dsl as ld
 from lyapunov_dsl._objective._base import example_keys, starts
 from lyapunov_dsl._rollout import rollout
 from lyapunov_dsl._solve import solve
-from sklearn.datasets import load_digits
-from sklearn.model_selection import StratifiedKFold
 
 KAPPA = 2
 RATE = 8
@@ -109,10 +110,9 @@ class Joint(ld.Objective):
         solution = solve(batch, begun, None, self.solver)
         final = jax.tree.map(lambda leaf: leaf[-1], solution.ys)
         t = jnp.asarray(system.horizon, jnp.result_type(*jax.tree.leaves(final)))
-        one = lambda start, state, target: condition.weighted(
-            condition.values(t, state, condition.point(start, target))
-        )
-        return jnp.mean(eqx.filter_vmap(one)(begun, final, y))
+        at = lambda start, state, target: condition.weighted(condition.values(t, state, condition.point(start, target)))
+        loss = jnp.mean(eqx.filter_vmap(at)(begun, final, y))
+        return jnp.where(diffrax.is_okay(solution.result), loss, jnp.nan)
 
 
 class _OverBatch(eqx.Module):

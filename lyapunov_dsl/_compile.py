@@ -14,6 +14,7 @@ from ._certify._certify import Report, certify
 from ._check import Declaration, check_batch, check_data, declare
 from ._condition import Condition
 from ._constant import trainable
+from ._domain import Domain, Product
 from ._objective import MonteCarlo, Objective, PathIntegral
 from ._rollout import chart, discrete_states
 from ._solve import Confidence, Solver, solve
@@ -269,16 +270,24 @@ def _describe(module: Any) -> str:
 def _describe_domain(domain: Any) -> str:
     if domain is None:
         return "none (discrete)"
+    if isinstance(domain, Product):
+        is_domain = lambda node: isinstance(node, Domain)
+        return f"Product({jax.tree.map(_describe_domain, domain.parts, is_leaf=is_domain)})".replace("'", "")
     values = {n: np.asarray(getattr(domain, n)()) for n in ("lower", "upper", "radius", "center") if hasattr(domain, n)}
     return f"{type(domain).__name__}({', '.join(f'{n}={np.array2string(v, precision=4, threshold=6)}' for n, v in values.items())})"
 
 
-def _final(program: Program, x: PyTree, stop: Any) -> tuple[Any, Any, Any]:
-    """Start, final state and whether the solve succeeded, for one example of a continuous system."""
+def _final(program: Program, x: PyTree, stop: Any) -> tuple[Any, Any, Any, Any]:
+    """Start, final time and state and whether the solve succeeded, for one example of a continuous system."""
     start = program.system.start(x)
     solution = solve(program.condition.continuous, start, None, program.solver, stop=stop)
-    good = diffrax.is_okay(solution.result)
-    return start, jax.tree.map(lambda leaf: leaf[-1], solution.ys), good
+    t, state = jax.tree.map(lambda leaf: leaf[-1], (solution.ts, solution.ys))
+    return start, t, state, diffrax.is_okay(solution.result)
+
+
+def _layer(system: DiscreteSystem, stop: Any, count: int) -> Any:
+    """The last of `count` states of a discrete system that is reached by the time `stop`."""
+    return count - 1 if stop is None else jnp.floor(stop / system.horizon * (count - 1) + 1e-6).astype(int)
 
 
 def _predict_one(program: Program, x: PyTree, stop: Any) -> PyTree:
@@ -290,9 +299,9 @@ def _predict_one(program: Program, x: PyTree, stop: Any) -> PyTree:
         if stop is None:
             return readouts[-1](states[-1])
         outputs = [readout(state) for readout, state in zip(readouts, states, strict=True)]
-        layer = jnp.floor(stop / system.horizon * (len(states) - 1) + 1e-6).astype(int)
+        layer = _layer(system, stop, len(states))
         return jax.tree.map(lambda *leaves: jnp.stack(leaves)[layer], *outputs)
-    _, state, good = _final(program, x, stop)
+    _, _, state, good = _final(program, x, stop)
     prediction = system.decode(state)
     return jax.tree.map(lambda leaf: jnp.where(good, leaf, jnp.full_like(leaf, jnp.nan)), prediction)
 
@@ -340,12 +349,16 @@ def _failures(program: Program, x: PyTree, y: PyTree, stop: Any) -> Array:
     loss = loss_of(program.certificate)
 
     def one(x: Any, target: Any) -> Any:
-        prediction = _predict_one(quiet, x, stop)
         if loss is not None:
+            prediction = _predict_one(quiet, x, stop)
             correct = loss.correct(prediction, target)
             return loss(prediction, target) if correct is None else (~correct).astype(float)
-        start, state, _ = _final(quiet, x, stop)
-        t = jnp.asarray(quiet.system.horizon, jnp.result_type(*jax.tree.leaves(state)))
-        return quiet.condition.weighted(quiet.condition.values(t, state, quiet.condition.point(start, target)))
+        if isinstance(quiet.system, DiscreteSystem):
+            path = quiet.condition.path_values(quiet.system.start(x), target, None, solver=diffrax.Euler(), steps=1)
+            values = quiet.condition.weighted(path[1])
+            return values[_layer(quiet.system, stop, values.shape[0])]
+        start, t, state, good = _final(quiet, x, stop)
+        value = quiet.condition.weighted(quiet.condition.values(t, state, quiet.condition.point(start, target)))
+        return jnp.where(good, value, jnp.nan)
 
     return eqx.filter_vmap(one)(x, y)

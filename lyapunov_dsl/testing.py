@@ -33,8 +33,7 @@ class LinearSystem(NamedTuple):
 
     **Arguments:**
 
-    - `matrix`: A, shape (n, n).
-    - `weight`: P, symmetric and positive definite, shape (n, n).
+    - `matrix`, `weight`: A and P, which is symmetric and positive definite, both of shape (n, n).
     - `rate`: the largest κ with dV/dt <= -κ V at every η.
     - `worst`: an η with V(η) = 1 at which dV/dt = -κ V, shape (n,).
     """
@@ -73,8 +72,7 @@ def states(domain: Domain, struct: PyTree) -> st.SearchStrategy[PyTree]:
 
     **Arguments:**
 
-    - `domain`: the set H.
-    - `struct`: one state, or its `jax.ShapeDtypeStruct`s.
+    - `domain`, `struct`: the set H, and one state or its `jax.ShapeDtypeStruct`s.
     """
     leaves, tree = jax.tree.flatten(struct_of(struct))
     elements = st.floats(-2, 2, allow_subnormal=False)
@@ -93,7 +91,6 @@ def times(horizon: float) -> st.SearchStrategy[float]:
 
 
 def _require(good: Any, message: str, **numbers: Any) -> None:
-    """Raises `AssertionError` at the first entry that is not good, with the numbers there."""
     wrong = np.argwhere(~np.asarray(good))
     if len(wrong):
         at = tuple(wrong[0])
@@ -104,7 +101,7 @@ def _require(good: Any, message: str, **numbers: Any) -> None:
 @eqx.filter_jit
 def _probe(condition: Condition, start: Start, target: PyTree, times: Any, states: PyTree, dt: Any) -> dict:
     system, point = condition.continuous, condition.point(start, target)
-    small = jnp.finfo(times.dtype).eps ** (1 / 3)
+    small = jnp.finfo(times.dtype).eps ** (1 / 3)  # the best step of a central difference
     norm = lambda tree: jnp.sqrt(sum(jnp.sum(jnp.square(leaf)) for leaf in jax.tree.leaves(tree)))
 
     def one(t: Any, state: PyTree) -> dict[str, dict[str, Any]]:
@@ -137,16 +134,14 @@ def assert_certificate(
 ) -> None:  # fmt: skip
     """A certificate on a continuous system is what the library takes it for, at a number of points.
 
-    V is a finite scalar; its rate agrees with finite differences along the flow; `flow` solves v' = comparison(t, v)
-    and is a semigroup; the residual of a step divided by Δt tends to the continuous residual, to first order. It is
-    *not* checked that the condition holds. At a kink of V the rate has to lie between the one-sided differences.
+    V is a finite scalar, its rate agrees with finite differences along the flow, `flow` solves v' = comparison(t, v) and
+    is a semigroup, and the residual of a step by Δt tends to the residual. That the condition *holds* is not checked.
 
     **Arguments:**
 
     - `condition`: the condition; every part of a conjunction is checked.
     - `start`, `target`: of one example.
-    - `times`: shape (n,), equally spaced by default.
-    - `states`: leading axis n on every leaf; by default eight states, uniform on the domain.
+    - `times`, `states`: n of each, leading axis; by default eight, uniform on the domain.
     - `dt`: the step over which `flow` is compared, an eighth of the horizon by default.
 
     **Raises:** `AssertionError` that names the part, the point and the numbers.
@@ -158,10 +153,8 @@ def assert_certificate(
     times = jnp.linspace(0, system.horizon, count, dtype=dtype) if times is None else jnp.asarray(times, dtype)
     values = eqx.filter_eval_shape(lambda s: condition.values(times[0], s, condition.point(start, target)), start.state)
     for name, value in values.items():
-        scalar = value.shape == () and jnp.issubdtype(value.dtype, jnp.floating)
-        _require(scalar, f"{name}: expected the value to be a floating-point scalar, got {value.dtype}{value.shape}")
-    step = jnp.asarray(system.horizon / 8 if dt is None else dt, dtype)
-    rough = 1e-5 if eps < 1e-12 else 1e-4
+        _require(value.shape == (), f"{name}: expected the value to be a scalar, got {value}")
+    step, rough = jnp.asarray(system.horizon / 8 if dt is None else dt, dtype), 1e-5 if eps < 1e-12 else 1e-4
     for name, arrays in _probe(condition, start, target, times, states, step).items():
         n = {what: np.moveaxis(np.asarray(array, np.float64), 0, -1) for what, array in arrays.items()}
         v, rate, comparison, forward, backward = (n[k] for k in ("value", "rate", "comparison", "forward", "backward"))
@@ -170,19 +163,16 @@ def assert_certificate(
         near, slopes = 64 * eps ** (2 / 3) * scale, np.sort([forward[0], backward[0]], axis=0)
         between = (slopes[0] - near <= rate) & (rate <= slopes[1] + near)
         _require(between, f"{name}: the rate differs from finite differences", rate=rate, slope=forward[0])
-
         slack = rough * (np.abs(v) + float(step) * np.abs(comparison)) + float(jnp.finfo(dtype).tiny)
-        flow, solution, twice = n["flow"], n["solution"], n["twice"]
-        wrong = f"{name}: flow does not solve v' = comparison(t, v)"
-        _require(np.abs(flow - solution) <= slack, wrong, v=v, flow=flow, solution=solution)
-        wrong = f"{name}: flow over two parts of a step differs from flow over the step"
-        _require(np.abs(flow - twice) <= slack, wrong, v=v, flow=flow, twice=twice)
-
+        seen = {what: n[what] for what in ("value", "flow", "solution", "twice")}
+        solves, splits = (np.abs(n["flow"] - n[other]) <= slack for other in ("solution", "twice"))
+        _require(solves, f"{name}: flow does not solve v' = comparison(t, v)", **seen)
+        _require(splits, f"{name}: flow over two parts of a step differs from flow over the step", **seen)
         smooth = np.abs(forward[1] - backward[1]) <= 64 * n["step"] * scale
         _require(smooth.any(), f"{name}: V has a kink at every point; give other states")
         limit = 2 * n["error"][0] - n["error"][1]  # 0 to second order in the step, if the error is of first order
-        wrong = f"{name}: the step residual divided by dt does not tend to the residual"
-        _require(~smooth | (np.abs(limit) <= 4 * near), wrong, difference=limit)
+        good = ~smooth | (np.abs(limit) <= 4 * near)
+        _require(good, f"{name}: the residual of a step by dt does not tend to the residual", difference=limit)
 
 
 def assert_measure(
@@ -200,39 +190,33 @@ def assert_measure(
     """
     measure.check(system, struct_of(start.state))
     sample = lambda start, key: measure.sample(system, start, key=key)
-    got, dtype, horizon = (
-        struct_of(eqx.filter_eval_shape(sample, start, jax.random.key(0))),
-        time_dtype(start.state),
-        system.horizon,
-    )
+    got, dtype = struct_of(eqx.filter_eval_shape(sample, start, jax.random.key(0))), time_dtype(start.state)
     count, eps = jax.tree.leaves(got)[0].shape[0], float(jnp.finfo(dtype).eps)
-    expected = jax.tree.map(lambda s: jax.ShapeDtypeStruct((count, *s.shape), s.dtype), struct_of(start.state))
     row = jax.ShapeDtypeStruct((count,), dtype)
+    expected = jax.tree.map(lambda s: jax.ShapeDtypeStruct((count, *s.shape), s.dtype), struct_of(start.state))
     _require((got.t, got.state, got.weight) == (row, expected, row), f"expected {row} and {expected}, got {got}")
-    compiled = eqx.filter_jit(eqx.filter_vmap(sample, in_axes=(None, 0)))
     keys = jax.random.split(jax.random.key(0), draws)
+    compiled = eqx.filter_jit(eqx.filter_vmap(sample, in_axes=(None, 0)))
     many = compiled(start, keys)
     t, weight = np.asarray(many.t, np.float64), np.asarray(many.weight, np.float64)
     _require(weight >= 0, "a weight is negative", weight=weight)
     _require(np.abs(weight.sum(1) - 1) <= 4 * count * eps, "the weights do not sum to 1", sum=weight.sum(1))
-    _require((t >= 0) & (t <= np.asarray(horizon, dtype)), "a time is outside [0, horizon]", t=t)
+    _require((t >= 0) & (t <= np.asarray(system.horizon, dtype)), "a time is outside [0, horizon]", t=t)
     _require(all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(many.state)), "a state is not finite")
     if within is not None:
-        excess = np.asarray(jax.vmap(jax.vmap(within.excess))(many.state))
-        _require(excess <= 16 * eps, "a state is outside the set", excess=excess)
-    middle, error = float((weight * t).sum(1).mean()), horizon / np.sqrt(12 * draws)
-    _require(abs(middle - horizon / 2) <= 5 * error, f"the mean time is {middle}, expected {horizon / 2} +- {error}")
+        _require(jax.vmap(jax.vmap(within.excess))(many.state) <= 16 * eps, "a state is outside the set")
+    middle = float((weight * t).sum(1).mean()) / system.horizon
+    _require(abs(middle - 0.5) <= 5 / np.sqrt(12 * draws), f"the mean time is {middle} of the horizon, expected a half")
     _require(eqx.tree_equal(many, compiled(start, keys)), "two draws with one key differ")
     _require(not eqx.tree_equal(many, compiled(start, keys[::-1])), "draws with two keys are equal")
     if not measure.per_example:
         other = jax.tree.map(lambda leaf: leaf + 1 if eqx.is_inexact_array(leaf) else leaf, start)
-        same = eqx.tree_equal(many, compiled(other, keys))
-        _require(same, "per_example is False, and yet the samples depend on the start")
+        _require(eqx.tree_equal(many, compiled(other, keys)), "per_example is False, but samples depend on the start")
 
 
 def assert_objective(
     objective: Objective, condition: Condition, x: PyTree, y: PyTree = None, *, nonnegative: bool = True,
-    symmetric: bool = False,
+    symmetric: bool = False, eager: bool = True,
 ) -> None:  # fmt: skip
     """An objective is a finite scalar with finite gradients, a function of its arguments and key alone.
 
@@ -242,15 +226,15 @@ def assert_objective(
     - `x`, `y`: a batch, leading batch axis.
     - `nonnegative`: whether the loss cannot be negative; the value of a barrier can.
     - `symmetric`: whether the order of the examples does not matter; it does where each has random samples of its own.
+    - `eager`: whether to compare with the loss without `jit`; that takes the longest.
 
     **Raises:** `AssertionError` that says what is broken.
     """
-    one = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype), struct_of(x))
-    objective.check(condition, eqx.filter_eval_shape(condition.system.start, one))
+    first = jax.tree.map(lambda leaf: leaf[0], x)
+    objective.check(condition, eqx.filter_eval_shape(condition.system.start, first))
     loss = lambda condition, x, y: objective(condition, x, y, key=jax.random.key(0))
-    shape = struct_of(eqx.filter_eval_shape(loss, condition, x, y))
-    scalar = getattr(shape, "shape", None) == () and jnp.issubdtype(shape.dtype, jnp.floating)
-    _require(scalar, f"expected a floating-point scalar, got {shape}")
+    shape = eqx.filter_eval_shape(loss, condition, x, y).shape
+    _require(shape == (), f"expected a scalar, got an array of shape {shape}")
     compiled = eqx.filter_jit(eqx.filter_value_and_grad(loss))
     value, gradient = compiled(condition, x, y)
     _require(jnp.isfinite(value), f"the loss is {value}")
@@ -259,8 +243,7 @@ def assert_objective(
         _require(jnp.isfinite(leaf), f"a gradient is not finite, at {jax.tree_util.keystr(path)}")
     _require(eqx.tree_equal((value, gradient), compiled(condition, x, y)), "two evaluations with one key differ")
     close = lambda other: abs(float(other - value)) <= 1e3 * jnp.finfo(value.dtype).eps * (1 + abs(float(value)))
-    eager = loss(condition, x, y)
-    _require(close(eager), f"without jit the loss is {eager}, with it {value}")
-    if symmetric:
-        turned, _ = compiled(condition, *jax.tree.map(lambda leaf: leaf[::-1], (x, y)))
-        _require(close(turned), f"with the examples reversed the loss is {turned} instead of {value}")
+    plain = loss(condition, x, y) if eager else value
+    _require(close(plain), f"without jit the loss is {plain}, with it {value}")
+    turned = compiled(condition, *jax.tree.map(lambda leaf: leaf[::-1], (x, y)))[0] if symmetric else value
+    _require(close(turned), f"with the examples reversed the loss is {turned} instead of {value}")

@@ -62,7 +62,7 @@ def test_the_residual_of_a_linear_system_is_a_quadratic_form(precision, linear, 
     A, P, kappa, state, center = (np.asarray(a, np.float64) for a in arrays)
     error = state - center
     size = (np.linalg.norm(A) + kappa) * np.linalg.norm(error) * (np.linalg.norm(state) + np.linalg.norm(center))
-    slack = 32 * float(jnp.finfo(precision).eps) * size * max(1, np.linalg.norm(P)) + 1e-30
+    slack = float(32 * jnp.finfo(precision).eps * size * max(1, np.linalg.norm(P)) + 1e-30)
     for name, weight in {"square": np.eye(N), "weighted": P}.items():
         form = weight @ A + A.T @ weight
         assert residuals[name].dtype == precision

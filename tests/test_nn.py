@@ -27,7 +27,7 @@ def test_an_mlp_field(precision: Any, key: Any, strict: None) -> None:
     assert not np.allclose(out, field(0.5, state + 1, context))
     assert not np.allclose(out, field(0.5, state, context + 1))
     assert sum(leaf.size for leaf in jax.tree.leaves(eqx.filter(field, eqx.is_array))) == (
-        (3 + 1) * 8 + 8 + 2 * 8 + 3 * (8 * 8 + 8) + 8 * 3 + 3
+        (3 + 1) * 8 + 8 + 2 * 8 + 2 * (8 * 8 + 8) + 8 * 3 + 3
     )
 
 
@@ -64,8 +64,7 @@ def test_a_convolutional_encoder(shape: tuple, precision: Any, key: Any) -> None
     out = encoder(jax.random.normal(key, shape))
     assert out.shape == (6,)
     assert out.dtype == precision
-    with pytest.raises(Exception, match="shape|image"):
-        encoder(jnp.zeros((shape[0] + 1, *shape[1:])))
+    assert not np.allclose(out, encoder(jnp.zeros(shape)))
 
 
 def test_an_invariant_field_is_its_formula(precision: Any, key: Any, strict: None) -> None:
@@ -98,6 +97,14 @@ def test_the_field_points_inward_on_the_faces(seed: int, scale: float, rate: flo
     assert bool((velocity * jnp.sign(state) <= 0).all())
 
 
+def split(x: Any) -> ld.Start:
+    return ld.Start(x[:4], x[4:])
+
+
+def squared(prediction: Any, target: Any) -> Any:
+    return jnp.sum(prediction**2)
+
+
 def violent_program(seed: int, dtype: Any, *, scale: float, rate: float, **options: Any) -> tuple[ld.Program, Any]:
     """A random invariant field with weights `scale` times those of an initialization, and states of H to start at,
     half of them corners."""
@@ -105,14 +112,14 @@ def violent_program(seed: int, dtype: Any, *, scale: float, rate: float, **optio
     enlarge = lambda leaf: scale * leaf if eqx.is_inexact_array(leaf) else leaf
     inner = jax.tree.map(enlarge, ld.nn.MLPField(4, 3, width=16, key=key))
     system = ld.System(
-        lambda x: ld.Start(x[:4], x[4:]),
+        split,
         ld.nn.InvariantField(inner, HALF_WIDTH, rate),
         domain=ld.Box(-HALF_WIDTH, HALF_WIDTH),
     )
     limit = jnp.asarray(HALF_WIDTH, dtype)
     x = jax.random.uniform(key, (64, 7), dtype, -limit, limit)
     x = x.at[:32, :4].set(limit * jnp.sign(x[:32, :4]))
-    certificate = ld.Certificate.exponential(lambda prediction, target: jnp.sum(prediction**2), 1)
+    certificate = ld.Certificate.exponential(squared, 1)
     return ld.compile(system, certificate, (x[0], 0), **options), x
 
 
@@ -159,7 +166,7 @@ class RK4(diffrax.AbstractERK):
         b_error=np.zeros(4),
         a_lower=(np.array([0.5]), np.array([0.0, 0.5]), np.array([0.0, 0.0, 1.0])),
     )
-    interpolation_cls = diffrax.LocalLinearInterpolation
+    interpolation_cls = diffrax.ThirdOrderHermitePolynomialInterpolation.from_k
 
     def order(self, terms: Any) -> int:
         return 4
@@ -171,7 +178,7 @@ def test_rk4_with_large_steps_leaves_h() -> None:
         vector_field=ld.nn.InvariantField(lambda t, s, c: 0 * s, HALF_WIDTH, 30.0),
         domain=ld.Box(-HALF_WIDTH, HALF_WIDTH),
     )
-    certificate = ld.Certificate.exponential(lambda prediction, target: jnp.sum(prediction**2), 1)
+    certificate = ld.Certificate.exponential(squared, 1)
     x = jnp.full((1, 2), HALF_WIDTH)
 
     def final(solver: Any) -> Any:

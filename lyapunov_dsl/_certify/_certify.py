@@ -110,22 +110,15 @@ def _truncated(part: Any) -> Any:
     return part.loss.loss if isinstance(part, Exponential) and isinstance(part.loss, Truncated) else None
 
 
-def visited(condition: Condition, run: Paths, key: Any, count: int) -> Draws | None:
-    """At most `count` points (example, t, state) of the trajectories, those in H only: where a condition on H has to
-    hold first of all. The number is the same for every run of a batch, points are repeated to make it up."""
-    size, looks = run.excess.shape
+def visited(condition: Condition, run: Paths, count: int) -> list[Draws]:
+    """The points (example, t, state) of the trajectories that are in H, where a condition on H has to hold first of all;
+    in pieces of `count`, the last of them filled up by repetition."""
     inside = np.flatnonzero(np.asarray(run.excess) <= 0)
-    if not inside.size:
-        return None
-    order = np.asarray(jax.random.permutation(key, inside.size))
-    chosen = np.resize(inside[order], min(count, size * looks))
-    times = jnp.minimum(run.times, last_time(condition.continuous.horizon, run.times.dtype))
-    example, when = np.divmod(chosen, looks)
-    return Draws(
-        jnp.asarray(example),
-        times[when],
-        jax.tree.map(lambda leaf: leaf[example, when], run.states),
-    )
+    example, when = np.divmod(np.resize(inside, -(-inside.size // count) * count), LOOKS)
+    times = np.minimum(np.asarray(run.times), last_time(condition.continuous.horizon, run.times.dtype))
+    states = jax.tree.map(np.asarray, run.states)
+    pieces = [(example[i : i + count], when[i : i + count]) for i in range(0, example.size, count)]
+    return [Draws(e, times[w], jax.tree.map(lambda leaf, e=e, w=w: leaf[e, w], states)) for e, w in pieces]
 
 
 def certify(
@@ -148,10 +141,9 @@ def certify(
         check(lipschitz=lipschitz)
     begun = eqx.filter_jit(eqx.filter_vmap(condition.system.start))(x)
     run = paths(condition, solver, begun, y)
-    # Only these are independent draws; what the trajectories visit is looked at, not counted.
-    draws = draw(condition, begun, key, samples)
-    more = visited(condition, run, jax.random.fold_in(key, 1), samples)
-    draws = draws if more is None else jax.tree.map(lambda *leaves: jnp.concatenate(leaves), draws, more)
+    # Only the first are independent draws; what the trajectories visit is looked at, not counted.
+    draws = [jax.tree.map(np.asarray, draw(condition, begun, key, samples)), *visited(condition, run, samples)]
+    join = lambda pieces: jax.tree.map(lambda *leaves: np.concatenate(leaves), *pieces)
     claims: dict[str, Claim] = {}
 
     def share(name: str, statement: str, events: Any) -> None:
@@ -165,13 +157,13 @@ def certify(
     if run.correct is not None:
         share("error", f"{examples} decided wrongly", ~np.asarray(run.correct))
     for name, part in condition.parts.items():
-        found = evaluate(condition, name, begun, y, draws)
+        found = [evaluate(condition, name, begun, y, piece) for piece in draws]
         share(
             f"{name}.violation",
             f"(example, t, state), uniform on the batch, [0, T] and H, at which {name} is violated by more than rounding",
-            np.asarray(found.excess[:samples]) > 0,
+            np.asarray(found[0].excess) > 0,
         )
-        worst, counterexample = falsify(condition, name, begun, y, draws, found)
+        worst, counterexample = falsify(condition, name, begun, y, join(draws), join(found))
         statement = f"{name} holds for these examples on all of [0, T] x H; worst residual found"
         level = Assurance.EMPIRICAL if counterexample is None else Assurance.REFUTED
         claims[f"{name}.holds"] = Claim(statement, level, worst, counterexample=counterexample)

@@ -57,21 +57,23 @@ def draw(condition: Condition, starts: PyTree, key: Any, count: int) -> Draws:
 def evaluate(condition: Condition, part: str, starts: PyTree, targets: PyTree, draws: Draws) -> Found:
     """What a part is at every draw."""
 
-    def one(example: Any, t: Any, state: Any) -> Found:
+    def at(example: Any, t: Any, state: Any) -> Found:
         terms = _terms(condition, part, starts, targets, example)
-        (value, rate, allowed), slopes = terms((t, state)), jax.jacrev(terms)((t, state))
+        (value, rate, allowed), pullback = jax.vjp(terms, (t, state))
+        none, one = jnp.zeros_like(rate), jnp.ones_like(rate)
         # A violation has to survive a shift of the time and of the state by as many units in the last place, too. The
         # terms are taken one by one: in the residual their shifts may cancel where their errors do not.
-        shift = jnp.zeros_like(rate)
-        for slope in slopes:
-            for moved in jax.tree.leaves(jax.tree.map(lambda d, x: jnp.sum(jnp.abs(d * x)), slope, (t, state))):
+        shift = none
+        for direction in ((none, one, none), (none, none, one)):
+            (slopes,) = pullback(direction)
+            for moved in jax.tree.leaves(jax.tree.map(lambda d, x: jnp.sum(jnp.abs(d * x)), slopes, (t, state))):
                 shift += jnp.where(jnp.isfinite(moved), moved, 0).astype(rate.dtype)
         size = _size(rate, allowed)
         excess = rate - allowed - 64 * jnp.finfo(rate.dtype).eps * (jnp.abs(value) + size + shift)
         excess = jnp.where(jnp.isfinite(excess), excess, jnp.inf)
         return Found(value, rate, rate - allowed, (rate - allowed) / size, excess)
 
-    return eqx.filter_vmap(one)(draws.example, draws.t, draws.state)
+    return eqx.filter_vmap(at)(draws.example, draws.t, draws.state)
 
 
 @eqx.filter_jit
@@ -90,21 +92,21 @@ def ascend(
             return (rate - allowed) / jnp.where(relative, _size(rate, allowed), jnp.ones_like(rate))
 
         def step(i: Any, carry: Any) -> Any:
-            (t, state), best, highest = carry
-            size = (0.1 * 0.93**i).astype(t.dtype)
-            # A slope that is not a number leads nowhere.
-            signs = jax.tree.map(lambda slope: jnp.nan_to_num(jnp.sign(slope)), jax.grad(height)((t, state)))
-            t = jnp.clip(t + size * end / 2 * signs[0], 0, end)
-            state = jax.tree.map(lambda s, w, g: s + size.astype(s.dtype) * w * g, state, widths, signs[1])
-            here = (t, system.region.project(state))
-            value = height(here)
+            here, best, highest = carry
+            value, slopes = jax.value_and_grad(height)(here)
             # NaN is worst, and the first one stays.
             better = ~(value <= highest) & ~jnp.isnan(highest)
             best = jax.tree.map(lambda new, old: jnp.where(better, new, old), here, best)
-            return here, best, jnp.where(better, value, highest)
+            # A slope that is not a number leads nowhere.
+            along, towards = jax.tree.map(lambda slope: jnp.nan_to_num(jnp.sign(slope)), slopes)
+            size = (0.1 * 0.93**i).astype(here[0].dtype)
+            t = jnp.clip(here[0] + size * end / 2 * along, 0, end)
+            state = jax.tree.map(lambda s, w, g: s + size.astype(s.dtype) * w * g, here[1], widths, towards)
+            return (t, system.region.project(state)), best, jnp.where(better, value, highest)
 
         begin = (t, state)
-        return jax.lax.fori_loop(0, steps, step, (begin, begin, height(begin)))[1]
+        lowest = jnp.full_like(jax.eval_shape(height, begin), -jnp.inf)
+        return jax.lax.fori_loop(0, steps, step, (begin, begin, lowest))[1]
 
     t, state = eqx.filter_vmap(climb)(draws.example, relative, draws.t, draws.state)
     climbed = Draws(draws.example, t, state)

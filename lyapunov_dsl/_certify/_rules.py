@@ -206,10 +206,11 @@ def certified_radius(
     if lipschitz == 0:
         return math.inf
     # A power of two about which the answer has to be looked for, whatever the unit of the input.
-    high = 2.0 ** -math.frexp(float(lipschitz))[1] if lipschitz > _TINY else 1 / _TINY
-    while holds(high) and high < 1 / _TINY:
+    high = 2.0 ** -math.frexp(max(float(lipschitz), _TINY))[1]
+    least, most = high * 2.0**-100, min(high * 2.0**100, 1 / _TINY)
+    while holds(high) and high < most:
         high *= 2
-    while not holds(high / 2) and high > _TINY:
+    while not holds(high / 2) and high > least:
         high /= 2
     low = high / 2 if holds(high / 2) else 0.0
     for _ in range(40):

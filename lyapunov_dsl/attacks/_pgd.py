@@ -5,6 +5,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float
 
 from .._potential import cross_entropy
@@ -13,7 +14,7 @@ from .._types import describe
 
 def pgd(
     function: Callable,
-    x: Float[Array, "batch ..."],
+    x: Float[Array, "batch ..."] | Float[np.ndarray, "batch ..."],
     y: Any,
     *,
     radius: Any = 8 / 255,
@@ -21,7 +22,7 @@ def pgd(
     steps: int = 10,
     norm: str = "inf",
     loss: Callable = cross_entropy,
-    clip: tuple[float, float] | None = (0.0, 1.0),
+    clip: tuple[Any, Any] | None = (0.0, 1.0),
     key: Any = None,
 ) -> Float[Array, "batch ..."]:
     """Perturbs inputs within a ball so as to raise a loss. The defaults are the paper's experiments (appendix C).
@@ -66,7 +67,10 @@ def pgd(
             offset = jnp.clip(offset, -radius, radius)
         else:
             offset = offset * jnp.minimum(1, radius / jnp.maximum(length(offset), jnp.finfo(x.dtype).tiny))
-        return offset if clip is None else jnp.clip(x + offset, *clip) - x
+        if clip is None:
+            return offset
+        # A value that is outside already stays within the ball, too: it may only move towards the range.
+        return jnp.clip(x + offset, jnp.minimum(x, clip[0]), jnp.maximum(x, clip[1])) - x
 
     def total(offset: Array) -> Array:
         return jnp.sum(jax.vmap(loss)(function(x + offset), y))
