@@ -34,7 +34,7 @@ METHODS: dict[str, ld.Objective] = {
 TIMES = np.array([0.0, 0.25, 0.5, 0.75, 1.0])
 
 
-def keeps_promise(program: ld.Program, x: Any, y: Any) -> np.ndarray:
+def keeps_promise(program: ld.Program, x: Any, y: Any) -> Any:
     """For every image, whether V(t) <= 1.05 V(0) exp(-κt) at all of t = 0.25, 0.5, 0.75, 1."""
     values = np.asarray(program.potential(x, y, times=TIMES)["exponential"], np.float64)
     return (values[:, 1:] <= 1.05 * values[:, :1] * np.exp(-common.KAPPA * TIMES[1:])).all(axis=1)

@@ -121,7 +121,7 @@ def draw(programs, x, y, out):
         ax.set_ylabel(f"towards class {int(order[hard, -2])}")
     axes[0].legend(loc="lower left", fontsize=9)
     figure.suptitle("Dynamics for one test image; red ground: the readout is right", fontsize=11)
-    figure.savefig(out / "phase_portrait.png", dpi=110)
+    figure.savefig(out / "phase_portrait.png", dpi=75)
 
     figure, ax = plt.subplots(figsize=(6.4, 4.4), layout="constrained")
     colors = {"Monte Carlo": "#b3261e", "path integral": "#e08a00", "end to end": "#1f5fa8"}

@@ -241,7 +241,8 @@ def compile(system: Any, certificate: Any, example: Any, *, objective: Any = Non
         targets.
     - `objective`: what training minimizes; by default `MonteCarlo()` for a continuous system, `PathIntegral()` for a
         discrete one.
-    - `solver`: a [`lyapunov_dsl.Solver`][] or a bare diffrax solver; by default adaptive Tsit5.
+    - `solver`: a [`lyapunov_dsl.Solver`][] or a bare diffrax solver. By default adaptive Tsit5, or
+        adaptive Heun with steps of at most 1/K for a field that has a `step_limit`, such as `nn.InvariantField`.
 
     **Returns:** a [`lyapunov_dsl.Program`][].
 
@@ -254,7 +255,7 @@ def compile(system: Any, certificate: Any, example: Any, *, objective: Any = Non
         objective = PathIntegral() if isinstance(system, DiscreteSystem) else MonteCarlo()
     if not isinstance(objective, Objective):
         raise ValueError(f"objective: expected an Objective such as MonteCarlo(), got {shown(objective)}")
-    solver = Solver.of(solver)
+    solver = Solver.default_for(system) if solver is None else Solver.of(solver)
     if isinstance(system, System):
         solver.controller(system)  # raises where the two do not go together
     start = eqx.filter_eval_shape(eqx.nn.inference_mode(system).start, declaration.x)

@@ -251,7 +251,7 @@ def radius_for(loss: Any, kappa: Any, classes: int, *, horizon: Any = 1.0) -> fl
 
     **Arguments:**
 
-    - `loss`: [`lyapunov_dsl.cross_entropy`][], plain or truncated.
+    - `loss`: `lyapunov_dsl.cross_entropy`, plain or truncated.
     - `kappa`: the rate κ > 0, per unit of time.
     - `classes`: the number m of classes.
     - `horizon`: the final time T.

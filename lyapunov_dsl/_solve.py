@@ -21,6 +21,7 @@ class Solver(eqx.Module):
     - `method`: a diffrax solver; `Tsit5` by default.
     - `rtol`, `atol`: tolerances of the PID step size controller (in the unit of the state for `atol`).
     - `dt`: a fixed step (in the unit of t) instead of adaptive ones; the tolerances are then not used.
+    - `dtmax`: the largest step that adaptive ones may take (in the unit of t).
     - `adjoint`: how the solve is differentiated; diffrax's default, `RecursiveCheckpointAdjoint`.
     - `max_steps`: the most steps; a trajectory that needs more ends with the status `max_steps_reached`.
 
@@ -32,6 +33,7 @@ class Solver(eqx.Module):
     rtol: float = eqx.field(static=True)
     atol: float = eqx.field(static=True)
     dt: float | None = eqx.field(static=True)
+    dtmax: float | None = eqx.field(static=True)
     max_steps: int = eqx.field(static=True)
 
     def __init__(
@@ -41,6 +43,7 @@ class Solver(eqx.Module):
         rtol: Any = 1e-3,
         atol: Any = 1e-6,
         dt: Any = None,
+        dtmax: Any = None,
         adjoint: Any = None,
         max_steps: Any = 4096,
     ):
@@ -57,8 +60,8 @@ class Solver(eqx.Module):
                 "adjoint: ImplicitAdjoint differentiates steady states, which the state at the horizon is not; use "
                 "RecursiveCheckpointAdjoint(), DirectAdjoint(), BacksolveAdjoint() or ForwardMode()"
             )
-        for name, value in {"rtol": rtol, "atol": atol, "dt": dt}.items():
-            if not (name == "dt" and value is None) and not (is_finite(value) and value > 0):
+        for name, value in {"rtol": rtol, "atol": atol, "dt": dt, "dtmax": dtmax}.items():
+            if not (name in ("dt", "dtmax") and value is None) and not (is_finite(value) and value > 0):
                 raise ValueError(f"{name}: expected a positive finite number, got {value!r}")
         if not (isinstance(max_steps, int) and max_steps > 0):
             raise ValueError(f"max_steps: expected a positive whole number, got {max_steps!r}")
@@ -69,11 +72,22 @@ class Solver(eqx.Module):
         self.method, self.adjoint = method, adjoint
         self.rtol, self.atol, self.max_steps = float(rtol), float(atol), max_steps
         self.dt = None if dt is None else float(dt)
+        self.dtmax = None if dtmax is None else float(dtmax)
 
     @classmethod
     def of(cls, choice: Any) -> "Solver":
         """A `Solver` as it is, the default for `None`, and the default settings around a bare diffrax solver."""
         return choice if isinstance(choice, Solver) else cls(choice)
+
+    @classmethod
+    def default_for(cls, system: Any) -> "Solver":
+        """Adaptive Tsit5; adaptive Heun with bounded steps where the field has a `step_limit`.
+
+        A step of Heun is a convex combination of Euler steps, and its interpolation is linear, so that both keep a
+        convex set that Euler steps up to the limit keep, whatever the tolerance. Tsit5 keeps it up to its error only.
+        """
+        limit = getattr(getattr(system, "vector_field", None), "step_limit", None)
+        return cls() if limit is None else cls(diffrax.Heun(), dtmax=limit)
 
     def controller(self, system: System) -> diffrax.AbstractStepSizeController:
         """The step size controller, clipped at the jumps of the system. Raises `ValueError` for jumps and a fixed step."""
@@ -81,7 +95,7 @@ class Solver(eqx.Module):
             if system.jumps:
                 raise ValueError(f"dt: jumps at {system.jumps} need steps that adapt to them; leave out dt={self.dt}")
             return diffrax.ConstantStepSize()
-        adaptive = diffrax.PIDController(rtol=self.rtol, atol=self.atol)
+        adaptive = diffrax.PIDController(rtol=self.rtol, atol=self.atol, dtmax=self.dtmax)
         return diffrax.ClipStepSizeController(adaptive, jump_ts=jnp.asarray(system.jumps)) if system.jumps else adaptive
 
 

@@ -43,6 +43,18 @@ def quick() -> Iterator[None]:
 
 
 @pytest.fixture
+def compilations() -> Iterator[list[str]]:
+    """Grows by one entry with every XLA compilation. Counting traces in a user's function misses those where JAX has
+    the inner jaxpr cached."""
+    seen: list[str] = []
+    events = {"/jax/core/compile/backend_compile_duration"}
+    listener = lambda event, duration, **_: seen.append(event) if event in events else None
+    jax.monitoring.register_event_duration_secs_listener(listener)
+    yield seen
+    jax.monitoring.unregister_event_duration_listener(listener)
+
+
+@pytest.fixture
 def strict() -> Iterator[None]:
     """No implicit promotion of dtypes (a weakly typed Python scalar is fine) and none of ranks."""
     with jax.numpy_dtype_promotion("strict"), jax.numpy_rank_promotion("raise"):

@@ -33,6 +33,7 @@ def test_the_readme_runs_as_printed_once_its_names_exist(capsys):
     import equinox as eqx
     import jax
     import jax.numpy as jnp
+
     import lyapunov_dsl as ld
 
     class Encoder(eqx.Module):

@@ -13,9 +13,11 @@ from hypothesis import given, settings, strategies as st
 import lyapunov_dsl as ld
 
 HALF_WIDTH = 1.3
-# Not `quick`: some of these tests look at rounding.
+# Only where rounding is not the point; see conftest.
+quick = pytest.mark.usefixtures("quick")
 
 
+@quick
 def test_an_mlp_field(precision: Any, key: Any, strict: None) -> None:
     field = ld.nn.MLPField(3, 2, width=8, depth=3, key=key)
     state, context = jnp.linspace(-1, 1, 3), jnp.array([0.5, -0.5])
@@ -31,6 +33,7 @@ def test_an_mlp_field(precision: Any, key: Any, strict: None) -> None:
     )
 
 
+@quick
 def test_the_activation_of_an_mlp_field(key: Any) -> None:
     relu = ld.nn.MLPField(3, 2, width=8, activation=jax.nn.relu, key=key)
     tanh = ld.nn.MLPField(3, 2, width=8, key=key)
@@ -48,6 +51,7 @@ def test_what_depends_on_the_context_alone_is_computed_once_for_shared_states(ke
     assert all(64 in shape for shape in products if shape != (8,))
 
 
+@quick
 def test_a_convolutional_field(precision: Any, key: Any, strict: None) -> None:
     field = ld.nn.ConvField(2, 3, width=4, key=key)
     state, context = jnp.ones((2, 5, 6)), jnp.ones((3, 5, 6))
@@ -58,6 +62,7 @@ def test_a_convolutional_field(precision: Any, key: Any, strict: None) -> None:
     assert not np.allclose(out, field(0.5, state, 2 * context))
 
 
+@quick
 @pytest.mark.parametrize("shape", [(1, 8, 8), (3, 5, 7), (2, 1, 1)])
 def test_a_convolutional_encoder(shape: tuple, precision: Any, key: Any) -> None:
     encoder = ld.nn.ConvEncoder(shape, 6, width=4, key=key)
@@ -132,13 +137,17 @@ def excess(program: ld.Program, x: Any) -> float:
     return float(worst / jnp.finfo(x.dtype).eps)
 
 
+@pytest.mark.parametrize("scale", [1.0, 30.0])
 @pytest.mark.parametrize("rate", [1.0, 20.0])
-def test_an_initialized_invariant_field_keeps_h_by_the_default_solver(rate: float, precision: Any) -> None:
-    for seed in range(3):
-        assert excess(*violent_program(seed, precision, scale=1.0, rate=rate)) <= 64
+def test_an_invariant_field_keeps_h_by_the_default_solver(scale: float, rate: float, precision: Any) -> None:
+    for seed in range(2):
+        program, x = violent_program(seed, precision, scale=scale, rate=rate)
+        assert isinstance(program.solver.method, diffrax.Heun)
+        assert program.solver.dtmax == pytest.approx(1 / rate)
+        assert excess(program, x) <= 64
 
 
-@pytest.mark.parametrize(("rate", "dt"), [(4.0, 0.25), (4.0, 0.1), (20.0, 0.05)])
+@pytest.mark.parametrize(("rate", "dt"), [(4.0, 0.25), (20.0, 0.05)])
 @pytest.mark.parametrize("method", [diffrax.Euler(), diffrax.Heun()], ids=["Euler", "Heun"])
 def test_euler_and_heun_keep_h_whatever_the_field(method: Any, rate: float, dt: float, precision: Any) -> None:
     """For K Δt <= 1 an Euler step is a convex combination of the state and g, and a Heun step one of Euler steps."""
@@ -147,14 +156,12 @@ def test_euler_and_heun_keep_h_whatever_the_field(method: Any, rate: float, dt: 
         assert excess(program, x) <= 64
 
 
-def test_adaptive_steps_keep_h_up_to_their_tolerance_only() -> None:
+@quick
+def test_tsit5_keeps_h_up_to_its_tolerance_only() -> None:
     """A documented fact: where g jumps about within a step, Tsit5 overshoots H. A report says so."""
-    program, x = violent_program(0, jnp.float32, scale=30.0, rate=4.0)
+    program, x = violent_program(0, jnp.float32, scale=30.0, rate=4.0, solver=diffrax.Tsit5())
     assert 1e-3 < excess(program, x) * np.finfo(np.float32).eps < 0.3
-    careful, _ = violent_program(0, jnp.float32, scale=30.0, rate=4.0, solver=ld.Solver(diffrax.Heun(), dt=0.1))
-    y = np.zeros(64, np.int32)
-    assert program.certify(x, y, samples=64).claims["domain.left"].value > 0
-    assert careful.certify(x, y, samples=64).claims["domain.left"].value == 0
+    assert program.certify(x, np.zeros(64, np.int32), samples=64).claims["domain.left"].value > 0
 
 
 class RK4(diffrax.AbstractERK):

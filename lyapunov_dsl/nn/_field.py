@@ -83,9 +83,10 @@ class InvariantField(eqx.Module):
     """f = K (g(t, η, context) - η) with g in a box: the box is forward invariant by construction.
 
     g is the center of the box plus its half-width times tanh of an inner field. The statement is about the flow.
-    Fixed steps of Euler and of Heun with K Δt <= 1 keep it whatever the inner field, up to rounding. Adaptive steps keep
-    it up to their tolerance (Tsit5 leaves the box by some 10 % where g jumps about within a step), and other solvers
-    with large fixed steps not at all (the classical fourth-order method at K Δt = 3).
+    Steps of Euler and of Heun with K Δt <= 1 keep it whatever the inner field, up to rounding; `compile` therefore
+    takes Heun with steps up to 1/K by default. Other adaptive solvers keep it up to their tolerance (Tsit5 leaves the box
+    by some 10 % where g jumps about within a step), and large fixed steps of others not at all (the classical
+    fourth-order method at K Δt = 3).
 
     **Arguments:**
 
@@ -108,6 +109,12 @@ class InvariantField(eqx.Module):
                 raise ValueError(f"{name}: expected positive numbers, got {value}")
         self.inner = inner
         self.half_width, self.rate, self.center = Constant(half_width), Constant(rate), Constant(center)
+
+    @property
+    def step_limit(self) -> float | None:
+        """1/K, the largest step with which Euler and Heun keep the box; `None` where K is traced."""
+        rate = self.rate()
+        return None if is_traced(rate) else float(1 / np.max(np.asarray(rate)))
 
     def __call__(self, t: Any, state: Array, context: Any) -> Array:
         """The velocity at one time, state and context."""
