@@ -242,7 +242,7 @@ def compile(system: Any, certificate: Any, example: Any, *, objective: Any = Non
     - `objective`: what training minimizes; by default `MonteCarlo()` for a continuous system, `PathIntegral()` for a
         discrete one.
     - `solver`: a [`lyapunov_dsl.Solver`][] or a bare diffrax solver. By default adaptive Tsit5, or
-        adaptive Heun with steps of at most 1/K for a field that has a `step_limit`, such as `nn.InvariantField`.
+        fixed steps of Heun, of about 1/(2K), for a field that has a `step_limit`, such as `nn.InvariantField`.
 
     **Returns:** a [`lyapunov_dsl.Program`][].
 

@@ -1,5 +1,6 @@
 """Solver by diffrax: solver settings, whole trajectories, early termination."""
 
+import math
 from typing import Any
 
 import diffrax
@@ -81,13 +82,17 @@ class Solver(eqx.Module):
 
     @classmethod
     def default_for(cls, system: Any) -> "Solver":
-        """Adaptive Tsit5; adaptive Heun with bounded steps where the field has a `step_limit`.
+        """Adaptive Tsit5; fixed steps of Heun, half as long as the limit, where the field has a `step_limit`.
 
-        A step of Heun is a convex combination of Euler steps, and its interpolation is linear, so that both keep a
-        convex set that Euler steps up to the limit keep, whatever the tolerance. Tsit5 keeps it up to its error only.
+        A step of Heun is a convex combination of Euler steps, so that it keeps a convex set that Euler steps up to the
+        limit keep. Tsit5 keeps it up to its error only. With jumps the steps adapt, up to the limit.
         """
         limit = getattr(getattr(system, "vector_field", None), "step_limit", None)
-        return cls() if limit is None else cls(diffrax.Heun(), dtmax=limit)
+        if limit is None:
+            return cls()
+        if system.jumps:
+            return cls(diffrax.Heun(), dtmax=limit)
+        return cls(diffrax.Heun(), dt=system.horizon / math.ceil(2 * system.horizon / limit))
 
     def controller(self, system: System) -> diffrax.AbstractStepSizeController:
         """The step size controller, clipped at the jumps of the system. Raises `ValueError` for jumps and a fixed step."""

@@ -7,7 +7,7 @@ import re
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from hypothesis import given, settings, strategies as st
+from hypothesis import assume, given, settings, strategies as st
 from hypothesis.extra import numpy as st_numpy
 from scipy.integrate import solve_ivp
 from scipy.special import logsumexp, softmax
@@ -17,7 +17,8 @@ import lyapunov_dsl as ld
 
 rates = st.floats(0, 10)
 pushes = st.floats(0, 10)
-levels = st.floats(0, 10)
+levels = st.just(0.0) | st.floats(1e-6, 10)
+potentials = st.just(0.0) | st.floats(1e-6, 3)
 horizons = st.floats(0.125, 2)
 losses = st.sampled_from(
     [
@@ -41,7 +42,9 @@ def integrated(loss, norm, initial, kappa, push, horizon, lipschitz_potential=ma
         return [-kappa * v + push * min(loss.gradient_profile(v, norm)[0], lipschitz_potential)]
 
     begin = max(initial - level, 0.0)
-    return level + solve_ivp(rate, (0, horizon), [begin], method="LSODA", rtol=1e-11, atol=1e-13).y[0, -1]
+    # From 0 the squared error has two solutions, of which an integrator takes either; see the edges below.
+    assume(loss is not ld.squared_error or begin > 0)
+    return level + solve_ivp(rate, (0, horizon), [begin], method="LSODA", rtol=1e-11, atol=1e-18).y[0, -1]
 
 
 @settings(max_examples=60)
@@ -51,7 +54,6 @@ def test_the_comparison_rule_is_an_upper_solution_and_a_close_one(which, initial
     true = integrated(loss, norm, initial, kappa, push, horizon)
     constants = {"initial": initial, "kappa": kappa, "lipschitz": push, "radius": 1.0, "horizon": horizon}
     coarse, fine = (ld.comparison_rule(loss=loss, norm=norm, steps=n, **constants) for n in (64, 1024))
-    # At 0 the profile of the squared error is so steep that 0 is a solution too; LSODA may stay there, the rule may not.
     assert coarse >= true * (1 - 1e-9) - 1e-11
     assert fine >= true * (1 - 1e-9) - 1e-11
     singular = norm == "2" and loss is ld.squared_error and initial < 1e-3
@@ -60,7 +62,7 @@ def test_the_comparison_rule_is_an_upper_solution_and_a_close_one(which, initial
 
 
 @settings(max_examples=60)
-@given(levels, st.just(0.0) | st.floats(1e-30, 10), pushes, horizons, st.floats(0, 3))
+@given(levels, st.just(0.0) | st.floats(1e-30, 10), potentials, horizons, potentials)
 def test_theorem_3_is_an_upper_solution_and_the_exact_one(initial, kappa, push, horizon, potential):
     bound = ld.theorem_3(
         initial=initial, kappa=kappa, lipschitz=push, radius=0.5, lipschitz_potential=potential, horizon=horizon
@@ -76,7 +78,7 @@ def test_theorem_3_is_an_upper_solution_and_the_exact_one(initial, kappa, push, 
 
 
 @settings(max_examples=100)
-@given(losses, levels, rates, pushes, horizons, st.floats(0, 3))
+@given(losses, levels, rates, pushes, horizons, potentials)
 def test_the_sharper_rule_is_never_weaker_than_theorem_3(which, initial, kappa, push, horizon, potential):
     loss, norm = which
     level = float(loss.level()) if isinstance(loss, ld.Truncated) else 0.0

@@ -84,7 +84,7 @@ class InvariantField(eqx.Module):
 
     g is the center of the box plus its half-width times tanh of an inner field. The statement is about the flow.
     Steps of Euler and of Heun with K Δt <= 1 keep it whatever the inner field, up to rounding; `compile` therefore
-    takes Heun with steps up to 1/K by default. Other adaptive solvers keep it up to their tolerance (Tsit5 leaves the box
+    takes Heun with fixed steps of 1/(2K) by default. Other adaptive solvers keep it up to their tolerance (Tsit5 leaves the box
     by some 10 % where g jumps about within a step), and large fixed steps of others not at all (the classical
     fourth-order method at K Δt = 3).
 
