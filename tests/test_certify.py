@@ -1,6 +1,7 @@
 """Reports: a claim is never stronger than its evidence, and what is false is refuted by something that shows it."""
 
 import math
+from typing import Any
 
 import diffrax
 import jax
@@ -35,7 +36,7 @@ def levels_of(report):
     return {claim.assurance for claim in report.claims.values()} | set(report.premises.values())
 
 
-def check(report, samples=4096):
+def check(report: Any, samples: int = 4096) -> Any:
     """What every report has to keep."""
     assert not levels_of(report) & {Level.PROVED_FLOAT, Level.PROVED_REAL}
     for claim in report.claims.values():
@@ -113,7 +114,7 @@ def test_rounding_near_the_target_is_no_violation(precision):
     assert report.claims["exponential.violation"].value == 0
 
 
-def search(p, x, y, count=2048):
+def search(p: Any, x: Any, y: Any, count: int = 2048) -> Any:
     """What the falsifier finds, from draws alone: how many of them violate, the worst residual, a counterexample."""
     starts = ld.Start(x, x)
     (name,) = p.condition.parts

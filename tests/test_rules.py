@@ -3,6 +3,7 @@
 import decimal
 import math
 import re
+from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
@@ -32,7 +33,7 @@ losses = st.sampled_from(
 )
 
 
-def integrated(loss, norm, initial, kappa, push, horizon, lipschitz_potential=math.inf):
+def integrated(loss: Any, norm, initial, kappa, push, horizon, lipschitz_potential=math.inf):
     """The perturbed scalar equation, integrated numerically to about ten digits."""
     level = float(loss.level()) if isinstance(loss, ld.Truncated) else 0.0
 
