@@ -161,8 +161,8 @@ class Program(eqx.Module):
 
         - `x`, `y`: inputs and targets, leading batch axis.
         - `radius`, `norm`: the size of the perturbations of x and its norm, `"inf"` or `"2"`.
-        - `lipschitz`: a bound of |f(t, η, x') - f(t, η, x)| / ||x' - x||, from `norm` to the norm that the readout is
-            perturbed in.
+        - `lipschitz`: a bound of |f(t, η, x') - f(t, η, x)| / ||x' - x||, from `norm` to the same norm on states (times
+            the readout's Lipschitz constant).
         - `samples`: how many independent (example, t, state) are drawn.
         - `confidence`: of the intervals.
         - `key`: a PRNG key; fixed by default.

@@ -405,7 +405,7 @@ def test_a_wrong_class_where_the_condition_holds_on_the_nominal_trajectory_only(
     residual = jax.vmap(lambda t, s: p.condition.residuals(t, s, point)["exponential"])(times, nominal)
     assert (np.asarray(residual) <= 1e-6).all()
     # L_f is 1, and by Theorem 3 with the right δ every ε below 0.69 would do
-    rule = {"initial": math.log(2), "kappa": kappa, "lipschitz": 1.0, "lipschitz_potential": 2.0}
+    rule: Any = {"initial": math.log(2), "kappa": kappa, "lipschitz": 1.0, "lipschitz_potential": 2.0}
     assert ld.theorem_3(radius=0.6, delta_claimed=ld.delta(math.log(2), kappa), **rule) < math.log(2)
     assert ld.certified_radius(loss=ld.cross_entropy, rule="theorem_3", **rule) > 10 * epsilon
     # a perturbed trajectory stays in H and ends with the wrong class

@@ -37,10 +37,11 @@ def integrated(loss: Any, norm, initial, kappa, push, horizon, lipschitz_potenti
     """The perturbed scalar equation, integrated numerically to about ten digits."""
     level = float(loss.level()) if isinstance(loss, ld.Truncated) else 0.0
 
+    profile: Any = loss.gradient_profile  # that of a truncated loss takes v + level itself
+
     def rate(t, gamma):
         v = max(gamma[0], 0.0)
-        # `Truncated` takes its profile at v + level itself.
-        return [-kappa * v + push * min(loss.gradient_profile(v, norm)[0], lipschitz_potential)]
+        return [-kappa * v + push * min(profile(v, norm)[0], lipschitz_potential)]
 
     begin = max(initial - level, 0.0)
     # From 0 the squared error has two solutions, of which an integrator takes either; see the edges below.
@@ -132,7 +133,8 @@ def test_the_gradient_profile_holds_for_soft_targets_too(rows, one_hot, norm):
     target = np.eye(5)[np.argmax(rows[1])] if one_hot else softmax(rows[1])
     loss = float(target @ (logsumexp(rows[0]) - rows[0]))
     gradient = softmax(rows[0]) - target
-    bound, _ = ld.cross_entropy.gradient_profile(loss, norm)
+    profile: Any = ld.cross_entropy.gradient_profile(loss, norm)
+    bound, _ = profile
     assert np.linalg.norm(gradient, 1 if norm == "inf" else 2) <= bound * (1 + 1e-12) + 1e-12
 
 
