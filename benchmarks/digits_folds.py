@@ -60,7 +60,7 @@ def in_float64(program: ld.Program) -> ld.Program:
 
 def run(method: str, folds: list, x: Any, y: Any, *, seeds: int, epochs: int, lr: float) -> dict[str, Any]:
     """Trains one method on every fold and seed; the step is compiled once."""
-    step, rows, wrong = None, [], np.zeros((seeds, len(y)))
+    step, rows, wrong = None, [], np.full((seeds, len(y)), np.nan)
     for seed in range(seeds):
         for number, (train, test) in enumerate(folds):
             example = (x[0], y[0])
@@ -93,7 +93,8 @@ def paired(first: dict[str, Any], second: dict[str, Any]) -> dict[str, Any]:
     """The difference of two methods' errors in points, with 95 % intervals over folds and over images."""
     folds = 100 * np.array([a["error"] - b["error"] for a, b in zip(first["rows"], second["rows"], strict=True)])
     half = student.ppf(0.975, len(folds) - 1) * folds.std(ddof=1) / np.sqrt(len(folds)) if len(folds) > 1 else np.inf
-    images = 100 * (first["wrong"] - second["wrong"]).mean(axis=0)
+    tested = np.isfinite(first["wrong"]).all(axis=0)
+    images = 100 * (first["wrong"] - second["wrong"]).mean(axis=0)[tested]
     draws = np.random.default_rng(0).integers(0, len(images), (4000, len(images)))
     return {
         "points": float(images.mean()),
