@@ -153,7 +153,7 @@ def make_step(program: ld.Program, optimizer: Any) -> tuple[Any, Any, Any]:
 def train(program: ld.Program, step: Any, optimizer: Any, x: Any, y: Any, *, epochs: int, seed: int) -> ld.Program:
     """`epochs` over the data with a step of `make_step`, which is compiled once and used for many runs.
 
-    `step` has to come from a program of the same structure. `ld.fit` does the same, but compiles in every call.
+    `step` has to come from a program of the same structure; it is the one that is timed.
     """
     params, static = eqx.partition(program, ld.trainable(program))
     params = jax.tree.map(jnp.copy, params)

@@ -16,7 +16,7 @@ from ._certificate import AllOf, Exponential, Point, loss_of, parts_of
 from ._condition import Condition
 from ._domain import Box
 from ._potential import CrossEntropy, Loss, Truncated, radius_for
-from ._rollout import chart
+from ._rollout import discrete_path
 from ._system import DiscreteSystem, Start, System, identity
 from ._types import Struct, describe, kind, struct_of
 
@@ -155,7 +155,10 @@ def check_potentials(condition: Condition, start: Start, prediction: Struct, tar
 
         def evaluate(state: Any, context: Any, target: Any, part: Any = part) -> Any:
             begun = Start(state, context)
-            readout = chart(system, begun, 0, None) if isinstance(system, DiscreteSystem) else system.decode
+            readout = system.decode
+            if isinstance(system, DiscreteSystem):
+                states, readouts = discrete_path(system, begun, None)
+                state, readout = states[0], readouts[0]
             t = jnp.zeros((), jnp.result_type(*jax.tree.leaves(state)))
             value = part.value(t, state, Point(readout, context, target))
             return value, part.comparison(t, value)

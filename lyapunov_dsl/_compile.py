@@ -16,7 +16,7 @@ from ._condition import Condition
 from ._constant import trainable
 from ._domain import Domain, Product
 from ._objective import MonteCarlo, Objective, PathIntegral
-from ._rollout import chart, discrete_states
+from ._rollout import discrete_path
 from ._solve import Confidence, Solver, solve
 from ._system import DiscreteSystem, System
 from ._types import Scalar, check_key, describe, is_finite, is_traced, kind, shown
@@ -295,8 +295,7 @@ def _predict_one(program: Program, x: PyTree, stop: Any) -> PyTree:
     system = program.system
     if isinstance(system, DiscreteSystem):
         start = system.start(x)
-        states, positions = discrete_states(system, start, None)
-        readouts = [chart(system, start, p, None) for p in positions]
+        states, readouts = discrete_path(system, start, None)
         if stop is None:
             return readouts[-1](states[-1])
         outputs = [readout(state) for readout, state in zip(readouts, states, strict=True)]
@@ -326,7 +325,7 @@ def _trajectory(program: Program, x: PyTree, saveat: Any, stop: Any) -> Any:
 @eqx.filter_jit
 def _layers(program: Program, x: PyTree) -> list:
     quiet = eqx.nn.inference_mode(program)
-    return jax.vmap(lambda x: discrete_states(quiet.system, quiet.system.start(x), None)[0])(x)
+    return jax.vmap(lambda x: discrete_path(quiet.system, quiet.system.start(x), None)[0])(x)
 
 
 @eqx.filter_jit

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, PyTree
 
 from ._certificate import AllOf, Certificate, Point, parts_of, weights_of
-from ._rollout import chart, discrete_states, rollout
+from ._rollout import discrete_path, rollout
 from ._system import DiscreteSystem, Start, System
 from ._types import Key, Scalar, State
 
@@ -79,10 +79,10 @@ class Condition(eqx.Module):
         **Returns:** times of shape (n + 1,) and, for every part, the values there, of the same shape.
         """
         if isinstance(self.system, DiscreteSystem):
-            states, positions = discrete_states(self.system, start, key)
+            states, readouts = discrete_path(self.system, start, key)
             dtype = jnp.result_type(*jax.tree.leaves(states[-1]))
             times = jnp.linspace(0, self.system.horizon, len(states), dtype=dtype)
-            points = [Point(chart(self.system, start, p, key), start.context, target) for p in positions]
+            points = [Point(readout, start.context, target) for readout in readouts]
             layers = [self.values(t, state, point) for t, state, point in zip(times, states, points, strict=True)]
             return times, jax.tree.map(lambda *values: jnp.stack(values), *layers)
         times, states = rollout(self.continuous, start, key, solver=solver, steps=steps)

@@ -56,7 +56,7 @@ def fit(
     """Trains a program. The program that was given stays as it is.
 
     Every epoch visits the data once in a new order; a last batch that is not full is left for the next epoch. The key
-    of a step is `fold_in(key, step)`.
+    of a step depends on `key` and the number of the step alone.
 
     **Arguments:**
 
@@ -125,8 +125,8 @@ def fit(
         began, losses = time.perf_counter(), []
         for batch in range(per_epoch):
             indices = jnp.asarray(order[batch * batch_size : (batch + 1) * batch_size])
-            fixed = (static, data, indices, jnp.asarray(step, jnp.int32), step_key)
-            params, moments, bad, loss = advance(fixed, params, moments, bad)
+            fixed = (static, optimizer, data, indices, jnp.asarray(step, jnp.int32), step_key)
+            params, moments, bad, loss = _advance(fixed, params, moments, bad)
             losses.append(loss)
             step += 1
             bar.update()
@@ -152,6 +152,24 @@ def fit(
             result,
         )
     return result
+
+
+# Not inside `fit`: a second run with the same optimizer and another constant must find it compiled.
+@eqx.filter_jit(donate="all-except-first")
+def _advance(fixed: Any, params: Any, moments: Any, bad: Any) -> Any:
+    """One step: the new parameters and moments, the number of the first step that was not finite (or -1), the loss."""
+    static, optimizer, data, indices, step, key = fixed
+    x, y = jax.tree.map(lambda leaf: leaf[indices], data)
+    key = jax.random.fold_in(key, step)
+    loss, grads = eqx.filter_value_and_grad(lambda p: eqx.combine(p, static).loss(x, y, key=key))(params)
+    updates, new_moments = optimizer.update(grads, moments, params)
+    proposed = (eqx.apply_updates(params, updates), new_moments)
+    # The new parameters too: a finite gradient can overflow in the optimizer.
+    finite = [jnp.all(jnp.isfinite(leaf)) for leaf in (loss, *jax.tree.leaves((grads, proposed[0])))]
+    good = (bad < 0) & jnp.all(jnp.stack(finite))
+    # From the first bad step on nothing changes any more; which step that was is read only now and then.
+    params, moments = jax.tree.map(lambda new, old: jnp.where(good, new, old), proposed, (params, moments))
+    return params, moments, jnp.where(good | (bad >= 0), bad, step), loss
 
 
 def _pair(name: str, data: Any) -> tuple[PyTree, PyTree]:

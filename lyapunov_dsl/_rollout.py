@@ -1,6 +1,7 @@
 """Fixed-step rollouts: what the path integral and the trajectory measure run instead of an adaptive solve."""
 
 import functools as ft
+from collections.abc import Callable
 from typing import Any
 
 import diffrax
@@ -78,12 +79,19 @@ def layout(system: DiscreteSystem, start: PyTree) -> tuple[tuple[bool, ...], tup
     return dynamic, tuple(states)
 
 
-def discrete_states(system: DiscreteSystem, start: Start, key: Key) -> tuple[list[State], list[int]]:
-    """The states of one example between the dynamic steps of a discrete system.
+def discrete_path(system: DiscreteSystem, start: Start, key: Key) -> tuple[list[State], list[Callable]]:
+    """The states of one example between the dynamic steps of a discrete system, and the readout at each.
 
-    **Returns:** the states η_0, ..., η_n for n dynamic steps, and for each the index of the step that follows it.
+    **Returns:** the states η_0, ..., η_n for n dynamic steps, and for each the changes of shape that are still to come,
+    followed by the readout.
     """
     dynamic, _ = layout(system, start)
+
+    def readout_after(position: int) -> Callable:
+        later = [i for i in range(position, len(dynamic)) if not dynamic[i]]
+        change = lambda state, i: system.step(i, state, start.context, key)
+        return lambda state: system.decode(ft.reduce(change, later, state), key)
+
     state, states, positions = start.state, [start.state], [0]
     for i, moves in enumerate(dynamic):
         state = system.step(i, state, start.context, key)
@@ -93,16 +101,4 @@ def discrete_states(system: DiscreteSystem, start: Start, key: Key) -> tuple[lis
         else:
             # The same point in other coordinates: only the later ones are kept.
             states[-1], positions[-1] = state, i + 1
-    return states, positions
-
-
-def chart(system: DiscreteSystem, start: Start, position: int, key: Key) -> Any:
-    """The readout at a layer of a discrete system: the remaining changes of shape, then the readout."""
-    dynamic, _ = layout(system, start)
-    later = [i for i in range(position, len(dynamic)) if not dynamic[i]]
-
-    def readout(state: State) -> PyTree:
-        state = ft.reduce(lambda s, i: system.step(i, s, start.context, key), later, state)
-        return system.decode(state, key)
-
-    return readout
+    return states, [readout_after(position) for position in positions]

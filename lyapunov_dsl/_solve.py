@@ -1,4 +1,4 @@
-"""Solver by diffrax: solver settings, whole trajectories, early termination."""
+"""Inference by diffrax: solver settings, whole trajectories, early termination."""
 
 import math
 from typing import Any

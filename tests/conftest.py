@@ -33,13 +33,16 @@ def key() -> Any:
     return jax.random.key(0)
 
 
-@pytest.fixture
-def quick() -> Iterator[None]:
+def _quick() -> Iterator[None]:
     """Compiles without most optimizations, two to four times as fast; for tests that do not look at rounding."""
     before = jax.config.read("jax_disable_most_optimizations")
     jax.config.update("jax_disable_most_optimizations", True)
     yield
     jax.config.update("jax_disable_most_optimizations", before)
+
+
+quick = pytest.fixture(_quick, name="quick")
+quick_module = pytest.fixture(_quick, name="quick_module", scope="module")
 
 
 @pytest.fixture

@@ -193,3 +193,27 @@ def test_constants_under_jit_vmap_and_grad(dtype: Any) -> None:
     primal, tangent = jax.jvp(lambda x: constant() * x, (x,), (jnp.ones_like(x),))
     np.testing.assert_array_equal(tangent, expected)
     assert primal.dtype == dtype
+
+
+class Damped(eqx.Module):
+    """A field with something to train."""
+
+    rate: Any
+
+    def __call__(self, t: Any, state: Any, context: Any) -> Any:
+        return -self.rate * state
+
+
+def test_a_second_fit_with_another_rate_does_not_recompile(key: Any, compilations: list) -> None:
+    system = ld.System(vector_field=Damped(jnp.ones(2)), domain=ld.Box(-1, 1))
+    optimizer, x = optax.adam(1e-3), jnp.ones((8, 2))
+
+    def run(kappa: float) -> None:
+        certificate = ld.Certificate.exponential(ld.squared_error, kappa)
+        program = ld.compile(system, certificate, (x[0], x[0]))
+        ld.fit(program, (x, x), optimizer=optimizer, epochs=1, batch_size=4, key=key, progress=False)
+
+    run(1.0)
+    compilations.clear()
+    run(2.0)
+    assert not compilations

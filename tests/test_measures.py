@@ -18,12 +18,8 @@ from lyapunov_dsl._measure._base import stratified_times
 MANY = 20_000
 
 
-@pytest.fixture(autouse=True, scope="module")
-def quick_compilation():
-    """Most of the time here is XLA's, which compiles much and runs little."""
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
+# Most of the time here is XLA's, which compiles much and runs little.
+pytestmark = pytest.mark.usefixtures("quick_module")
 
 
 def relax(t, state, context):

@@ -20,12 +20,8 @@ from lyapunov_dsl import testing
 BATCH = 4
 
 
-@pytest.fixture(autouse=True, scope="module")
-def quick_compilation():
-    """Most of the time here is XLA's, which compiles much and runs little."""
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
+# Most of the time here is XLA's, which compiles much and runs little.
+pytestmark = pytest.mark.usefixtures("quick_module")
 
 
 class Encoder(eqx.Module):

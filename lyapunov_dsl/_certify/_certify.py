@@ -233,10 +233,9 @@ def decays(condition: Condition, name: str, run: Paths, slack: float = DECAY_SLA
 
     The promise is flow(0, t, V(0)), for the exponential certificate V(0) exp(-κt); looked at at `DECAY_TIMES` times T.
     """
-    values = run.values[name]
-    kept = np.ones(values.shape[0], bool)
-    for fraction in DECAY_TIMES:
-        i = round(fraction * (LOOKS - 1))
-        promise = jax.vmap(lambda v, t=run.times[i]: condition.parts[name].flow(jnp.zeros_like(t), t, v))(values[:, 0])
-        kept &= np.asarray(jnp.isfinite(promise) & (values[:, i] <= promise + slack * jnp.abs(promise)))
-    return kept
+    looks = np.array([round(fraction * (LOOKS - 1)) for fraction in DECAY_TIMES])
+    values, times = run.values[name], run.times[looks]
+    flow = lambda t, v: condition.parts[name].flow(jnp.zeros_like(t), t, v)
+    promise = jax.vmap(lambda v: jax.vmap(lambda t: flow(t, v))(times))(values[:, 0])
+    kept = jnp.isfinite(promise) & (values[:, looks] <= promise + slack * jnp.abs(promise))
+    return np.asarray(kept).all(axis=1)

@@ -39,6 +39,7 @@ class Found(eqx.Module):
     excess: Any
 
 
+@eqx.filter_jit
 def draw(condition: Condition, starts: PyTree, key: Any, count: int) -> Draws:
     """`count` independent draws: the example uniform on the batch, t uniform on [0, T], the state uniform on H."""
     size = jax.tree.leaves(starts.state)[0].shape[0]

@@ -10,7 +10,7 @@ from jaxtyping import PyTree
 
 from .._certificate import Point
 from .._condition import Condition
-from .._rollout import chart, discrete_states
+from .._rollout import discrete_path
 from .._solve import Solver, solve
 from .._system import DiscreteSystem, System
 from .._types import Scalar, Struct
@@ -44,8 +44,8 @@ class EndToEnd(Objective):
         def one(start: Any, target: Any, key: Any) -> Any:
             system = condition.system
             if isinstance(system, DiscreteSystem):
-                states, positions = discrete_states(system, start, key)
-                final, point = states[-1], Point(chart(system, start, positions[-1], key), start.context, target)
+                states, readouts = discrete_path(system, start, key)
+                final, point = states[-1], Point(readouts[-1], start.context, target)
                 solved = True
             else:
                 solution = solve(system, start, key, self.solver)

@@ -21,8 +21,8 @@ class MonteCarlo(Objective):
 
     **Arguments:**
 
-    - `measure`: a [`lyapunov_dsl.Measure`][] over times and states. By default the tube around the current
-        trajectories, which is the one that measured best (see `docs/decisions.md`).
+    - `measure`: a [`lyapunov_dsl.Measure`][] over times and states. By default the tube
+        around the current trajectories: none measured better beyond noise, and it costs least (see `docs/benchmarks.md`).
     """
 
     measure: Measure
