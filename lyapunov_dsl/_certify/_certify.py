@@ -237,5 +237,5 @@ def decays(condition: Condition, name: str, run: Paths, slack: float = DECAY_SLA
     values, times = run.values[name], run.times[looks]
     flow = lambda t, v: condition.parts[name].flow(jnp.zeros_like(t), t, v)
     promise = jax.vmap(lambda v: jax.vmap(lambda t: flow(t, v))(times))(values[:, 0])
-    kept: Any = jnp.isfinite(promise) & (values[:, looks] <= promise + slack * jnp.abs(promise))
-    return np.asarray(kept).all(axis=1)
+    kept = jnp.isfinite(promise) & (values[:, looks] <= promise + slack * jnp.abs(promise))
+    return np.asarray(kept.all(axis=1))
