@@ -25,7 +25,7 @@ from ._compile import Program as Program, compile as compile
 from ._condition import Condition as Condition
 from ._constant import Constant as Constant, trainable as trainable
 from ._domain import Ball as Ball, Box as Box, Domain as Domain, Product as Product
-from ._fit import FitResult as FitResult, NonFiniteError as NonFiniteError, fit as fit
+from ._fit import FitResult as FitResult, Interrupted as Interrupted, NonFiniteError as NonFiniteError, fit as fit
 from ._measure import (
     Cube as Cube,
     Measure as Measure,
@@ -50,6 +50,7 @@ from ._potential import (
     squared_error as squared_error,
     truncated as truncated,
 )
+from ._save import load as load, save as save
 from ._solve import Confidence as Confidence, Solver as Solver
 from ._system import DiscreteSystem as DiscreteSystem, Start as Start, System as System, identity as identity
 

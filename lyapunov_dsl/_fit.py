@@ -1,6 +1,12 @@
-"""The training loop: Optax, one jitted and donated step, progress, and a stop at the first NaN."""
+"""The training loop: Optax, one jitted and donated step, progress, checkpoints, and a stop at the first NaN."""
 
+import contextlib
+import dataclasses
+import math
+import signal
+import threading
 import time
+from collections.abc import Iterator
 from typing import Any
 
 import equinox as eqx
@@ -12,13 +18,26 @@ from jaxtyping import PyTree
 from tqdm import tqdm
 
 from ._check import check_data
+from ._checkpoint import Folder, fingerprint
 from ._compile import Program
 from ._constant import trainable
-from ._types import check_key, kind
+from ._save import program_text, stored, structure, with_stored
+from ._types import check_key, is_finite, kind
+
+# Steps between two looks at what the device has computed.
+_LOOK = 64
 
 
 class NonFiniteError(FloatingPointError):
     """Training met a NaN or an Inf. `result` holds the program as it was before that step."""
+
+    def __init__(self, message: str, result: "FitResult"):
+        super().__init__(message)
+        self.result = result
+
+
+class Interrupted(KeyboardInterrupt):
+    """Training was ended by Ctrl-C. `result` holds the program and the history so far."""
 
     def __init__(self, message: str, result: "FitResult"):
         super().__init__(message)
@@ -34,11 +53,13 @@ class FitResult(eqx.Module):
     - `history`: one dictionary an epoch: `epoch`, `step`, `loss` (mean over the epoch), `seconds` (training alone,
         the first epoch's compilation included), and `validation` where validation data was given.
     - `status`: `"done"`, or what stopped training.
+    - `selected`: the epoch that `program` is from, where it was selected by its validation error.
     """
 
     program: Program
     history: list[dict[str, int | float]]
     status: str = eqx.field(static=True)
+    selected: int | None = eqx.field(static=True, default=None)
 
 
 def fit(
@@ -49,7 +70,10 @@ def fit(
     epochs: int,
     key: Any,
     validation: Any = None,
+    select: str = "last",
     batch_size: int = 64,
+    folder: Any = None,
+    checkpoint_every: Any = 30.0,
     progress: bool = True,
     throw: bool = True,
 ) -> FitResult:
@@ -57,6 +81,11 @@ def fit(
 
     Every epoch visits the data once in a new order; a last batch that is not full is left for the next epoch. The key
     of a step depends on `key` and the number of the step alone.
+
+    With `folder`, a run that was ended in any way goes on where its last checkpoint is when the same call is made again,
+    through the same numbers as if it had not been interrupted. Ctrl-C ends the step, writes a checkpoint and stops;
+    pressed twice, it stops at once. The optimizer is code and is not stored: only the structure of its state can be
+    compared, so give the same one, schedule included.
 
     **Arguments:**
 
@@ -66,25 +95,25 @@ def fit(
     - `epochs`, `batch_size`: positive whole numbers.
     - `key`: a PRNG key.
     - `validation`: another pair; its error ([`lyapunov_dsl.Program.error`][]) is shown and kept after every epoch.
+    - `select`: which program is returned: `"last"`, or `"best"` for that of the epoch with the least validation error,
+        the latest of several.
+    - `folder`: where to keep `checkpoint.npz` (for [`lyapunov_dsl.load`][], too) and `metrics.jsonl`: one line every 64
+        steps (`"record": "steps"`, the mean loss since the last line) and one an epoch (`"record": "epoch"`, as in the
+        history). Nothing is written without it.
+    - `checkpoint_every`: seconds between checkpoints, at least; 0 for one every 64 steps and after every epoch.
     - `progress`: whether to show a progress bar.
-    - `throw`: whether a NaN or Inf raises; otherwise the result says so in its status.
+    - `throw`: whether a NaN or Inf and Ctrl-C raise; otherwise the result says so in its status.
 
     **Returns:** a [`lyapunov_dsl.FitResult`][].
 
-    **Raises:** `ValueError` for data that does not fit the declaration, targets out of range, or counts that are not
-    positive; [`lyapunov_dsl.NonFiniteError`][] where the loss, a gradient or a parameter is NaN or Inf. It names the step and
-    carries the last good program.
+    **Raises:** `ValueError` for data that does not fit the declaration, targets out of range, counts that are not
+    positive, a folder that cannot be written, and a checkpoint there that is damaged or of another run;
+    [`lyapunov_dsl.NonFiniteError`][] where the loss, a gradient, a parameter or the optimizer's state is NaN or Inf. It names
+    the step and carries the last good program, and the last checkpoint stays; [`lyapunov_dsl.Interrupted`][] after Ctrl-C.
+
+    **Warns:** where a later checkpoint or a line of metrics cannot be written; training goes on.
     """
-    if not isinstance(program, Program):
-        raise ValueError(f"program: expected a Program made by lyapunov_dsl.compile, got {kind(program)}")
-    check_key(key)
-    for name, count in {"epochs": epochs, "batch_size": batch_size}.items():
-        if not (isinstance(count, int) and count > 0):
-            raise ValueError(f"{name}: expected a positive whole number, got {count!r}")
-    if not isinstance(optimizer, optax.GradientTransformation):
-        raise ValueError(
-            f"optimizer: expected an Optax GradientTransformation such as optax.adam(1e-3), got {kind(optimizer)}"
-        )
+    _check_arguments(program, optimizer, epochs, batch_size, key, validation, select, checkpoint_every)
     x, y = _pair("data", data)
     size = check_data(program.declaration, program.certificate, x, y)
     if validation is not None:
@@ -98,60 +127,183 @@ def fit(
     # Copied, because the step donates them: the caller's program has to outlive training.
     params = jax.tree.map(jnp.copy, params)
     moments = optimizer.init(params)
-    bad = jnp.full((), -1, jnp.int32)
+    best = jax.tree.map(jnp.copy, params) if select == "best" else None
     order_key, step_key = jax.random.split(key)
-
-    @eqx.filter_jit(donate="all-except-first")
-    def advance(fixed: Any, params: Any, moments: Any, bad: Any) -> Any:
-        static, data, indices, step, key = fixed
-        x, y = jax.tree.map(lambda leaf: leaf[indices], data)
-        key = jax.random.fold_in(key, step)
-        loss, grads = eqx.filter_value_and_grad(lambda p: eqx.combine(p, static).loss(x, y, key=key))(params)
-        updates, new_moments = optimizer.update(grads, moments, params)
-        proposed = (eqx.apply_updates(params, updates), new_moments)
-        # The new parameters too: a finite gradient can overflow in the optimizer.
-        finite = [jnp.all(jnp.isfinite(leaf)) for leaf in (loss, *jax.tree.leaves((grads, proposed[0])))]
-        good = (bad < 0) & jnp.all(jnp.stack(finite))
-        # From the first bad step on nothing changes any more; which step that was is read only now and then.
-        params, moments = jax.tree.map(lambda new, old: jnp.where(good, new, old), proposed, (params, moments))
-        return params, moments, jnp.where(good | (bad >= 0), bad, step), loss
-
-    history: list[dict[str, int | float]] = []
     per_epoch = size // batch_size
-    bar = tqdm(total=epochs * per_epoch, disable=not progress, unit="step", mininterval=0.5)
-    step, status = 0, "done"
-    for epoch in range(epochs):
-        order = np.asarray(jax.random.permutation(jax.random.fold_in(order_key, epoch), size))
-        began, losses = time.perf_counter(), []
-        for batch in range(per_epoch):
+    run, place = _Run(), None
+    # A checkpoint holds whole systems and certificates, so that `load` can read it.
+    whole = lambda some: None if some is None else stored(eqx.combine(some, static))
+    state = lambda: {"program": whole(params), "moments": moments, "best": whole(best)}
+    if folder is not None:
+        identity = {
+            "program": program_text(program),
+            "objective or solver": structure((program.objective, program.solver)),
+            "optimizer": structure(moments),
+            "set of constants": fingerprint(static),
+            "data set": fingerprint(data),
+            "validation set": fingerprint(validation),
+            "batch size": str(batch_size),
+            "key": fingerprint(key),
+            "selection": select,
+        }
+        place = Folder(folder, identity, float(checkpoint_every))
+        begun = place.resume(state())
+        if begun is None:
+            place.write(dataclasses.asdict(run), state())
+        else:
+            run, found = _Run(**begun[0]), begun[1]
+            of = lambda pair: eqx.filter(with_stored(program, pair), trainable(program))
+            params, moments = of(found["program"]), found["moments"]
+            best = None if best is None else of(found["best"])
+            if run.step > epochs * per_epoch:
+                reached = -(-run.step // per_epoch)
+                raise ValueError(f"epochs: expected at least {reached}, which {place.path} has reached, got {epochs}")
+
+    bad, pending = jnp.full((), -1, jnp.int32), []
+    order, began = None, time.perf_counter()
+    bar = tqdm(total=epochs * per_epoch, initial=run.step, disable=not progress, unit="step", mininterval=0.5)
+    with _pressed() as pressed:
+        while run.step < epochs * per_epoch and not pressed:
+            epoch, batch = divmod(run.step, per_epoch)
+            if order is None or batch == 0:
+                order = np.asarray(jax.random.permutation(jax.random.fold_in(order_key, epoch), size))
+                began = time.perf_counter() - run.seconds
             indices = jnp.asarray(order[batch * batch_size : (batch + 1) * batch_size])
-            fixed = (static, optimizer, data, indices, jnp.asarray(step, jnp.int32), step_key)
+            fixed = (static, optimizer, data, indices, jnp.asarray(run.step, jnp.int32), step_key)
             params, moments, bad, loss = _advance(fixed, params, moments, bad)
-            losses.append(loss)
-            step += 1
+            pending.append(loss)
+            run.step += 1
             bar.update()
-            if step % 64 == 0 and int(bad) >= 0:
+            ended = run.step % per_epoch == 0
+            if not (ended or run.step % _LOOK == 0):
+                continue
+            # Looking waits for the device, so it is done now and then only.
+            if int(bad) >= 0:
                 break
-        mean = float(jnp.mean(jnp.stack(losses)))
-        record = {"epoch": epoch, "step": step, "loss": mean, "seconds": time.perf_counter() - began}
-        if int(bad) >= 0:
-            status = f"NaN or Inf at step {int(bad)}"
-            break
-        if validation is not None:
-            record["validation"] = eqx.combine(params, static).error(*validation)
-        history.append(record)
-        shown = {k: f"{v:.4g}" for k, v in record.items() if k in ("loss", "validation")}
-        bar.set_postfix(shown, refresh=False)
+            run.take(pending)
+            run.seconds = time.perf_counter() - began
+            lines = [run.window(epoch)]
+            if ended:
+                record = run.epoch(epoch)
+                if validation is not None:
+                    record["validation"] = error = eqx.combine(params, static).error(*validation)
+                    if best is not None and error <= run.least:
+                        run.least, run.chosen, best = error, epoch, jax.tree.map(jnp.copy, params)
+                lines.append({"record": "epoch", **record})
+                shown = {k: f"{v:.4g}" for k, v in record.items() if k in ("loss", "validation")}
+                bar.set_postfix(shown, refresh=False)
+            if place is not None:
+                for line in lines:
+                    place.log(line)
+                if place.due():
+                    place.write(dataclasses.asdict(run), state())
     bar.close()
-    result = FitResult(eqx.combine(params, static), history, status)
-    if status != "done" and throw:
-        raise NonFiniteError(
-            f"{status} (epoch {int(bad) // per_epoch}): the loss, a gradient or a parameter is not finite. The program as it was "
-            "before that step is in .result; a smaller learning rate, gradient clipping (optax.clip_by_global_norm), a smaller "
-            "kappa or, in end-to-end training, more solver steps (max_steps) usually help",
-            result,
-        )
+
+    if int(bad) >= 0:
+        result = FitResult(eqx.combine(params, static), run.history, f"NaN or Inf at step {int(bad)}")
+        kept = "" if place is None else f"; the checkpoint of step {place.saved} stays in {place.path}"
+        if throw:
+            raise NonFiniteError(
+                f"{result.status} (epoch {int(bad) // per_epoch}): the loss, a gradient, a parameter or the optimizer's state is not "
+                f"finite. The program as it was before that step is in .result{kept}; a smaller learning rate, gradient "
+                "clipping (optax.clip_by_global_norm), a smaller kappa or, in end-to-end training, more solver steps "
+                "(max_steps) usually help",
+                result,
+            )
+        return result
+    run.take(pending)
+    if place is not None and place.saved != run.step:
+        place.write(dataclasses.asdict(run), state())
+    done = run.step == epochs * per_epoch
+    chosen = params if run.chosen is None else best
+    status = "done" if done else f"interrupted at step {run.step}"
+    result = FitResult(eqx.combine(chosen, static), run.history, status, run.chosen)
+    if not done and throw:
+        where = "give folder=... to be able to go on" if place is None else f"the same call goes on from {place.path}"
+        raise Interrupted(f"{status} by Ctrl-C; {where}; the program so far is in .result", result)
     return result
+
+
+@dataclasses.dataclass
+class _Run:
+    """How far a run is: what a checkpoint holds beside the arrays.
+
+    **Arguments:**
+
+    - `step`: the number of steps taken.
+    - `history`: the records of the epochs that ended.
+    - `losses`, `logged`: of the steps of the epoch under way, and how many of them are in the metrics.
+    - `seconds`: of the epoch under way.
+    - `least`, `chosen`: the least validation error, and its epoch (`None` before there is one).
+    """
+
+    step: int = 0
+    history: list[dict[str, int | float]] = dataclasses.field(default_factory=list)
+    losses: list[float] = dataclasses.field(default_factory=list)
+    logged: int = 0
+    seconds: float = 0.0
+    least: float = math.inf
+    chosen: int | None = None
+
+    def take(self, pending: list[Any]) -> None:
+        """Brings the losses of the last steps from the device."""
+        self.losses += [float(loss) for loss in jax.device_get(pending)]
+        pending.clear()
+
+    def window(self, epoch: int) -> dict[str, Any]:
+        """The line of metrics for the steps since the last one."""
+        mean = float(np.mean(self.losses[self.logged :]))
+        self.logged = len(self.losses)
+        return {"record": "steps", "epoch": epoch, "step": self.step, "loss": mean}
+
+    def epoch(self, epoch: int) -> dict[str, int | float]:
+        """The record of the epoch that ends here, which is now part of the history."""
+        mean = float(np.mean(self.losses))
+        self.history.append({"epoch": epoch, "step": self.step, "loss": mean, "seconds": self.seconds})
+        self.losses, self.logged, self.seconds = [], 0, 0.0
+        return self.history[-1]
+
+
+@contextlib.contextmanager
+def _pressed() -> Iterator[list[bool]]:
+    """A list that is filled when Ctrl-C is pressed: in the middle of a step the donated arrays are gone, so that nothing
+    could be saved. Pressed again, it interrupts at once."""
+    seen: list[bool] = []
+
+    def handle(number: Any, frame: Any) -> None:
+        if seen:
+            raise KeyboardInterrupt
+        seen.append(True)
+
+    before = signal.getsignal(signal.SIGINT)
+    # Only the main thread may set handlers; where the signal is ignored (a job in the background) that is respected.
+    mine = threading.current_thread() is threading.main_thread() and before not in (signal.SIG_IGN, None)
+    if mine:
+        signal.signal(signal.SIGINT, handle)
+    try:
+        yield seen
+    finally:
+        if mine:
+            signal.signal(signal.SIGINT, before)
+
+
+def _check_arguments(
+    program: Any, optimizer: Any, epochs: Any, batch_size: Any, key: Any, validation: Any, select: Any, every: Any
+) -> None:
+    if not isinstance(program, Program):
+        raise ValueError(f"program: expected a Program made by lyapunov_dsl.compile, got {kind(program)}")
+    check_key(key)
+    for name, count in {"epochs": epochs, "batch_size": batch_size}.items():
+        if not (isinstance(count, int) and count > 0):
+            raise ValueError(f"{name}: expected a positive whole number, got {count!r}")
+    if not isinstance(optimizer, optax.GradientTransformation):
+        raise ValueError(
+            f"optimizer: expected an Optax GradientTransformation such as optax.adam(1e-3), got {kind(optimizer)}"
+        )
+    if select not in ("last", "best") or (select == "best" and validation is None):
+        raise ValueError(f"select: expected 'last', or 'best' together with validation=(x, y), got {select!r}")
+    if not (is_finite(every) and every >= 0):
+        raise ValueError(f"checkpoint_every: expected a number of seconds >= 0, got {every!r}")
 
 
 # Not inside `fit`: a second run with the same optimizer and another constant must find it compiled.
@@ -164,8 +316,11 @@ def _advance(fixed: Any, params: Any, moments: Any, bad: Any) -> Any:
     loss, grads = eqx.filter_value_and_grad(lambda p: eqx.combine(p, static).loss(x, y, key=key))(params)
     updates, new_moments = optimizer.update(grads, moments, params)
     proposed = (eqx.apply_updates(params, updates), new_moments)
-    # The new parameters too: a finite gradient can overflow in the optimizer.
-    finite = [jnp.all(jnp.isfinite(leaf)) for leaf in (loss, *jax.tree.leaves((grads, proposed[0])))]
+    # The new parameters and moments too: a finite gradient can overflow in the optimizer.
+    finite = [
+        jnp.all(jnp.isfinite(leaf))
+        for leaf in jax.tree.leaves(eqx.filter((loss, grads, proposed), eqx.is_inexact_array))
+    ]
     good = (bad < 0) & jnp.all(jnp.stack(finite))
     # From the first bad step on nothing changes any more; which step that was is read only now and then.
     params, moments = jax.tree.map(lambda new, old: jnp.where(good, new, old), proposed, (params, moments))

@@ -829,6 +829,28 @@ DATA: dict[str, Mistake] = {
         lambda ld: fitted(ld, program=system(ld)),
         r"program: expected a Program made by lyapunov_dsl\.compile, got System",
     ),
+    **_numbers(
+        "checkpoint_every",
+        lambda ld, v: fitted(ld, checkpoint_every=v),
+        "checkpoint_every: expected a number of seconds >= 0",
+        (-1, NAN, INF, None),
+    ),
+    "select": (
+        lambda ld: fitted(ld, select="least"),
+        r"select: expected 'last', or 'best' together with validation=\(x, y\), got 'least'",
+    ),
+    "select without validation": (
+        lambda ld: fitted(ld, select="best"),
+        r"select: expected 'last', or 'best' together with validation=\(x, y\), got 'best'",
+    ),
+    "save no program": (
+        lambda ld: ld.save("p", system(ld)),
+        r"save: expected a Program made by lyapunov_dsl\.compile, got System",
+    ),
+    "load like no program": (
+        lambda ld: ld.load("p", None),
+        r"load: expected a Program made by lyapunov_dsl\.compile, got None",
+    ),
     "nothing to train": (
         lambda ld: fitted(ld),
         "program: expected a system with trainable arrays .* got none",

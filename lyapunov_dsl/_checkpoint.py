@@ -1,0 +1,106 @@
+"""The folder of a training run: metrics as JSON lines, and one checkpoint that is replaced atomically."""
+
+import hashlib
+import json
+import math
+import os
+import time
+import warnings
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from jaxtyping import PyTree
+
+from ._save import compare, read_archive, restore, structure, to_numpy, write_archive
+
+
+class Folder:
+    """Where a run keeps its state: `checkpoint.npz` and `metrics.jsonl`.
+
+    **Arguments:**
+
+    - `path`: the folder; made where it is missing.
+    - `identity`: what has to be the same for a run to go on: texts by name.
+    - `interval`: seconds between checkpoints.
+
+    **Raises:** `ValueError` where the folder cannot be written.
+    """
+
+    def __init__(self, path: Any, identity: dict[str, str], interval: float):
+        self.path = Path(path)
+        self.checkpoint, self.metrics = self.path / "checkpoint.npz", self.path / "metrics.jsonl"
+        self.identity, self.interval = identity, interval
+        self.lines, self.saved, self.written = 0, -1, time.monotonic()
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            with open(self.metrics, "a"):
+                pass
+        except OSError as error:
+            raise ValueError(
+                f"folder: expected one that can be written, got {self.path} ({error.strerror or error})"
+            ) from error
+
+    def resume(self, trees: dict[str, PyTree]) -> tuple[dict[str, Any], dict[str, PyTree]] | None:
+        """The record and the trees of the last checkpoint, `None` without one. Metrics that were written after it are
+        dropped: training will write them again.
+
+        **Raises:** `ValueError` for a checkpoint that is damaged or of another run.
+        """
+        if not self.checkpoint.exists():
+            self.metrics.write_text("")
+            return None
+        header, arrays = read_archive(self.checkpoint)
+        for what, expected in self.identity.items():
+            compare(self.checkpoint, what, str(header.get("identity", {}).get(what, "")), expected)
+        found = {name: restore(self.checkpoint, arrays, name, tree) for name, tree in trees.items()}
+        kept = self.metrics.read_text().splitlines(keepends=True)[: header["lines"]]
+        partial = self.metrics.with_name(".metrics.partial")
+        partial.write_text("".join(kept))
+        os.replace(partial, self.metrics)
+        self.lines, self.saved = len(kept), header["record"]["step"]
+        return header["record"], found
+
+    def write(self, record: dict[str, Any], trees: dict[str, PyTree]) -> None:
+        """Replaces the checkpoint. Where that fails, the old one stays, training goes on, and a warning says so."""
+        # The text of the program under the name that `load` looks for.
+        texts = {"identity": self.identity, "program": self.identity["program"]}
+        header = {"record": record, "lines": self.lines, **texts}
+        try:
+            write_archive(self.checkpoint, header, trees)
+            self.saved = record["step"]
+        except OSError as error:
+            if self.saved < 0:
+                raise ValueError(
+                    f"folder: expected one that can be written, got {self.path} ({error.strerror or error})"
+                ) from error
+            warnings.warn(
+                f"{self.checkpoint}: the checkpoint of step {record['step']} could not be written ({error}); training "
+                f"goes on, and the one of step {self.saved} stays",
+                stacklevel=3,
+            )
+        self.written = time.monotonic()
+
+    def due(self) -> bool:
+        """Whether the last checkpoint is old enough for another."""
+        return time.monotonic() - self.written >= self.interval
+
+    def log(self, record: dict[str, Any]) -> None:
+        """Appends one line of metrics; a figure that is not finite becomes null."""
+        clean = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in record.items()}
+        try:
+            with open(self.metrics, "a") as file:
+                file.write(json.dumps(clean) + "\n")
+            self.lines += 1
+        except OSError as error:
+            warnings.warn(f"{self.metrics}: could not be written ({error}); training goes on", stacklevel=3)
+
+
+def fingerprint(tree: PyTree) -> str:
+    """A hash of the values of all arrays of a tree, and of its structure."""
+    digest = hashlib.blake2b(structure(tree).encode(), digest_size=16)
+    for leaf in jax.tree.leaves(tree):
+        if hasattr(leaf, "dtype"):
+            digest.update(np.ascontiguousarray(to_numpy(leaf)).reshape(-1).view(np.uint8).data)
+    return digest.hexdigest()
