@@ -2,8 +2,8 @@
 
     python examples/digits.py --out out
 
-The data (1,797 images of 8 x 8 pixels) comes with scikit-learn. Writes `results.json`, `phase_portrait.png` and
-`potential.png` into the folder given by `--out`, and prints one table.
+The data (1,797 images of 8 x 8 pixels) comes with scikit-learn. Writes `results.json` and four pictures into the
+folder given by `--out`, `phase_portrait.png`, `level_sets.png`, `potential.png` and `error.png`, and prints one table.
 """
 
 import argparse
@@ -98,39 +98,66 @@ def print_table(rows):
         print(name.ljust(14) + "  ".join(cells))
 
 
-def draw(programs, x, y, out):
-    """Figure 1 and the potential against time, as in the paper's Figure 3."""
-    mpl.use("Agg")
+def draw_dynamics(programs, x, y, out):
+    """Figures 1 and 2 of the paper: the dynamics for one image, and where they keep the condition."""
     import matplotlib.pyplot as plt
 
     import lyapunov_dsl.plot as plot
 
     # An image that both decide rightly, but not easily: at the 90 % quantile of the worse of their two losses.
-    pair = ("end to end", "Monte Carlo")
+    pair = {"end to end": "Neural ODE, end to end", "Monte Carlo": "LyaNet, Monte Carlo"}
     logits = np.stack([np.asarray(programs[name].predict(x)) for name in pair])
     order = np.argsort(logits[0], axis=-1)
     losses = jax.vmap(jax.vmap(ld.cross_entropy, (0, 0)), (0, None))(jnp.asarray(logits), jnp.asarray(y))
     worse = np.where((logits.argmax(-1) == y).all(0), np.asarray(losses).max(0), -1)
     hard = int(np.argsort(worse)[int(0.9 * len(worse))])
-    plane = plot.class_plane(10, int(y[hard]), int(order[hard, -2]))
-    figure, axes = plt.subplots(1, 2, figsize=(11, 5.2), layout="constrained")
-    for ax, name in zip(axes, pair, strict=True):
-        plot.phase_portrait(programs[name], x[hard], y[hard], axes=ax, plane=plane)
-        ax.set_title({"end to end": "Neural ODE, end to end", "Monte Carlo": "LyaNet, Monte Carlo"}[name])
-        ax.set_xlabel(f"towards class {int(y[hard])} (right)")
-        ax.set_ylabel(f"towards class {int(order[hard, -2])}")
-    axes[0].legend(loc="lower left", fontsize=9)
-    figure.suptitle("Dynamics for one test image; red ground: the readout is right", fontsize=11)
+    right, rival = int(y[hard]), int(order[hard, -2])
+    plane = plot.class_plane(10, right, rival)
+
+    def compare(drawing, title, **options):
+        figure, axes = plt.subplots(1, 2, figsize=(11, 4.8), layout="compressed")
+        grounds = []
+        for ax, name in zip(axes, pair, strict=True):
+            grounds.append(drawing(programs[name], x[hard], y[hard], axes=ax, plane=plane, **options))
+            ax.set_title(pair[name])
+            ax.set_xlabel(f"towards class {right} (right)")
+            ax.set_ylabel(f"towards class {rival}")
+        axes[0].legend(loc="lower left", fontsize=9)
+        figure.suptitle(title, fontsize=11)
+        return figure, axes, grounds[0]
+
+    figure, _, _ = compare(plot.phase_portrait, "Dynamics for one test image; red ground: the readout is right")
     figure.savefig(out / "phase_portrait.png", dpi=75)
 
-    figure, ax = plt.subplots(figsize=(6.4, 4.4), layout="constrained")
+    title = f"Level sets of the cross entropy V for one test image; red arrows: dV/dt ≤ -{KAPPA} V is violated"
+    figure, axes, ground = compare(plot.level_sets, title, vmax=2)
+    label = f"violation max(0, dV/dt + {KAPPA} V)"
+    figure.colorbar(ground, ax=axes, shrink=0.8, aspect=30, extend="max", label=label)
+    figure.savefig(out / "level_sets.png", dpi=75)
+
+
+def draw_time(programs, x, y, out):
+    """Figure 3 of the paper: the potential while inference runs, and the error if it stopped."""
+    import matplotlib.pyplot as plt
+
+    import lyapunov_dsl.plot as plot
+
     colors = {"Monte Carlo": "#b3261e", "path integral": "#e08a00", "end to end": "#1f5fa8"}
+    figure, ax = plt.subplots(figsize=(6.4, 4.4), layout="constrained")
     for i, (name, program) in enumerate(programs.items()):
         last = i == len(programs) - 1
         plot.potential_over_time(program, x, y, axes=ax, label=name, color=colors[name], promise=last)
     ax.set_title(f"Cross entropy while inference runs (median and 90 % of the test images), κ = {KAPPA}", fontsize=10)
     ax.legend()
     figure.savefig(out / "potential.png", dpi=110)
+
+    figure, ax = plt.subplots(figsize=(6.4, 4.4), layout="constrained")
+    for name, program in programs.items():
+        plot.error_over_time(program, x, y, axes=ax, label=name, color=colors[name], confidence=0.95)
+    ax.set_ylim(bottom=0)
+    ax.set_title("Test error if inference stopped early, with 95 % intervals", fontsize=10)
+    ax.legend()
+    figure.savefig(out / "error.png", dpi=110)
 
 
 def main():
@@ -140,6 +167,7 @@ def main():
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
+    mpl.use("Agg")
 
     train, held_out, test = load(options.seed)
     init_key, fit_key, test_key = jax.random.split(jax.random.key(options.seed), 3)
@@ -168,8 +196,9 @@ def main():
     versions = {"lyapunov_dsl": ld.__version__, "jax": jax.__version__, "machine": platform.machine()}
     text = json.dumps({"settings": settings, "versions": versions, "results": rows}, indent=2)
     (options.out / "results.json").write_text(text + "\n")
-    draw(programs, *test, options.out)
-    print(f"\nwrote results.json, phase_portrait.png and potential.png to {options.out}")
+    draw_dynamics(programs, *test, options.out)
+    draw_time(programs, *test, options.out)
+    print(f"\nwrote results.json and four pictures, phase_portrait.png first, to {options.out}")
 
 
 if __name__ == "__main__":
