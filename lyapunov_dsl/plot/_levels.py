@@ -12,8 +12,9 @@ from .._compile import Program
 from .._types import is_finite
 from ._plane import BLUE, GREEN, INK, OUTSIDE, RED, Plane, arrows, ground
 
-_VIOLATION = LinearSegmentedColormap.from_list("violation", ["#ffffff", "#fbdcc8", "#f2a07c", "#c9492f"])
-_VIOLATION.set_bad(OUTSIDE)
+_VIOLATION = LinearSegmentedColormap.from_list("violation", ["#ffffff", "#fdeadf", "#f9c8ae", "#f2a07c"]).with_extremes(
+    bad=OUTSIDE
+)
 
 
 def level_sets(
@@ -24,10 +25,10 @@ def level_sets(
     axes: Axes,
     plane: Any = None,
     extent: Any = None,
-    time: float = 0.0,
+    time: Any = 0.0,
     part: str | None = None,
     levels: Any = 9,
-    vmax: float | None = None,
+    vmax: Any = None,
 ) -> QuadMesh:
     """Draws the level sets of V for one example, and where its flow keeps the condition dV/dt <= comparison(t, V).
 
@@ -56,7 +57,8 @@ def level_sets(
     **Returns:** the ground, for `figure.colorbar`.
 
     **Raises:** `ValueError` for a discrete system, a state that is not a vector, a plane of another shape or one that
-    does not meet H, a time outside [0, horizon], and a name that no certificate has.
+    does not meet H, a time outside [0, horizon], a name that no certificate has,
+    levels that do not increase, and a `vmax` that is not positive.
     """
     view = Plane(program, x, y, plane, extent, time)
     parts = view.condition.parts
@@ -95,8 +97,10 @@ def level_sets(
 
 def _levels(values: Any, levels: Any) -> np.ndarray:
     """The levels as they are given, or so many strictly between the least and the largest value of the picture."""
-    if np.ndim(levels):
+    if np.ndim(levels) == 1 and (np.diff(levels) > 0).all():
         return np.asarray(levels)
+    if not (isinstance(levels, int) and levels > 0):
+        raise ValueError(f"levels: expected increasing levels or a positive whole number, got {levels!r}")
     low, high = float(values.min()), float(values.max())
     spaced = np.geomspace if low > 0 else np.linspace
     return spaced(low, high, levels + 2)[1:-1]

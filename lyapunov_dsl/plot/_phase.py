@@ -20,7 +20,7 @@ def phase_portrait(
     axes: Axes,
     plane: Any = None,
     extent: Any = None,
-    time: float = 0.0,
+    time: Any = 0.0,
     trajectories: int = 100,
     seed: int = 0,
 ) -> None:

@@ -23,7 +23,7 @@ def error_over_time(
     label: str | None = None,
     color: Any = None,
     points: int = 32,
-    confidence: float | None = None,
+    confidence: Any = None,
 ) -> None:
     """Draws the share of examples that are decided wrongly if inference stops at time t, against t.
 
