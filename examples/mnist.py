@@ -119,9 +119,10 @@ def draw(programs, x, y, kappa, out):
     figures, axes = zip(*[plt.subplots(figsize=(6.4, 4.4), layout="constrained") for _ in range(2)], strict=True)
     for i, (name, program) in enumerate(programs.items()):
         style = {"label": name, "color": colors[name]}
-        plot.error_over_time(program, x, y, axes=axes[0], points=16, **style)
+        plot.error_over_time(program, x, y, axes=axes[0], points=16, confidence=0.95, **style)
         plot.potential_over_time(program, x, y, axes=axes[1], promise=i == len(programs) - 1, **style)
-    axes[0].set(yscale="log", title=f"Test error if inference stops at t, κ = {kappa:g}")
+    axes[0].set_ylim(bottom=0)
+    axes[0].set_title(f"Test error if inference stops at t, with 95 % intervals, κ = {kappa:g}", fontsize=10)
     axes[1].set_title(f"Cross entropy while inference runs (median and 90 % of the images), κ = {kappa:g}", fontsize=10)
     for figure, ax, name in zip(figures, axes, ("error.png", "potential.png"), strict=True):
         ax.legend()
@@ -133,7 +134,7 @@ def main():
     parser.add_argument("--data-dir", type=Path, help="a folder of TensorFlow Datasets or an .npz file")
     parser.add_argument("--out", type=Path, default=Path("out"), help="folder for everything that is written")
     parser.add_argument("--epochs", type=int, default=5)
-    parser.add_argument("--kappa", type=float, default=2)
+    parser.add_argument("--kappa", type=float, default=2.0)
     parser.add_argument("--methods", nargs="+", choices=METHODS, default=["Monte Carlo", "end to end"])
     parser.add_argument("--readout", choices=["identity", "linear"], default="identity")
     parser.add_argument("--train-size", type=int, help="train on the first so many images only, for a quick look")
