@@ -60,7 +60,8 @@ def decision_boundary(
         raise ValueError(f"resolution: expected a whole number of at least 2, got {resolution!r}")
     low, high = x.min(axis=0), x.max(axis=0)
     middle = (low + high) / 2
-    half = (0.58 * float((high - low).max()) or 1.0) if extent is None else float(extent)
+    reach = 0.58 * float((high - low).max()) or 1.0
+    half = reach if extent is None else float(extent)
     side = np.linspace(-half, half, resolution)
     grid = (middle + np.stack(np.meshgrid(side, side), -1)).astype(x.dtype)
 
@@ -85,9 +86,10 @@ def decision_boundary(
     for i in range(1 if classes == 2 else 0, classes):
         lead = logits[..., i] - np.delete(logits, i, axis=-1).max(axis=-1)
         if lead.min() < 0 < lead.max():
-            axes.contour(grid[..., 0], grid[..., 1], lead, [0], colors=INK, linewidths=1.6, zorder=1)
+            axes.contour(grid[..., 0], grid[..., 1], lead, [0], colors=INK, linewidths=1.6, zorder=3)
     if data:
-        options = {"s": 14, "linewidths": 0.5, "edgecolors": "white", "zorder": 2}
+        small = min(1, reach / half) ** 0.5
+        options = {"s": 14 * small, "linewidths": 0.5 * small, "edgecolors": "white", "zorder": 2}
         for i in range(classes):
             axes.scatter(*x[y == i].T, color=[palette[i]], label=f"class {i}", **options)
     axes.set(xlim=(grid[0, 0, 0], grid[0, -1, 0]), ylim=(grid[0, 0, 1], grid[-1, 0, 1]), aspect="equal")
