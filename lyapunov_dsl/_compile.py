@@ -10,7 +10,9 @@ import numpy as np
 from jaxtyping import Array, PyTree
 
 from ._certificate import AllOf, Certificate, loss_of
-from ._certify._certify import Report, certify
+from ._certify._certify import certify
+from ._certify._feasible import feasibility
+from ._certify._report import Report
 from ._check import Declaration, check_batch, check_data, declare
 from ._condition import Condition
 from ._constant import trainable
@@ -145,7 +147,6 @@ class Program(eqx.Module):
         *,
         radius: Any = None,
         norm: str = "inf",
-        lipschitz: Any = None,
         samples: int = 4096,
         confidence: float = 0.95,
         key: Any = None,
@@ -154,15 +155,14 @@ class Program(eqx.Module):
 
         Shares are `STATISTICAL` (Clopper-Pearson) where the draws are independent; a violation that was found is
         `REFUTED` with its counterexample; a search that found none is `EMPIRICAL`. A robustness radius is `UNDECIDED`
-        unless its premises are proved, which nothing in this version does; with `lipschitz` the radius that would
-        follow is shown.
+        unless its premises are proved, which nothing in this version does; what would follow from them is
+        `report.robustness`, as a function of a Lipschitz bound. `report.problems` says what is wrong (states that leave
+        H, inference that fails, a rate that cannot be met), `report.stops` what ending early costs.
 
         **Arguments:**
 
         - `x`, `y`: inputs and targets, leading batch axis.
         - `radius`, `norm`: the size of the perturbations of x and its norm, `"inf"` or `"2"`.
-        - `lipschitz`: a bound of |f(t, η, x') - f(t, η, x)| / ||x' - x||, from `norm` to the same norm on states (times
-            the readout's Lipschitz constant).
         - `samples`: how many independent (example, t, state) are drawn.
         - `confidence`: of the intervals.
         - `key`: a PRNG key; fixed by default.
@@ -189,9 +189,41 @@ class Program(eqx.Module):
             samples=samples,
             radius=radius,
             norm=norm,
-            lipschitz=lipschitz,
             confidence=confidence,
+            prediction=self.declaration.prediction,
         )
+
+    def feasibility(self, x: PyTree, y: PyTree = None, *, samples: int = 2048, key: Any = None) -> Report:
+        """Whether the certificate can be met on H at all, by a field as fast as the declared one may be.
+
+        The vector field declares how fast it can be, whatever its parameters, by a method
+        `speed_bound(t, state, context)`: a scalar s for |f|_2 <= s, or a pair (lower, upper) of PyTrees like the state
+        ([`lyapunov_dsl.nn.InvariantField`][] has one). Where even the velocity that lowers V fastest is too slow, no
+        training helps. Every part of the certificate is looked at by itself.
+
+        **Arguments:**
+
+        - `x`, `y`: inputs and targets, leading batch axis.
+        - `samples`: how many (example, t, state) are drawn, and descended and ascended from.
+        - `key`: a PRNG key; fixed by default.
+
+        **Returns:** a [`lyapunov_dsl.Report`][] with the claims `NAME.feasible`: `REFUTED` with a state at which it cannot
+        be met, `EMPIRICAL` where none was found, `UNDECIDED` (unknown) where the field declares no speed; `NAME.level`,
+        the largest V found at which it cannot be met, which the truncation level of the loss has to be above; and
+        `speed_bound`, whether the field was found to keep its own bound.
+
+        **Raises:** `ValueError` for data that does not fit the declaration, a discrete system, and a speed bound of
+        another shape.
+        """
+        if isinstance(self.system, DiscreteSystem):
+            raise ValueError("feasibility: expected a continuous system, got a DiscreteSystem")
+        if not (isinstance(samples, int) and samples > 0):
+            raise ValueError(f"samples: expected a positive whole number, got {samples!r}")
+        check_data(self.declaration, self.certificate, x, y)
+        condition = eqx.nn.inference_mode(self).condition
+        x, y = jax.tree.map(jnp.asarray, (x, y))
+        starts = eqx.filter_jit(eqx.filter_vmap(condition.system.start))(x)
+        return feasibility(condition, starts, y, key=jax.random.key(0) if key is None else key, samples=samples)
 
     def summary(self) -> str:
         """What was declared and which defaults were filled in, one line each."""

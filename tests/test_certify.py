@@ -1,5 +1,6 @@
 """Reports: a claim is never stronger than its evidence, and what is false is refuted by something that shows it."""
 
+import dataclasses
 import math
 from typing import Any
 
@@ -45,7 +46,8 @@ def check(report: Any, samples: int = 4096) -> Any:
         if claim.interval is not None:
             assert 0 <= claim.interval[0] <= claim.value <= claim.interval[1] <= 1
             assert claim.interval[0] < claim.interval[1]
-        assert str(claim) in str(report)
+        assert claim.line() in str(report)
+        assert claim.given in str(report)
     for name, claim in report.claims.items():
         if name.endswith(".holds"):
             assert claim.assurance in (Level.EMPIRICAL, Level.REFUTED)
@@ -68,10 +70,13 @@ def test_the_order_of_assurances():
 
 
 def test_how_a_claim_prints():
-    assert str(ld.Claim("open", Level.UNDECIDED)) == "UNDECIDED    open"
-    assert str(ld.Claim("worst", Level.EMPIRICAL, -0.5)) == "EMPIRICAL    worst: -0.5"
+    assert str(ld.Claim("open", Level.UNDECIDED)).split() == ["UNDECIDED", "open"]
+    assert str(ld.Claim("worst", Level.EMPIRICAL, -0.5)).split() == ["EMPIRICAL", "-0.5", "worst"]
     share = ld.Claim("share", Level.STATISTICAL, 0.0, (0.0, 0.25), 0.9)
-    assert str(share) == "STATISTICAL  share: 0 [0, 0.25] with confidence 0.9"
+    assert str(share) == f"STATISTICAL  {'0 [0, 0.25] 90 %':<28} share"
+    given = dataclasses.replace(share, given="that it rains")
+    assert given.line() == str(share)
+    assert str(given) == f"{share} (given that it rains)"
 
 
 def test_a_linear_system_is_refuted_just_above_its_rate_and_not_below(precision):
@@ -143,13 +148,13 @@ def test_a_truncated_loss_is_not(precision):
     goal, x, y = jnp.asarray(GOAL, precision), jnp.zeros((4, 10), precision), jnp.zeros((4,), int)
     p = program(lambda t, s, c: 4 * (goal - s), entropy(3, 1e-3), x, y, domain=ld.Box(-6, 6),
                 solver=ld.Solver(rtol=1e-5, atol=1e-8))  # fmt: skip
-    report = check(p.certify(x, y, radius=0.1, lipschitz=1.0))
+    report = check(p.certify(x, y, radius=0.1))
     assert report.claims["exponential.holds"].assurance is Level.EMPIRICAL
     assert report.claims["exponential.decay"].value == 1
     # The radius begins with the loss before truncation as well.
-    assert report.radii is not None
     known = ld.certified_radius(loss=ld.truncated(ld.cross_entropy, 1e-3), initial=math.log(10), kappa=3, lipschitz=1)
-    assert report.radii == pytest.approx(known, rel=1e-5)
+    assert report.robustness.radii(1.0) == pytest.approx(known, rel=1e-5)
+    assert report.robustness.deltas == pytest.approx(math.exp(-3) * (math.log(10) - 1e-3), rel=1e-5)
 
 
 @pytest.mark.usefixtures("quick")
@@ -208,7 +213,7 @@ def test_a_state_that_is_not_a_number_counts_as_failed():
     field = lambda t, s, c: jnp.where(t > 0.5, jnp.nan, 1.0) * (jnp.asarray([4.0, -4.0]) - s)
     p = program(field, entropy(0.1), x, y, context=context, domain=ld.Box(-5, 5),
                 solver=ld.Solver(diffrax.Euler(), dt=0.1))  # fmt: skip
-    report = check(p.certify(x, y, radius=0.1, lipschitz=1.0))
+    report = check(p.certify(x, y, radius=0.1))
     for name in ("unsolved", "error", "domain.left"):
         assert report.claims[name].value == 1
     assert report.claims["exponential.decay"].value == 0
@@ -337,7 +342,7 @@ def test_structured_states_several_parts_and_no_targets(precision):
     slow = ld.Certificate.barrier(lambda s: 4 - s["p"] ** 2, alpha=lambda h: 0.1 * h)
     field = lambda t, s, c: {"q": -s["q"], "p": s["p"]}
     domain = ld.Product({"q": ld.Ball(2.0), "p": ld.Box(-1, 3)})
-    report = check(program(field, inside & slow, x, None, domain=domain).certify(x, radius=0.1, lipschitz=1.0))
+    report = check(program(field, inside & slow, x, None, domain=domain).certify(x, radius=0.1))
     assert {"barrier.holds", "barrier_2.holds", "barrier.decay", "barrier_2.decay"} <= set(report.claims)
     assert report.claims["barrier.holds"].assurance is Level.EMPIRICAL
     assert report.claims["barrier_2.holds"].assurance is Level.REFUTED
@@ -350,7 +355,8 @@ def test_structured_states_several_parts_and_no_targets(precision):
     assert np.linalg.norm(c.state["q"]) <= 2 * (1 + 1e-6)
     assert "q" in str(report).splitlines()[-1]
     # nothing here decides anything, so there is no radius
-    assert report.radii is None
+    assert report.robustness is None
+    assert report.stops == ()
     assert report.claims["robust"].assurance is Level.UNDECIDED
 
 
@@ -361,19 +367,19 @@ def test_the_radius_rests_on_the_part_that_decides():
     out = ld.Certificate.barrier(lambda s: 1 - s[0], alpha=1.0)
     certificate = out & squared(0.1) & entropy(3, 0.125)
     p = program(lambda t, s, c: 4 * (goal - s), certificate, x, y, domain=ld.Box(-6, 6), horizon=2)
-    report = check(p.certify(x, y, radius=0.1, lipschitz=2.0, norm="2"))
+    report = check(p.certify(x, y, radius=0.1, norm="2"))
     assert report.claims["barrier.holds"].assurance is Level.REFUTED
     assert report.claims["exponential_2.holds"].assurance is Level.EMPIRICAL
     assert report.premises["the condition holds for the nominal input on all of H"] is Level.EMPIRICAL
-    assert report.radii is not None
     loss = ld.truncated(ld.cross_entropy, 0.125)
     initial = np.log(np.exp(np.asarray(x, np.float64)).sum(axis=1)) - np.asarray(x)[:, 0]
     known = [
         ld.certified_radius(loss=loss, initial=c, kappa=3, lipschitz=2, norm="2", horizon=2) for c in initial.tolist()
     ]
-    assert report.radii == pytest.approx(known, rel=1e-5)
-    assert report.radii[0] == report.radii[2] < report.radii[1]
-    assert "radius if every premise held: median" in str(report)
+    radii = report.robustness.radii(2.0)
+    assert radii == pytest.approx(known, rel=1e-5)
+    assert radii[0] == radii[2] < radii[1]
+    assert "if every premise held:\n  δ of Definition 5: median" in str(report)
     assert all(report.premises[name] is Level.UNDECIDED for name in report.premises if "condition" not in name)
 
 
@@ -413,13 +419,13 @@ def test_a_wrong_class_where_the_condition_holds_on_the_nominal_trajectory_only(
     assert np.abs(perturbed[:, 2]).max() < 1
     assert perturbed[-1, 0] < perturbed[-1, 1] - 1
 
-    report = check(p.certify(x, y, radius=epsilon, lipschitz=1.0))
+    report = check(p.certify(x, y, radius=epsilon))
     assert report.claims["error"].value == 0
     assert report.claims["exponential.decay"].value == 1
     assert report.claims["exponential.holds"].assurance is Level.REFUTED
     assert report.claims["robust"].assurance is Level.UNDECIDED
     assert report.premises["the condition holds for the nominal input on all of H"] is Level.REFUTED
-    assert "radius if every premise held (void: one of them is refuted)" in str(report)
+    assert "if every premise held (void: one of them is refuted)" in str(report)
     c = report.counterexample
     state = jnp.asarray(c.state)
     assert p.condition.residuals(jnp.asarray(c.t), state, point)["exponential"] > 0
@@ -432,11 +438,12 @@ def test_soft_targets_and_starts_that_are_not_finite_in_v():
     field = lambda t, s, c: jnp.asarray([2.0, 0, 0]) - jnp.clip(s, -4, 4)
     big = ld.Certificate.exponential(ld.cross_entropy, 0.25)
     p = program(field, big, x, y, context=lambda x: ld.Start(2 * x["state"], x["goal"]), domain=ld.Box(-4, 4))
-    report = check(p.certify(x, y, radius=0.1, lipschitz=1.0))
+    report = check(p.certify(x, y, radius=0.1))
     # V(η(0)) = log 3 gives a radius, an infinite one none, and no promise is kept from there
-    assert report.radii is not None
-    assert report.radii[1] == 0
-    assert report.radii[0] == pytest.approx(
+    radii = report.robustness.radii(1.0)
+    assert radii[1] == 0
+    assert report.robustness.deltas[1] == math.inf
+    assert radii[0] == pytest.approx(
         ld.certified_radius(loss=ld.cross_entropy, initial=math.log(3), kappa=0.25, lipschitz=1), abs=1e-5
     )
     assert report.claims["exponential.decay"].value <= 0.5
@@ -448,8 +455,6 @@ def test_what_certify_refuses():
     p = program(lambda t, s, c: -s, squared(1), x, 0 * x, domain=ld.Box(-1, 1))
     with pytest.raises(ValueError, match="norm: expected 'inf' or '2', got '1'"):
         p.certify(x, 0 * x, norm="1")
-    with pytest.raises(ValueError, match="lipschitz: expected a finite number >= 0, got -1"):
-        p.certify(x, 0 * x, radius=0.1, lipschitz=-1)
     with pytest.raises(ValueError, match="radius: expected a finite number >= 0, got nan"):
         p.certify(x, 0 * x, radius=math.nan)
 

@@ -4,7 +4,7 @@ from ._assurance import (
     Counterexample as Counterexample,
     clopper_pearson as clopper_pearson,
 )
-from ._certify import Report as Report
+from ._report import EarlyStop as EarlyStop, Report as Report, Robustness as Robustness
 from ._rules import (
     certified_radius as certified_radius,
     comparison_rule as comparison_rule,

@@ -4,6 +4,8 @@ import dataclasses
 import enum
 from typing import Any
 
+import jax
+import numpy as np
 from scipy.stats import beta
 
 
@@ -38,6 +40,13 @@ class Counterexample:
     rate: float
     residual: float
 
+    def __str__(self) -> str:
+        state = jax.tree.map(lambda leaf: np.array2string(leaf, precision=3, threshold=20), self.state)
+        return (
+            f"{self.part}, example {self.example}, t={self.t:.4g}, V={self.value:.4g}, dV/dt={self.rate:.4g}, "
+            f"residual={self.residual:.4g} at state {state}"
+        )
+
 
 @dataclasses.dataclass(frozen=True)
 class Claim:
@@ -51,6 +60,7 @@ class Claim:
     - `interval`: a two-sided confidence interval of the figure (`STATISTICAL` only).
     - `confidence`: of the interval, for this claim alone.
     - `counterexample`: what refutes the claim (`REFUTED` only).
+    - `given`: what the level rests on.
     """
 
     statement: str
@@ -59,14 +69,23 @@ class Claim:
     interval: tuple[float, float] | None = None
     confidence: float | None = None
     counterexample: Counterexample | None = None
+    given: str = ""
 
     def __str__(self) -> str:
-        text = f"{self.assurance.name:<12} {self.statement}"
-        if self.value is not None:
-            text += f": {self.value:.4g}"
+        return self.line() + (f" (given {self.given})" if self.given else "")
+
+    def line(self) -> str:
+        """The level, the figure and the statement; without what it is given."""
+        return f"{self.assurance.name:<12} {self.figure():<28} {self.statement}".rstrip()
+
+    def figure(self) -> str:
+        """The figure with its interval, empty where there is none."""
+        if self.value is None:
+            return ""
+        text = f"{self.value:.4g}"
         if self.interval is not None:
             text += f" [{self.interval[0]:.4g}, {self.interval[1]:.4g}]"
-            text += "" if self.confidence is None else f" with confidence {self.confidence:.4g}"
+            text += "" if self.confidence is None else f" {100 * self.confidence:.4g} %"
         return text
 
 

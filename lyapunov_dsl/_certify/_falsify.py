@@ -55,7 +55,7 @@ def draw(condition: Condition, starts: PyTree, key: Any, count: int) -> Draws:
 
 
 @eqx.filter_jit
-def evaluate(condition: Condition, part: str, starts: PyTree, targets: PyTree, draws: Draws) -> Found:
+def evaluate(condition: Any, part: str, starts: PyTree, targets: PyTree, draws: Draws) -> Found:
     """What a part is at every draw."""
 
     def at(example: Any, t: Any, state: Any) -> Found:
@@ -79,7 +79,7 @@ def evaluate(condition: Condition, part: str, starts: PyTree, targets: PyTree, d
 
 @eqx.filter_jit
 def ascend(
-    condition: Condition, part: str, starts: PyTree, targets: PyTree, draws: Draws, relative: Any, steps: int
+    condition: Any, part: str, starts: PyTree, targets: PyTree, draws: Draws, relative: Any, steps: int
 ) -> tuple[Draws, Found]:
     """Projected sign-gradient ascent of the residual in (t, state), in units of the domain's half-widths; where
     `relative` says so, of the residual over the size of its terms. Returns the best point of each ascent."""
@@ -92,30 +92,61 @@ def ascend(
             _, rate, allowed = _terms(condition, part, starts, targets, example)(where)
             return (rate - allowed) / jnp.where(relative, _size(rate, allowed), jnp.ones_like(rate))
 
-        def step(i: Any, carry: Any) -> Any:
-            here, best, highest = carry
-            value, slopes = jax.value_and_grad(height)(here)
-            # NaN is worst, and the first one stays.
-            better = ~(value <= highest) & ~jnp.isnan(highest)
-            best = jax.tree.map(lambda new, old: jnp.where(better, new, old), here, best)
-            # A slope that is not a number leads nowhere.
-            along, towards = jax.tree.map(lambda slope: jnp.nan_to_num(jnp.sign(slope)), slopes)
-            size = (0.1 * 0.93**i).astype(here[0].dtype)
-            t = jnp.clip(here[0] + size * end / 2 * along, 0, end)
-            state = jax.tree.map(lambda s, w, g: s + size.astype(s.dtype) * w * g, here[1], widths, towards)
-            return (t, system.region.project(state)), best, jnp.where(better, value, highest)
+        def move(where: Any, towards: Any, i: Any) -> Any:
+            size = (0.1 * 0.93**i).astype(t.dtype)
+            later = jnp.clip(where[0] + size * end / 2 * towards[0], 0, end)
+            state = jax.tree.map(lambda s, w, g: s + size.astype(s.dtype) * w * g, where[1], widths, towards[1])
+            return later, system.region.project(state)
 
-        begin = (t, state)
-        lowest = jnp.full_like(jax.eval_shape(height, begin), -jnp.inf)
-        return jax.lax.fori_loop(0, steps, step, (begin, begin, lowest))[1]
+        return ascent(height, (t, state), move, steps)
 
     t, state = eqx.filter_vmap(climb)(draws.example, relative, draws.t, draws.state)
     climbed = Draws(draws.example, t, state)
     return climbed, evaluate(condition, part, starts, targets, climbed)
 
 
+def ascent(height: Any, begin: PyTree, move: Any, steps: int) -> PyTree:
+    """Sign-gradient ascent: the highest point seen. `move(point, signs, i)` takes step i; NaN counts as highest."""
+
+    def step(i: Any, carry: Any) -> Any:
+        here, best, highest = carry
+        value, slopes = jax.value_and_grad(height)(here)
+        # NaN is worst, and the first one stays.
+        better = ~(value <= highest) & ~jnp.isnan(highest)
+        best = jax.tree.map(lambda new, old: jnp.where(better, new, old), here, best)
+        # A slope that is not a number leads nowhere.
+        towards = jax.tree.map(lambda slope: jnp.nan_to_num(jnp.sign(slope)), slopes)
+        return move(here, towards, i), best, jnp.where(better, value, highest)
+
+    lowest = jnp.full_like(jax.eval_shape(height, begin), -jnp.inf)
+    return jax.lax.fori_loop(0, steps, step, (begin, begin, lowest))[1]
+
+
+@eqx.filter_jit
+def descend(
+    condition: Condition, part: str, starts: PyTree, targets: PyTree, example: Any, states: PyTree, steps: int = 100
+) -> tuple[PyTree, Any]:
+    """Projected sign-gradient descent of V at the final time on H, for an example and from a state each: the states
+    with the least V seen, and V there."""
+    system = condition.continuous
+
+    def one(example: Any, state: Any) -> Any:
+        point, widths = _point(condition, starts, targets, example), system.region.half_widths(state)
+        end = last_time(system.horizon, time_dtype(state))
+        value = lambda state: condition.parts[part].value(jnp.asarray(end), state, point)
+
+        def move(state: Any, towards: Any, i: Any) -> Any:
+            moved = jax.tree.map(lambda s, w, g: s + (0.3 * 0.93**i).astype(s.dtype) * w * g, state, widths, towards)
+            return system.region.project(moved)
+
+        best = ascent(lambda state: -value(state), state, move, steps)
+        return best, value(best)
+
+    return eqx.filter_vmap(one)(example, states)
+
+
 def falsify(
-    condition: Condition,
+    condition: Any,
     part: str,
     starts: PyTree,
     targets: PyTree,
@@ -129,7 +160,8 @@ def falsify(
 
     **Arguments:**
 
-    - `condition`, `part`: the condition and the name of the certificate.
+    - `condition`, `part`: the condition (or what stands in for one, with the same `rates`) and the name of the
+        certificate.
     - `starts`, `targets`: starts and targets of a batch, leading batch axis.
     - `draws`, `found`: where to look, and what `evaluate` found there.
     - `steps`, `ascents`: gradient steps, and from how many draws: one half of them where the residual is largest, the
@@ -171,11 +203,16 @@ def last_time(horizon: float, dtype: Any) -> Any:
     return t if float(t) <= horizon else np.asarray(np.nextafter(t, np.zeros_like(t)))
 
 
-def _terms(condition: Condition, part: str, starts: PyTree, targets: PyTree, example: Any) -> Any:
-    """The function (t, state) -> V, dV/dt and the rate allowed there, for one example of a batch."""
+def _point(condition: Any, starts: PyTree, targets: PyTree, example: Any) -> Any:
+    """The point of one example of a batch."""
     pick = lambda leaf: leaf[example] if eqx.is_array(leaf) else leaf
     start, target = jax.tree.map(pick, starts), jax.tree.map(pick, targets)
-    point = condition.point(start, target)
+    return condition.point(start, target)
+
+
+def _terms(condition: Any, part: str, starts: PyTree, targets: PyTree, example: Any) -> Any:
+    """The function (t, state) -> V, dV/dt and the rate allowed there, for one example of a batch."""
+    point = _point(condition, starts, targets, example)
 
     def terms(where: Any) -> Any:
         t, state = where

@@ -116,6 +116,12 @@ class InvariantField(eqx.Module):
         rate = self.rate()
         return None if is_traced(rate) else float(1 / np.max(np.asarray(rate)))
 
+    def speed_bound(self, t: Any, state: Array, context: Any) -> tuple[Array, Array]:
+        """The least and the greatest velocity in every coordinate, K (center ± half-width - η), whatever the inner
+        field. [`lyapunov_dsl.Program.feasibility`][] asks for it."""
+        center, half_width, rate = (constant(state.dtype) for constant in (self.center, self.half_width, self.rate))
+        return rate * (center - half_width - state), rate * (center + half_width - state)
+
     def __call__(self, t: Any, state: Array, context: Any) -> Array:
         """The velocity at one time, state and context."""
         dtype = state.dtype
