@@ -134,7 +134,7 @@ def read_archive(path: Any) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     try:
         with open(path, "rb") as file:
             archive = np.load(file, allow_pickle=False)
-            arrays = {name: archive[name] for name in archive.files} if isinstance(archive, Mapping) else {}
+            arrays = dict(archive) if isinstance(archive, Mapping) else {}
     except (zipfile.BadZipFile, zlib.error, EOFError, OSError, ValueError, KeyError, NotImplementedError) as error:
         raise ValueError(
             f"{path}: expected a file written by lyapunov_dsl, got one that is damaged or cut off ({error})"
