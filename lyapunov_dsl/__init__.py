@@ -47,6 +47,7 @@ from ._potential import (
     Loss as Loss,
     SquaredError as SquaredError,
     Truncated as Truncated,
+    as_loss as as_loss,
     cross_entropy as cross_entropy,
     radius_for as radius_for,
     squared_error as squared_error,

@@ -2,6 +2,7 @@
 
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -24,7 +25,7 @@ def test_write_a_certificate_runs_as_printed(capsys):
     assert "counterexample" in report
 
 
-@pytest.mark.parametrize("path", ["README.md", "docs/index.md"])
+@pytest.mark.parametrize("path", ["README.md", "docs/index.md", "docs/tutorial.md"])
 def test_the_declaration_is_the_one_promised(path):
     assert "ld.Certificate.exponential(loss=ld.cross_entropy, kappa=2)" in "\n".join(blocks(path))
 
@@ -53,3 +54,62 @@ def test_the_readme_runs_as_printed_once_its_names_exist(capsys):
     exec(compile(code, "README.md", "exec"), names)
     assert names["logits"].shape == (128, 10)
     assert "UNDECIDED" in capsys.readouterr().out
+
+
+@pytest.fixture(scope="module")
+def recipes() -> tuple[str, list[str]]:
+    """What every recipe begins with, and the recipes."""
+    first, *others = blocks("docs/recipes.md")
+    return first, others
+
+
+def recipe(recipes: Any, number: int) -> dict[str, Any]:
+    names: dict[str, Any] = {}
+    exec(compile(recipes[0] + recipes[1][number], "docs/recipes.md", "exec"), names)
+    return names
+
+
+@pytest.mark.usefixtures("quick_module")
+class TestRecipes:
+    """Each runs as printed and learns what it says."""
+
+    def test_there_are_four(self, recipes: Any) -> None:
+        assert len(recipes[1]) == 4
+
+    def test_regression(self, recipes: Any) -> None:
+        names = recipe(recipes, 0)
+        assert names["program"].error(names["x"], names["y"]) < 0.02
+
+    def test_barrier(self, recipes: Any) -> None:
+        names = recipe(recipes, 1)
+        violation = {when: names[when].claims["barrier.violation"].value for when in ("before", "after")}
+        assert violation["after"] < 0.01 < 0.1 < violation["before"]
+        assert names["after"].claims["domain.left"].value == 0 < names["before"].claims["domain.left"].value
+
+    def test_convolutional_state(self, recipes: Any) -> None:
+        names = recipe(recipes, 2)
+        assert names["program"].declaration.state.shape == (8, 8, 8)
+        assert names["program"].error(names["x"], names["y"]) < 0.05
+
+    def test_own_loss_and_certificate(self, recipes: Any) -> None:
+        names = recipe(recipes, 3)
+        kept = {when: names[when].claims["finite_time.decay"].value for when in ("before", "after")}
+        assert kept["after"] > 0.95 > 0.2 > kept["before"]
+
+
+@pytest.mark.slow
+def test_the_tutorial_runs_as_printed(tmp_path: Path, monkeypatch: Any, capsys: Any) -> None:
+    monkeypatch.chdir(tmp_path)
+    code = "\n".join(blocks("docs/tutorial.md"))
+    names: dict[str, Any] = {}
+    exec(compile(code, "docs/tutorial.md", "exec"), names)
+    printed = capsys.readouterr().out
+    assert names["program"].error(names["test_x"], names["test_y"]) < 0.06
+    assert (tmp_path / "digits.png").stat().st_size > 10_000
+    # What the page says about what is printed.
+    feasible = names["feasible"]
+    assert feasible.claims["exponential.feasible"].assurance.name == "REFUTED"
+    assert 0.002 <= feasible.claims["exponential.level"].value <= 0.0035
+    assert names["report"].problems == ()
+    assert names["report"].premises["the condition holds for the nominal input on all of H"].name == "REFUTED"
+    assert "error against compute" in printed

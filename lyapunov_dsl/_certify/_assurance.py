@@ -41,7 +41,7 @@ class Counterexample:
     residual: float
 
     def __str__(self) -> str:
-        state = jax.tree.map(lambda leaf: np.array2string(leaf, precision=3, threshold=20), self.state)
+        state = jax.tree.map(lambda leaf: np.array2string(leaf, 1000, precision=3, threshold=20), self.state)
         return (
             f"{self.part}, example {self.example}, t={self.t:.4g}, V={self.value:.4g}, dV/dt={self.rate:.4g}, "
             f"residual={self.residual:.4g} at state {state}"

@@ -93,7 +93,7 @@ def _unsolved(solver: Solver, run: Paths) -> list[str]:
 
 def _too_large(condition: Condition, starts: PyTree, targets: PyTree, run: Paths, draws: Draws) -> list[str]:
     """A rate that promises less than V can be on H."""
-    found, horizon = [], condition.continuous.horizon
+    sentences, horizon = [], condition.continuous.horizon
     count = min(run.excess.shape[0], EXAMPLES)
     # From the initial state and from another of H each.
     other = jax.tree.map(lambda leaf: jnp.resize(leaf, (count, *leaf.shape[1:])), draws.state)
@@ -101,24 +101,29 @@ def _too_large(condition: Condition, starts: PyTree, targets: PyTree, run: Paths
     states = jax.tree.map(lambda *leaves: jnp.concatenate(leaves), begun, other)
     for name, part in condition.parts.items():
         _, reached = descend(condition, name, starts, targets, jnp.tile(jnp.arange(count), 2), states)
-        least = np.nanmin(np.asarray(reached, np.float64).reshape(2, count), axis=0, initial=math.inf)
-        begin = jnp.asarray(run.values[name][:count, 0])
+        seen = np.where(np.asarray(run.excess)[:count] <= 0, np.asarray(run.values[name])[:count], np.inf)
+        begin = run.values[name][:count, 0]
         if before_truncation(part) is not None:
-            begin = jax.nn.relu(begin - part.loss.level(begin.dtype))  # type: ignore
+            level = part.loss.level(begin.dtype)  # type: ignore
+            begin, seen = jax.nn.relu(begin - level), np.maximum(seen - float(level), 0)
+        found = np.concatenate([np.asarray(reached, np.float64).reshape(2, count), seen.T])
+        least = np.nanmin(found, axis=0, initial=math.inf)
         zero, end = jnp.zeros((), begin.dtype), jnp.asarray(horizon, begin.dtype)
         promise = np.asarray(jax.vmap(part.flow, (None, None, 0))(zero, end, begin), np.float64)
         begin = np.asarray(begin, np.float64)
-        # Twice, so that a search that stopped a little short of the minimum makes no sentence.
-        missed = np.flatnonzero(np.isfinite(begin) & (begin > 0) & (least > 2 * promise) & np.isfinite(least))
+        # Twice, and above what the rounding of a state leaves of a V that is zero at its least: a search that stops a
+        # little short makes no sentence.
+        floor = np.maximum(2 * promise, 100 * float(jnp.finfo(run.excess.dtype).eps) ** 2 * begin)
+        missed = np.flatnonzero(np.isfinite(begin) & (promise >= 0) & (least > floor) & np.isfinite(least))
         if missed.size == 0:
             continue
         i = missed[np.argsort(begin[missed])[missed.size // 2]]
         sentence = (
-            f"{name} asks for too much: from V(0) = {begin[i]:.4g} it promises V(T) <= {promise[i]:.3g}, and the least V found "
-            f"anywhere on H is {least[i]:.3g} (likewise for {missed.size} of {count} examples). No training can meet that"
+            f"{name} asks for too much: from V(0) = {begin[i]:.4g} it promises V(T) <= {promise[i]:.3g}, and the least V "
+            f"found on H is {least[i]:.3g} (likewise for {missed.size} of {count} examples). If that is the least, no training can meet it"
         )
         if isinstance(part, Exponential):
             most = max(math.log(begin[i] / least[i]) / horizon, 0)
             sentence += f": kappa = {float(part.kappa):g} has to come down below {most:.3g}, H to grow, or the loss to be truncated"
-        found.append(sentence)
-    return found
+        sentences.append(sentence)
+    return sentences

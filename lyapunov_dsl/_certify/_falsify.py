@@ -6,6 +6,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.flatten_util import ravel_pytree
 from jaxtyping import PyTree
 
 from .._condition import Condition
@@ -124,10 +125,11 @@ def ascent(height: Any, begin: PyTree, move: Any, steps: int) -> PyTree:
 
 @eqx.filter_jit
 def descend(
-    condition: Condition, part: str, starts: PyTree, targets: PyTree, example: Any, states: PyTree, steps: int = 100
+    condition: Condition, part: str, starts: PyTree, targets: PyTree, example: Any, states: PyTree, steps: int = 200
 ) -> tuple[PyTree, Any]:
-    """Projected sign-gradient descent of V at the final time on H, for an example and from a state each: the states
-    with the least V seen, and V there."""
+    """Looks for the least V at the final time on H, for an example and from a state each: the states with the least V
+    seen, and V there. First by signs, which no flat stretch holds up, then by projected gradient steps of the length of
+    Barzilai and Borwein (1988), which a narrow valley does not hold up."""
     system = condition.continuous
 
     def one(example: Any, state: Any) -> Any:
@@ -136,11 +138,28 @@ def descend(
         value = lambda state: condition.parts[part].value(jnp.asarray(end), state, point)
 
         def move(state: Any, towards: Any, i: Any) -> Any:
-            moved = jax.tree.map(lambda s, w, g: s + (0.3 * 0.93**i).astype(s.dtype) * w * g, state, widths, towards)
+            moved = jax.tree.map(lambda s, w, g: s + (0.3 * 0.9**i).astype(s.dtype) * w * g, state, widths, towards)
             return system.region.project(moved)
 
-        best = ascent(lambda state: -value(state), state, move, steps)
-        return best, value(best)
+        by_signs = ascent(lambda state: -value(state), state, move, steps)
+        flat, unravel = ravel_pytree(by_signs)
+        project = lambda flat: ravel_pytree(system.region.project(unravel(flat)))[0]
+        valued = jax.value_and_grad(lambda flat: value(unravel(flat)))
+
+        def step(i: Any, carry: Any) -> Any:
+            here, slope, size, best, least = carry
+            there = project(here - size * jnp.nan_to_num(slope))
+            height, next_slope = valued(there)
+            moved, turned = there - here, next_slope - slope
+            product = moved @ turned
+            size = jnp.where(product > 0, moved @ moved / jnp.where(product > 0, product, 1), 2 * size)
+            lower = height < least
+            return there, next_slope, size, jnp.where(lower, there, best), jnp.where(lower, height, least)
+
+        height, slope = valued(flat)
+        first = 1e-3 * jnp.linalg.norm(ravel_pytree(widths)[0]) / (jnp.linalg.norm(slope) + jnp.finfo(flat.dtype).tiny)
+        best, least = jax.lax.fori_loop(0, steps, step, (flat, slope, first, flat, height))[3:]
+        return unravel(best), least
 
     return eqx.filter_vmap(one)(example, states)
 
