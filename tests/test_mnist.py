@@ -23,7 +23,7 @@ def run(*arguments, check=True):
 
 @pytest.mark.slow
 @needs_mnist
-@pytest.mark.parametrize("readout", ["identity", "linear"])
+@pytest.mark.parametrize("readout", ["identity"] if REDUCED else ["identity", "linear"])
 def test_monte_carlo_keeps_up_with_end_to_end(tmp_path, readout):
     size = ["--train-size", 6000, "--epochs", 2] if REDUCED else []
     done = run("--data-dir", SHARED, "--out", tmp_path, "--readout", readout, *size)
@@ -53,7 +53,8 @@ def test_an_npz_and_a_second_call(tmp_path):
     labels = rng.integers(0, 10, 512).astype(np.uint8)
     images = (rng.random((512, 28, 28)) * 40 + 20 * labels[:, None, None]).astype(np.uint8)
     np.savez(tmp_path / "mnist.npz", x_train=images, y_train=labels, x_test=images[:64], y_test=labels[:64])
-    arguments = ("--data-dir", tmp_path, "--out", tmp_path / "out", "--epochs", 1, "--methods", "Monte Carlo")
+    arguments = ["--data-dir", tmp_path, "--out", tmp_path / "out", "--epochs", 1, "--readout", "linear"]
+    arguments += ["--methods", "Monte Carlo"]
     tables = []
     for _ in range(2):
         run(*arguments)
