@@ -1,2 +1,10 @@
+from ._continuous import (
+    ResidualField as ResidualField,
+    RungeKuttaStep as RungeKuttaStep,
+    continuous_net as continuous_net,
+)
+from ._controlled import ControlledField as ControlledField, ControlledStart as ControlledStart
 from ._encoder import ConvEncoder as ConvEncoder
 from ._field import ConvField as ConvField, InvariantField as InvariantField, MLPField as MLPField
+from ._paper import PaperField as PaperField
+from ._resnet import ResNet18 as ResNet18, resnet18 as resnet18
