@@ -1,6 +1,6 @@
 """Declare a continuous-time model and a certificate; compile them into training, inference and reports."""
 
-from . import attacks as attacks, nn as nn
+from . import attacks as attacks, nn as nn, optim as optim
 from ._certificate import (
     AllOf as AllOf,
     Barrier as Barrier,

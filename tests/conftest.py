@@ -27,6 +27,14 @@ def precision(request: pytest.FixtureRequest) -> Iterator[Any]:
         yield jnp.dtype(request.param)
 
 
+@pytest.fixture(scope="module", autouse=True)
+def forget() -> Iterator[None]:
+    """Frees what a module compiled: every executable maps memory, and a process may have so many maps (65,530 on Linux)
+    before the compiler crashes."""
+    yield
+    jax.clear_caches()
+
+
 @pytest.fixture
 def key() -> Any:
     """A fixed PRNG key; split it for more."""

@@ -8,6 +8,8 @@ import subprocess
 import sys
 import textwrap
 import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +25,14 @@ import lyapunov_dsl as ld
 import lyapunov_dsl._fit as fit_module
 
 pytestmark = pytest.mark.usefixtures("quick")
+
+
+@pytest.fixture(autouse=True)
+def listen() -> Iterator[None]:
+    """A test run in the background ignores Ctrl-C, and `fit` respects that."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
 
 
 def metrics(folder: Path) -> list[dict[str, Any]]:
@@ -98,11 +108,25 @@ def long(folder: Any, **options: Any) -> ld.FitResult:
     )  # fmt: skip
 
 
+def test_an_ignored_ctrl_c_stays_ignored(monkeypatch: Any) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    press_at(monkeypatch, 2)
+    assert run(None, epochs=2).status == "done"
+    assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+
+
+def test_in_another_thread_nothing_is_caught() -> None:
+    """Only the main thread may set handlers."""
+    with ThreadPoolExecutor() as pool:
+        assert pool.submit(run, None, epochs=2).result().status == "done"
+
+
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT], ids=["kill -9", "Ctrl-C"])
 def test_a_run_that_is_killed_goes_on_through_the_same_losses(number: Any, tmp_path: Path) -> None:
     code = """
-        import sys
+        import signal, sys
         from pathlib import Path
+        signal.signal(signal.SIGINT, signal.default_int_handler)
         sys.path.insert(0, sys.argv[2])
         import jax
         jax.config.update("jax_disable_most_optimizations", True)
