@@ -28,10 +28,10 @@ class PaperField(eqx.Module):
         convex set that holds the corners is invariant, such as the ball of radius 15 √C.
 
     The speed is limited, and at small gains too small for κ on most of the ball of radius 15 √C that the paper samples:
-    `program.feasibility` says so, see `speed_bound`. At C = 10 it needs a gain of 5 at the wrong corners, and of 6 on the
-    whole ball. At large gains trajectories leave the ball. That code starts at a gain of 100 and lowers it while training;
-    the gain is a [`lyapunov_dsl.Constant`][], for a schedule of one's own by `eqx.tree_at(lambda p:
-    p.system.vector_field.gain, program, ld.Constant(gain))`, which does not recompile.
+    `program.feasibility` says so, see `speed_bound`. At C = 10 it takes a gain of 5 at the wrong corners and, as far as
+    a search found, of 2 √C = 6.3 on the whole ball. At large gains trajectories leave the ball. That code starts at a
+    gain of 100 and lowers it in training. The gain is a [`lyapunov_dsl.Constant`][], for a schedule of one's own by
+    `eqx.tree_at(lambda p: p.system.vector_field.gain, program, ld.Constant(gain))`, which does not recompile.
 
     **Arguments:**
 
