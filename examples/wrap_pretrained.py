@@ -85,12 +85,18 @@ def train_elsewhere(model, x, y, key, steps=1500):
 # --- What this library adds -------------------------------------------------------------------------------------------
 
 
+class Embed(eqx.Module):
+    """The input module: a class rather than a closure, so that the layer's arrays belong to the system."""
+
+    layer: eqx.nn.Linear
+
+    def __call__(self, pixels):
+        return ld.Start(self.layer(pixels))
+
+
 def declare(model, x, kappa):
     """The same model as a system: its parts in their places, and the set H that its own trajectories fill."""
-
-    def start(pixels):
-        return ld.Start(model.embed(pixels))
-
+    start = Embed(model.embed)
     # Half as far again as the trajectories of some inputs go.
     probe = ld.System(start, model.field, model.head, domain=ld.Box(-1, 1))
     certificate = ld.Certificate.exponential(loss=ld.cross_entropy, kappa=kappa)

@@ -49,11 +49,16 @@ class Folder:
         **Raises:** `ValueError` for a checkpoint that is damaged or of another run.
         """
         if not self.checkpoint.exists():
-            self.metrics.write_text("")
+            if self.metrics.stat().st_size:
+                raise ValueError(
+                    f"folder: expected an empty one or one with a checkpoint, got {self.path} with metrics alone"
+                )
             return None
         header, arrays = read_archive(self.checkpoint)
+        if "identity" not in header:
+            raise ValueError(f"{self.checkpoint}: expected a checkpoint of fit, got a program that was saved")
         for what, expected in self.identity.items():
-            compare(self.checkpoint, what, str(header.get("identity", {}).get(what, "")), expected)
+            compare(self.checkpoint, what, str(header["identity"].get(what, "")), expected)
         found = {name: restore(self.checkpoint, arrays, name, tree) for name, tree in trees.items()}
         kept = self.metrics.read_text().splitlines(keepends=True)[: header["lines"]]
         partial = self.metrics.with_name(".metrics.partial")
@@ -68,6 +73,9 @@ class Folder:
         texts = {"identity": self.identity, "program": self.identity["program"]}
         header = {"record": record, "lines": self.lines, **texts}
         try:
+            # What the checkpoint counts on has to be there before it.
+            with open(self.metrics, "a") as file:
+                os.fsync(file.fileno())
             write_archive(self.checkpoint, header, trees)
             self.saved = record["step"]
         except OSError as error:

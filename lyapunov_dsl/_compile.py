@@ -199,7 +199,7 @@ class Program(eqx.Module):
         The vector field declares how fast it can be, whatever its parameters, by a method
         `speed_bound(t, state, context)`: a scalar s for |f|_2 <= s, or a pair (lower, upper) of PyTrees like the state
         ([`lyapunov_dsl.nn.InvariantField`][] has one). Where even the velocity that lowers V fastest is too slow, no
-        training helps. Every part of the certificate is looked at by itself.
+        training of the field helps (another readout might). Every part of the certificate is looked at by itself.
 
         **Arguments:**
 
@@ -208,8 +208,9 @@ class Program(eqx.Module):
         - `key`: a PRNG key; fixed by default.
 
         **Returns:** a [`lyapunov_dsl.Report`][] with the claims `NAME.feasible`: `REFUTED` with a state at which it cannot
-        be met, `EMPIRICAL` where none was found, `UNDECIDED` (unknown) where the field declares no speed; `NAME.level`,
-        the largest V found at which it cannot be met, which the truncation level of the loss has to be above; and
+        be met, `EMPIRICAL` where none was found, `UNDECIDED` (unknown) where the field declares no speed or breaks its own
+        bound; `NAME.level`, the largest V found at which it cannot be met (a loss truncated there can be, and less may do,
+        as truncation asks for less everywhere); and
         `speed_bound`, whether the field was found to keep its own bound.
 
         **Raises:** `ValueError` for data that does not fit the declaration, a discrete system, and a speed bound of
@@ -282,6 +283,10 @@ def compile(system: Any, certificate: Any, example: Any, *, objective: Any = Non
 
     **Warns:** where the field or the readout uses a piecewise constant function such as `argmax` or `round`.
     """
+    # An array from a Python number promotes otherwise than one that was read from a file.
+    system, certificate = jax.tree.map(
+        lambda leaf: leaf.astype(leaf.dtype) if _is_weak(leaf) else leaf, (system, certificate)
+    )
     system, declaration = declare(system, certificate, example)
     if objective is None:
         objective = PathIntegral() if isinstance(system, DiscreteSystem) else MonteCarlo()
@@ -293,6 +298,10 @@ def compile(system: Any, certificate: Any, example: Any, *, objective: Any = Non
     start = eqx.filter_eval_shape(eqx.nn.inference_mode(system).start, declaration.x)
     objective.check(Condition(system, certificate), start)
     return Program(system, certificate, objective, solver, declaration)
+
+
+def _is_weak(leaf: Any) -> bool:
+    return isinstance(leaf, jax.Array) and bool(getattr(leaf, "weak_type", False))
 
 
 def _describe(module: Any) -> str:

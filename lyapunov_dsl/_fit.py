@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import math
+import os
 import signal
 import threading
 import time
@@ -22,14 +23,15 @@ from ._checkpoint import Folder, fingerprint
 from ._compile import Program
 from ._constant import trainable
 from ._save import program_text, stored, structure, with_stored
-from ._types import check_key, is_finite, kind
+from ._types import check_key, is_finite, kind, shown
 
 # Steps between two looks at what the device has computed.
 _LOOK = 64
 
 
 class NonFiniteError(FloatingPointError):
-    """Training met a NaN or an Inf. `result` holds the program as it was before that step."""
+    """Training met a NaN or an Inf. `result` holds the program as it was before that step, or that of the best epoch
+    where `fit` selects it."""
 
     def __init__(self, message: str, result: "FitResult"):
         super().__init__(message)
@@ -83,15 +85,17 @@ def fit(
     of a step depends on `key` and the number of the step alone.
 
     With `folder`, a run that was ended in any way goes on where its last checkpoint is when the same call is made again,
-    through the same numbers as if it had not been interrupted. Ctrl-C ends the step, writes a checkpoint and stops;
-    pressed twice, it stops at once. The optimizer is code and is not stored: only the structure of its state can be
-    compared, so give the same one, schedule included.
+    through the same numbers as if it had not been interrupted. One process at a time may use a folder. Ctrl-C ends the
+    step, writes a checkpoint and stops; pressed twice, it stops at once. The optimizer is code and is not stored, and
+    neither are closures and other objects that are no PyTrees: only the structure of its state can be compared, so give
+    the same one, schedule included.
 
     **Arguments:**
 
     - `program`: a [`lyapunov_dsl.Program`][].
     - `data`: a pair (x, y) with a leading batch axis, y `None` without targets.
-    - `optimizer`: any Optax optimizer.
+    - `optimizer`: an Optax optimizer. Those that ask for the loss and the gradient are given them; line searches see the
+        loss of the batch.
     - `epochs`, `batch_size`: positive whole numbers.
     - `key`: a PRNG key.
     - `validation`: another pair; its error ([`lyapunov_dsl.Program.error`][]) is shown and kept after every epoch.
@@ -113,11 +117,12 @@ def fit(
 
     **Warns:** where a later checkpoint or a line of metrics cannot be written; training goes on.
     """
-    _check_arguments(program, optimizer, epochs, batch_size, key, validation, select, checkpoint_every)
+    _check_arguments(program, optimizer, epochs, batch_size, key, validation, select, folder, checkpoint_every)
     x, y = _pair("data", data)
     size = check_data(program.declaration, program.certificate, x, y)
     if validation is not None:
         check_data(program.declaration, program.certificate, *_pair("validation", validation))
+        validation = jax.tree.map(jnp.asarray, tuple(validation))
     batch_size = min(batch_size, size)
     data = jax.tree.map(jnp.asarray, (x, y))
 
@@ -126,7 +131,8 @@ def fit(
         raise ValueError("program: expected a system with trainable arrays (floating-point, not Constant), got none")
     # Copied, because the step donates them: the caller's program has to outlive training.
     params = jax.tree.map(jnp.copy, params)
-    moments = optimizer.init(params)
+    # So are the moments: some optimizers keep the parameters, or an array of the caller's, in their state.
+    moments = jax.tree.map(lambda leaf: jnp.copy(leaf) if eqx.is_array(leaf) else leaf, optimizer.init(params))
     best = jax.tree.map(jnp.copy, params) if select == "best" else None
     order_key, step_key = jax.random.split(key)
     per_epoch = size // batch_size
@@ -162,7 +168,7 @@ def fit(
     bad, pending = jnp.full((), -1, jnp.int32), []
     order, began = None, time.perf_counter()
     bar = tqdm(total=epochs * per_epoch, initial=run.step, disable=not progress, unit="step", mininterval=0.5)
-    with _pressed() as pressed:
+    with bar, _pressed() as pressed:
         while run.step < epochs * per_epoch and not pressed:
             epoch, batch = divmod(run.step, per_epoch)
             if order is None or batch == 0:
@@ -196,32 +202,34 @@ def fit(
                 for line in lines:
                     place.log(line)
                 if place.due():
+                    writing = time.perf_counter()
                     place.write(dataclasses.asdict(run), state())
-    bar.close()
+                    began += time.perf_counter() - writing
 
-    if int(bad) >= 0:
-        result = FitResult(eqx.combine(params, static), run.history, f"NaN or Inf at step {int(bad)}")
-        kept = "" if place is None else f"; the checkpoint of step {place.saved} stays in {place.path}"
-        if throw:
-            raise NonFiniteError(
-                f"{result.status} (epoch {int(bad) // per_epoch}): the loss, a gradient, a parameter or the optimizer's state is not "
-                f"finite. The program as it was before that step is in .result{kept}; a smaller learning rate, gradient "
-                "clipping (optax.clip_by_global_norm), a smaller kappa or, in end-to-end training, more solver steps "
-                "(max_steps) usually help",
-                result,
-            )
-        return result
-    run.take(pending)
-    if place is not None and place.saved != run.step:
-        place.write(dataclasses.asdict(run), state())
-    done = run.step == epochs * per_epoch
+    done = run.step == epochs * per_epoch and int(bad) < 0
+    if int(bad) < 0:
+        run.take(pending)
+        run.seconds = 0.0 if done or not run.losses else time.perf_counter() - began
+        if place is not None and place.saved != run.step:
+            place.write(dataclasses.asdict(run), state())
+    status = "done" if done else f"interrupted at step {run.step}" if int(bad) < 0 else f"NaN or Inf at step {int(bad)}"
     chosen = params if run.chosen is None else best
-    status = "done" if done else f"interrupted at step {run.step}"
     result = FitResult(eqx.combine(chosen, static), run.history, status, run.chosen)
-    if not done and throw:
-        where = "give folder=... to be able to go on" if place is None else f"the same call goes on from {place.path}"
-        raise Interrupted(f"{status} by Ctrl-C; {where}; the program so far is in .result", result)
-    return result
+    if done or not throw:
+        return result
+    which = "as it was before that step" if run.chosen is None else f"of the best epoch, {run.chosen},"
+    if int(bad) >= 0:
+        kept = "" if place is None else f"; the checkpoint of step {place.saved} stays in {place.path}"
+        raise NonFiniteError(
+            f"{status} (epoch {int(bad) // per_epoch}): the loss, a gradient, a parameter or the optimizer's state is not "
+            f"finite. The program {which} is in .result{kept}; a smaller learning rate, gradient clipping "
+            "(optax.clip_by_global_norm), a smaller kappa or, in end-to-end training, more solver steps (max_steps) usually help",
+            result,
+        )
+    where = "give folder=... to be able to go on"
+    if place is not None:
+        where = f"the same call goes on from step {place.saved} in {place.path}"
+    raise Interrupted(f"{status} by Ctrl-C; {where}; the program so far is in .result", result)
 
 
 @dataclasses.dataclass
@@ -288,7 +296,15 @@ def _pressed() -> Iterator[list[bool]]:
 
 
 def _check_arguments(
-    program: Any, optimizer: Any, epochs: Any, batch_size: Any, key: Any, validation: Any, select: Any, every: Any
+    program: Any,
+    optimizer: Any,
+    epochs: Any,
+    batch_size: Any,
+    key: Any,
+    validation: Any,
+    select: Any,
+    folder: Any,
+    every: Any,
 ) -> None:
     if not isinstance(program, Program):
         raise ValueError(f"program: expected a Program made by lyapunov_dsl.compile, got {kind(program)}")
@@ -297,9 +313,12 @@ def _check_arguments(
         if not (isinstance(count, int) and count > 0):
             raise ValueError(f"{name}: expected a positive whole number, got {count!r}")
     if not isinstance(optimizer, optax.GradientTransformation):
+        hint = "; call its gradient_transformation()" if hasattr(optimizer, "gradient_transformation") else ""
         raise ValueError(
-            f"optimizer: expected an Optax GradientTransformation such as optax.adam(1e-3), got {kind(optimizer)}"
+            f"optimizer: expected an Optax GradientTransformation such as optax.adam(1e-3), got {kind(optimizer)}{hint}"
         )
+    if folder is not None and not isinstance(folder, str | os.PathLike):
+        raise ValueError(f"folder: expected a path, got {shown(folder)}")
     if select not in ("last", "best") or (select == "best" and validation is None):
         raise ValueError(f"select: expected 'last', or 'best' together with validation=(x, y), got {select!r}")
     if not (is_finite(every) and every >= 0):
@@ -313,17 +332,18 @@ def _advance(fixed: Any, params: Any, moments: Any, bad: Any) -> Any:
     static, optimizer, data, indices, step, key = fixed
     x, y = jax.tree.map(lambda leaf: leaf[indices], data)
     key = jax.random.fold_in(key, step)
-    loss, grads = eqx.filter_value_and_grad(lambda p: eqx.combine(p, static).loss(x, y, key=key))(params)
-    updates, new_moments = optimizer.update(grads, moments, params)
+    value = lambda p: eqx.combine(p, static).loss(x, y, key=key)
+    loss, grads = eqx.filter_value_and_grad(value)(params)
+    given = {"value": loss, "grad": grads, "value_fn": value}
+    updates, new_moments = optax.with_extra_args_support(optimizer).update(grads, moments, params, **given)
     proposed = (eqx.apply_updates(params, updates), new_moments)
-    # The new parameters and moments too: a finite gradient can overflow in the optimizer.
-    finite = [
-        jnp.all(jnp.isfinite(leaf))
-        for leaf in jax.tree.leaves(eqx.filter((loss, grads, proposed), eqx.is_inexact_array))
-    ]
-    good = (bad < 0) & jnp.all(jnp.stack(finite))
+    # The new parameters and moments too: a finite gradient can overflow in the optimizer. Some moments begin infinite.
+    kept = lambda new, old: jnp.all(jnp.isfinite(new) | ~jnp.isfinite(old)) if eqx.is_inexact_array(new) else True
+    finite = [jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves((loss, grads, proposed[0]))]
+    good = (bad < 0) & jnp.all(jnp.stack(finite + jax.tree.leaves(jax.tree.map(kept, new_moments, moments))))
     # From the first bad step on nothing changes any more; which step that was is read only now and then.
-    params, moments = jax.tree.map(lambda new, old: jnp.where(good, new, old), proposed, (params, moments))
+    choose = lambda new, old: jnp.where(good, new, old) if eqx.is_array(new) else new
+    params, moments = jax.tree.map(choose, proposed, (params, moments))
     return params, moments, jnp.where(good | (bad >= 0), bad, step), loss
 
 

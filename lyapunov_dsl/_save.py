@@ -6,6 +6,7 @@ its path, and a header in JSON. Code is not stored. To read one, the same struct
 """
 
 import difflib
+import hashlib
 import json
 import os
 import re
@@ -23,7 +24,7 @@ import wadler_lindig
 from jaxtyping import PyTree
 
 from ._compile import Program
-from ._types import describe, kind
+from ._types import describe, kind, shown
 
 _HEADER, _VERSION = "header", 1
 
@@ -31,7 +32,8 @@ _HEADER, _VERSION = "header", 1
 def save(path: Any, program: Program) -> None:
     """Writes a program to a file; read it with [`lyapunov_dsl.load`][].
 
-    All arrays of the system and of the certificate are stored, rates, domains and other constants included. The file
+    All arrays of the system and of the certificate are stored, rates, domains and other constants included: the leaves
+    of the two PyTrees. What hides in a closure or in an object that is no PyTree is code and is not seen. The file
     appears whole or not at all: it is written beside its place and moved there.
 
     **Arguments:**
@@ -43,6 +45,8 @@ def save(path: Any, program: Program) -> None:
     """
     if not isinstance(program, Program):
         raise ValueError(f"save: expected a Program made by lyapunov_dsl.compile, got {kind(program)}")
+    if not isinstance(path, str | os.PathLike):
+        raise ValueError(f"path: expected a path, got {shown(path)}")
     try:
         write_archive(path, {"program": program_text(program)}, {"program": stored(program)})
     except OSError as error:
@@ -91,14 +95,26 @@ def program_text(program: Program) -> str:
 def structure(tree: PyTree) -> str:
     """Classes, settings, shapes and dtypes of a tree as text, one a line; the same in every process, whether or not
     functions are wrapped (by jaxtyping's import hook, say)."""
-    text = wadler_lindig.pformat(tree, short_arrays=True, hide_defaults=False)
+    stored = {id(leaf) for leaf in jax.tree.leaves(tree)}
+
+    def hidden(node: Any) -> Any:
+        # An array that no PyTree holds (of a functools.partial, say) is not stored: its content has to be the same.
+        if isinstance(node, np.ndarray | jax.Array) and id(node) not in stored:
+            digest = hashlib.blake2b(to_numpy(node).tobytes(), digest_size=8).hexdigest()
+            return wadler_lindig.TextDoc(f"{describe(node)} with content {digest}")
+        return None
+
+    text = wadler_lindig.pformat(tree, short_arrays=True, hide_defaults=False, custom=hidden)
     return re.sub(r" at 0x[0-9a-f]+|(?<=<)wrapped |(?<=\])\(jax\)|,$", "", text, flags=re.MULTILINE)
 
 
 def compare(path: Any, what: str, found: str, expected: str) -> None:
-    """Raises `ValueError` where two structures are not the same, naming the first difference."""
+    """Raises `ValueError` where two texts are not the same, naming the first line that differs."""
     if found == expected:
         return
+    if "\n" not in found + expected:
+        shown = f" ({found} instead of {expected})" if len(found) < 32 else ""
+        raise ValueError(f"{path}: expected one of this {what}, got one of another {what}{shown}")
     lines = [line for line in difflib.ndiff(expected.splitlines(), found.splitlines()) if line[:2] in ("- ", "+ ")]
     sides = {sign: next((line[2:].strip() for line in lines if line[0] == sign), "nothing more") for sign in "-+"}
     raise ValueError(
@@ -128,6 +144,8 @@ def write_archive(path: Any, header: dict[str, Any], trees: dict[str, PyTree]) -
 
 def read_archive(path: Any) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     """The header and the arrays of an archive. Raises `ValueError` for one that is missing, damaged or none of ours."""
+    if not isinstance(path, str | os.PathLike):
+        raise ValueError(f"path: expected a path, got {shown(path)}")
     path = Path(path)
     if not path.is_file():
         raise ValueError(f"{path}: expected a file written by lyapunov_dsl, got none there")
@@ -145,8 +163,8 @@ def read_archive(path: Any) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
         header = None
     if not isinstance(header, dict) or header.get("format") != "lyapunov_dsl":
         raise ValueError(f"{path}: expected a file written by lyapunov_dsl, got another one (it has no header)")
-    if header["version"] != _VERSION:
-        raise ValueError(f"{path}: expected version {_VERSION} of the format, got {header['version']}")
+    if header.get("version") != _VERSION:
+        raise ValueError(f"{path}: expected version {_VERSION} of the format, got {header.get('version')}")
     # Types that NumPy does not know, such as bfloat16, come back as bytes.
     known = {n: array.view(np.dtype(header["arrays"][n][0])) for n, array in arrays.items() if array.dtype.kind == "V"}
     return header, {**arrays, **known}

@@ -234,6 +234,73 @@ def test_a_nan_names_its_step_and_leaves_the_last_checkpoint(tmp_path: Path, key
     assert [line["record"] for line in metrics(tmp_path)] == ["steps", "epoch"]
 
 
+def test_a_nan_leaves_the_best_epoch_where_it_is_selected(key: Any) -> None:
+    """The validation error is the same in both epochs before it: the later one, at -0.4, is the best."""
+    data = (jnp.ones((8, 1)), None)
+    options = {"optimizer": optax.sgd(0.1), "epochs": 3, "batch_size": 2, "validation": data, "select": "best"}
+    with pytest.raises(ld.NonFiniteError, match=r"step 6 .*The program of the best epoch, 0, is in \.result") as caught:
+        train(one_weight(level=-0.55), data, key, **options)
+    assert caught.value.result.selected == 0
+    assert weight_of(caught.value.result.program) == pytest.approx(-0.4)
+
+
+def test_the_seconds_of_an_interrupted_epoch_count(tmp_path: Path, monkeypatch: Any) -> None:
+    press_at(monkeypatch, 5)
+    began = time.perf_counter()
+    with pytest.raises(ld.Interrupted):
+        train(classifier(jax.random.key(0)), blobs(), jax.random.key(3), epochs=1, batch_size=4, folder=tmp_path)
+    before = time.perf_counter() - began
+    monkeypatch.undo()
+    result = train(classifier(jax.random.key(0)), blobs(), jax.random.key(3), epochs=1, batch_size=4, folder=tmp_path)
+    # Most of the time before is that of compiling the step.
+    assert 0.3 * before < result.history[0]["seconds"] < before + 5
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: optax.contrib.prodigy(),
+        lambda: optax.contrib.dog(),
+        lambda: optax.chain(optax.adam(1e-2), optax.contrib.reduce_on_plateau()),
+        lambda: optax.polyak_sgd(0.1),
+        lambda: optax.MultiSteps(optax.adam(1e-2), 2).gradient_transformation(),
+        lambda: optax.chain(optax.add_noise(0.01, 0.55, jax.random.key(0)), optax.sgd(1e-2)),
+        lambda: optax.inject_hyperparams(optax.sgd)(optax.cosine_decay_schedule(0.1, 100)),
+        lambda: optax.contrib.schedule_free_adamw(1e-2),
+    ],
+    ids=["prodigy", "dog", "plateau", "polyak", "MultiSteps", "noise", "inject", "schedule free"],
+)
+def test_optimizers_of_all_kinds_train_and_resume(make: Any, tmp_path: Path, monkeypatch: Any) -> None:
+    optimizer = make()
+    options = {"optimizer": optimizer, "epochs": 3, "select": "last"}
+    whole = run(tmp_path / "whole", **options)
+    assert whole.status == "done"
+    press_at(monkeypatch, 4)
+    with pytest.raises(ld.Interrupted):
+        run(tmp_path / "cut", **options)
+    monkeypatch.undo()
+    assert eqx.tree_equal(run(tmp_path / "cut", **options).program, whole.program)
+
+
+def test_validation_as_another_kind_of_array_is_the_same(tmp_path: Path) -> None:
+    held_out = tuple(leaf[:9] for leaf in blobs())
+    run(tmp_path, epochs=2, validation=held_out)
+    run(tmp_path, epochs=3, validation=[jnp.asarray(leaf) for leaf in held_out])
+
+
+def test_a_folder_with_what_is_no_checkpoint_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "metrics.jsonl").write_text("somebody's\n")
+    with pytest.raises(
+        ValueError, match=r"folder: expected an empty one or one with a checkpoint, got .* metrics alone"
+    ):
+        run(tmp_path, epochs=2)
+    assert (tmp_path / "metrics.jsonl").read_text() == "somebody's\n"
+    (tmp_path / "metrics.jsonl").unlink()
+    ld.save(tmp_path / "checkpoint.npz", classifier(jax.random.key(0)))
+    with pytest.raises(ValueError, match=r"expected a checkpoint of fit, got a program that was saved"):
+        run(tmp_path, epochs=2)
+
+
 def test_moments_that_overflow_are_noticed(key: Any) -> None:
     """The gradient 1e20 is finite, its square is not, and Adam's update is then zero for ever."""
     data = (jnp.full((8, 1), 1e20), None)
@@ -252,9 +319,7 @@ def test_moments_that_overflow_are_noticed(key: Any) -> None:
 )
 def test_a_checkpoint_of_another_run_is_refused(change: Any, what: str, tmp_path: Path) -> None:
     run(tmp_path, epochs=2)
-    with pytest.raises(
-        ValueError, match=rf"checkpoint.npz: expected one of this {what}, got one of another {what}, which differs"
-    ):
+    with pytest.raises(ValueError, match=rf"checkpoint.npz: expected one of this {what}, got one of another {what}"):
         run(tmp_path, epochs=2, **change)
 
 

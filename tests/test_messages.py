@@ -847,6 +847,22 @@ DATA: dict[str, Mistake] = {
         lambda ld: ld.save("p", system(ld)),
         r"save: expected a Program made by lyapunov_dsl\.compile, got System",
     ),
+    "save to no path": (
+        lambda ld: ld.save(3, compiled(ld)),
+        r"path: expected a path, got int 3",
+    ),
+    "load from no path": (
+        lambda ld: ld.load(None, compiled(ld)),
+        r"path: expected a path, got None",
+    ),
+    "folder that is no path": (
+        lambda ld: fitted(ld, folder=3),
+        r"folder: expected a path, got int 3",
+    ),
+    "optimizer that wraps": (
+        lambda ld: fitted(ld, optimizer=optax.MultiSteps(optax.adam(1e-3), 2)),
+        r"got MultiSteps; call its gradient_transformation\(\)",
+    ),
     "load like no program": (
         lambda ld: ld.load("p", None),
         r"load: expected a Program made by lyapunov_dsl\.compile, got None",

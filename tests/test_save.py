@@ -1,10 +1,12 @@
 """`save` and `load`: what comes back is what was written, bit for bit, or one sentence says why not."""
 
+import functools
 import os
 import signal
 import subprocess
 import sys
 import textwrap
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -140,6 +142,76 @@ def classifier() -> ld.Program:
     return ld.compile(ld.System(origin, field, domain=ld.Box(-5, 5)), certificate, (jnp.zeros(2), 0))
 
 
+def test_arrays_that_no_pytree_holds_have_to_be_the_same(tmp_path: Path) -> None:
+    """They are not stored: another value would silently be that of the program given."""
+
+    def scaled(scale: Any, t: Any, state: Any, context: Any) -> Any:
+        return scale * state
+
+    def make(value: float) -> ld.Program:
+        field = functools.partial(scaled, jnp.asarray(value))
+        system = ld.System(vector_field=field, domain=ld.Box(-5, 5))
+        return ld.compile(system, ld.Certificate.exponential(ld.squared_error, 1), (jnp.zeros(2), jnp.zeros(2)))
+
+    ld.save(tmp_path / "p", make(1.0))
+    ld.load(tmp_path / "p", make(1.0))
+    with pytest.raises(ValueError, match=r"another program, which differs first in float32\[\] with content"):
+        ld.load(tmp_path / "p", make(2.0))
+
+    class Static(eqx.Module):
+        table: Any = eqx.field(static=True)
+
+        def __call__(self, t: Any, state: Any, context: Any) -> Any:
+            return self.table[0] * state
+
+    def static(value: float) -> ld.Program:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            field = Static(HashableArray([value]))
+        system = ld.System(vector_field=field, domain=ld.Box(-5, 5))
+        return ld.compile(system, ld.Certificate.exponential(ld.squared_error, 1), (jnp.zeros(2), jnp.zeros(2)))
+
+    ld.save(tmp_path / "p", static(1.0))
+    ld.load(tmp_path / "p", static(1.0))
+    with pytest.raises(ValueError, match=r"another program, which differs first in .*float64\[1\] with content"):
+        ld.load(tmp_path / "p", static(2.0))
+
+
+class HashableArray(np.ndarray):
+    """An array in a static field."""
+
+    def __new__(cls, values: Any) -> Any:
+        return np.asarray(values).view(cls)
+
+    def __hash__(self) -> int:  # type: ignore
+        return hash(self.tobytes())
+
+    def __eq__(self, other: Any) -> Any:
+        return isinstance(other, HashableArray) and self.tobytes() == other.tobytes()
+
+
+def test_python_numbers_made_arrays_do_not_promote_otherwise_after_loading(tmp_path: Path, key: Any) -> None:
+    class Gain(eqx.Module):
+        gain: Any
+
+        def __call__(self, t: Any, state: Any, context: Any) -> Any:
+            return -self.gain * state
+
+    def make(dtype: Any) -> ld.Program:
+        system = ld.System(vector_field=Gain(jnp.asarray(1.3)), domain=ld.Box(-5, 5))
+        example = (jnp.zeros(2, dtype), jnp.zeros(2, dtype))
+        return ld.compile(system, ld.Certificate.exponential(ld.squared_error, 1), example)
+
+    with jax.enable_x64(True):
+        # A weakly typed float64 would be accepted beside float32 now and not after it was read from a file.
+        with pytest.raises(
+            ValueError, match=r"vector_field: expected an output like the state, float32\[2\], got float64\[2\]"
+        ):
+            make(jnp.float32)
+        ld.save(tmp_path / "p", make(jnp.float64))
+        assert ld.load(tmp_path / "p", make(jnp.float64)).predict(jnp.ones((1, 2))).dtype == jnp.float64
+
+
 @pytest.mark.parametrize(
     ("other", "message"),
     [
@@ -195,6 +267,9 @@ def test_what_is_no_file_of_ours_is_refused(tmp_path: Path) -> None:
     np.save(tmp_path / "one.npy", np.zeros(3))
     with pytest.raises(ValueError, match="it has no header"):
         ld.load(tmp_path / "one.npy", program())
+    np.savez(tmp_path / "odd.npz", header=np.frombuffer(b'{"format": "lyapunov_dsl"}', np.uint8))
+    with pytest.raises(ValueError, match="expected version 1 of the format, got None"):
+        ld.load(tmp_path / "odd.npz", program())
     np.savez(tmp_path / "pickled.npz", header=np.array({"a": 1}, dtype=object))
     with pytest.raises(ValueError, match=r"damaged or cut off \(.*allow_pickle"):
         ld.load(tmp_path / "pickled.npz", program())

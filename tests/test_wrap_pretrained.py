@@ -24,6 +24,8 @@ def test_a_model_trained_elsewhere_is_reported_on_and_left_alone(tmp_path: Path)
     assert weights.read_bytes() == before
     assert "logits of the program and of the model differ by at most" in first
     assert float(first.split("differ by at most ")[1].split()[0]) < 1e-3
+    # Every number of the model belongs to the program: 64·16 + 16, 16·64 + 64 + 64·16 + 16, 16·10 + 10.
+    assert "3,338 parameters" in first
     for line in ("share of examples decided wrongly", "REFUTED", "error against compute", "counterexample"):
         assert line in first
     assert (tmp_path / "out" / "report.txt").read_text().strip() in first

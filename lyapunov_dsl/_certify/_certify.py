@@ -5,7 +5,6 @@ from typing import Any
 
 import equinox as eqx
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jaxtyping import PyTree
 
@@ -72,9 +71,7 @@ def certify(
             f"examples whose V ({name}{before}) is within {DECAY_SLACK:.0%} of the promise at t/T = {DECAY_TIMES}",
             solved & decays(condition, name, run),
         )
-    rounding = 64 * float(jnp.finfo(run.excess.dtype).eps)
-    stays = np.asarray(run.excess).max(axis=1) <= rounding
-    share("domain.left", f"examples whose trajectory leaves H ({LOOKS} times looked at)", ~stays)
+    share("domain.left", f"examples whose trajectory leaves H ({LOOKS} times looked at)", run.outside.any(axis=1))
     if not solved.all():
         share("unsolved", "examples that the solver could not finish", ~solved)
     refutations = [c.counterexample for c in claims.values() if c.counterexample is not None]
@@ -85,15 +82,17 @@ def certify(
     if name is not None:
         part: Any = condition.parts[name]
         ifs = robustness(part.loss, float(part.kappa), condition.continuous.horizon, norm, run.values[name][:, 0])
+    # None of the premises is proved here (only refuted or searched), so neither is a conclusion.
     if radius is not None:
-        # None of the premises is proved here (only refuted or searched), so neither is the conclusion.
         claims["robust"] = Claim(
             f"the decision is the same for every perturbation of size {float(radius):.4g} in the {norm}-norm",
             Assurance.UNDECIDED,
         )
+    if radius is not None or name is not None:
+        seen = " (some were seen to leave it)" if run.outside.any() else ""
         holds = [claims[f"{part}.holds"].assurance for part in (condition.parts if name is None else [name])]
         premises = {
-            "H is forward invariant for every perturbed input": Assurance.UNDECIDED,
+            f"H is forward invariant for every perturbed input{seen}": Assurance.UNDECIDED,
             "the condition holds for the nominal input on all of H": weakest(*holds),
             "c bounds V(η(0)) for every perturbed input": Assurance.UNDECIDED,
             f"L_f bounds the change of the field with the input, both in the {norm}-norm": Assurance.UNDECIDED,

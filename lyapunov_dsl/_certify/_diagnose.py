@@ -11,6 +11,7 @@ from jaxtyping import PyTree
 
 from .._certificate import Exponential
 from .._condition import Condition
+from .._rollout import time_dtype
 from .._solve import Solver
 from ._falsify import Draws, descend
 from ._paths import Paths, before_truncation
@@ -37,8 +38,7 @@ def _share(events: np.ndarray) -> str:
 def _outside(condition: Condition, run: Paths, draws: Draws, starts: PyTree) -> list[str]:
     """States outside H, where the condition says nothing."""
     excess, times = np.asarray(run.excess), np.asarray(run.times)
-    # What is not a number is in no set.
-    outside = ~(excess <= 64 * float(jnp.finfo(run.excess.dtype).eps))
+    outside = run.outside
     begun, left = outside[:, 0], outside.any(axis=1)
     found = []
     if begun.any():
@@ -91,6 +91,23 @@ def _unsolved(solver: Solver, run: Paths) -> list[str]:
     ]
 
 
+@eqx.filter_jit
+def _elsewhere(condition: Condition, part: str, starts: PyTree, targets: PyTree, states: PyTree, count: int) -> Any:
+    """The least V at the final time, for each of the first `count` examples, over states that were found for any."""
+
+    def one(start: Any, target: Any) -> Any:
+        point = condition.point(start, target)
+
+        def at(state: Any) -> Any:
+            end = jnp.asarray(condition.continuous.horizon, time_dtype(state))
+            return condition.parts[part].value(end, state, point)
+
+        return jnp.nanmin(jax.vmap(at)(states), initial=jnp.inf)
+
+    first = lambda tree: jax.tree.map(lambda leaf: leaf[:count] if eqx.is_array(leaf) else leaf, tree)
+    return eqx.filter_vmap(one)(first(starts), first(targets))
+
+
 def _too_large(condition: Condition, starts: PyTree, targets: PyTree, run: Paths, draws: Draws) -> list[str]:
     """A rate that promises less than V can be on H."""
     sentences, horizon = [], condition.continuous.horizon
@@ -100,7 +117,7 @@ def _too_large(condition: Condition, starts: PyTree, targets: PyTree, run: Paths
     begun = jax.tree.map(lambda leaf: leaf[:count, 0], run.states)
     states = jax.tree.map(lambda *leaves: jnp.concatenate(leaves), begun, other)
     for name, part in condition.parts.items():
-        _, reached = descend(condition, name, starts, targets, jnp.tile(jnp.arange(count), 2), states)
+        ends, reached = descend(condition, name, starts, targets, jnp.tile(jnp.arange(count), 2), states)
         seen = np.where(np.asarray(run.excess)[:count] <= 0, np.asarray(run.values[name])[:count], np.inf)
         begin = run.values[name][:count, 0]
         if before_truncation(part) is not None:
@@ -108,6 +125,7 @@ def _too_large(condition: Condition, starts: PyTree, targets: PyTree, run: Paths
             begin, seen = jax.nn.relu(begin - level), np.maximum(seen - float(level), 0)
         found = np.concatenate([np.asarray(reached, np.float64).reshape(2, count), seen.T])
         least = np.nanmin(found, axis=0, initial=math.inf)
+        least = np.fmin(least, _elsewhere(condition, name, starts, targets, ends, count))
         zero, end = jnp.zeros((), begin.dtype), jnp.asarray(horizon, begin.dtype)
         promise = np.asarray(jax.vmap(part.flow, (None, None, 0))(zero, end, begin), np.float64)
         begin = np.asarray(begin, np.float64)
@@ -118,12 +136,13 @@ def _too_large(condition: Condition, starts: PyTree, targets: PyTree, run: Paths
         if missed.size == 0:
             continue
         i = missed[np.argsort(begin[missed])[missed.size // 2]]
+        likewise = f"likewise for {missed.size} of {count} examples"
         sentence = (
-            f"{name} asks for too much: from V(0) = {begin[i]:.4g} it promises V(T) <= {promise[i]:.3g}, and the least V "
-            f"found on H is {least[i]:.3g} (likewise for {missed.size} of {count} examples). If that is the least, no training can meet it"
+            f"{name} seems to ask for too much: from V(0) = {begin[i]:.4g} it promises V(T) <= {promise[i]:.3g}, and the least V "
+            f"found on H is {least[i]:.3g} ({likewise}). If it is, no training of the field can meet that"
         )
         if isinstance(part, Exponential):
-            most = max(math.log(begin[i] / least[i]) / horizon, 0)
+            most = max(float(np.min(np.log(begin[missed] / least[missed]))) / horizon, 0)
             sentence += f": kappa = {float(part.kappa):g} has to come down below {most:.3g}, H to grow, or the loss to be truncated"
         sentences.append(sentence)
     return sentences

@@ -141,7 +141,7 @@ def descend(
             moved = jax.tree.map(lambda s, w, g: s + (0.3 * 0.9**i).astype(s.dtype) * w * g, state, widths, towards)
             return system.region.project(moved)
 
-        by_signs = ascent(lambda state: -value(state), state, move, steps)
+        by_signs = ascent(lambda state: -value(state), system.region.project(state), move, steps)
         flat, unravel = ravel_pytree(by_signs)
         project = lambda flat: ravel_pytree(system.region.project(unravel(flat)))[0]
         valued = jax.value_and_grad(lambda flat: value(unravel(flat)))

@@ -45,11 +45,11 @@ class BestCase(eqx.Module):
     def rates(self, t: Any, state: Any, point: Any) -> dict[str, tuple[Scalar, Scalar]]:
         """V and the least dV/dt for every part."""
         field: Any = self.continuous.vector_field
-        bound = field.speed_bound(t, state, point.context)
+        bound = field.speed_bound(t, state, point.context)  # a number, or a pair
 
         def both(part: Any) -> tuple[Scalar, Scalar]:
             value, (of_time, slopes) = jax.value_and_grad(lambda t, s: part.value(t, s, point), (0, 1))(t, state)
-            if isinstance(bound, tuple):
+            if isinstance(bound, tuple | list):
                 least = jax.tree.map(lambda g, low, high: jnp.sum(jnp.minimum(g * low, g * high)), slopes, *bound)
                 return value, of_time + jax.tree.reduce(jnp.add, least)
             squares = jax.tree.reduce(jnp.add, jax.tree.map(lambda g: jnp.sum(g**2), slopes))
@@ -69,8 +69,8 @@ def check_bound(condition: Condition, starts: PyTree) -> None:
     t = jax.ShapeDtypeStruct((), jnp.result_type(*jax.tree.leaves(state)))
     bound = eqx.filter_eval_shape(field.speed_bound, t, state, context)
     shapes = lambda tree: jax.tree.map(lambda leaf: leaf.shape, struct_of(tree))
-    pair = isinstance(bound, tuple) and len(bound) == 2 and all(shapes(side) == shapes(state) for side in bound)
-    if not pair and getattr(bound, "shape", None) != ():
+    pair = isinstance(bound, tuple | list) and len(bound) == 2 and all(shapes(side) == shapes(state) for side in bound)
+    if not pair and np.shape(bound) != ():
         raise ValueError(
             f"speed_bound: expected a scalar, or a pair (lower, upper) of velocities like the state {describe(state)}, got "
             f"{describe(bound)}"
@@ -87,7 +87,7 @@ def _overrun(condition: Condition, starts: PyTree, draws: Draws) -> Any:
         context = jax.tree.map(lambda leaf: leaf[example] if eqx.is_array(leaf) else leaf, starts.context)
         velocity, bound = system.velocity(t, state, context), field.speed_bound(t, state, context)
         tiny = jnp.finfo(t.dtype).tiny
-        if isinstance(bound, tuple):
+        if isinstance(bound, tuple | list):
             over = lambda v, low, high: jnp.max(
                 jnp.maximum(low - v, v - high) / (jnp.max(jnp.abs(low)) + jnp.max(jnp.abs(high)) + tiny)
             )
@@ -131,6 +131,10 @@ def feasibility(condition: Condition, starts: PyTree, targets: PyTree, *, key: A
         points = join(drawn, _towards_the_least(condition, name, starts, targets, few))
         found: Found = jax.tree.map(np.asarray, evaluate(best, name, starts, targets, points))
         worst, counterexample = falsify(best, name, starts, targets, points, found)
+        if claims["speed_bound"].counterexample is not None:
+            why = "unknown, as the field breaks its own speed_bound"
+            claims[f"{name}.feasible"] = Claim(f"whether {name} can be met on H: {why}", Assurance.UNDECIDED)
+            continue
         statement = (
             f"{name} can be met on all of [0, T] x H at the declared speed; worst residual left to the fastest field"
         )
@@ -143,12 +147,13 @@ def feasibility(condition: Condition, starts: PyTree, targets: PyTree, *, key: A
             part: Any = condition.parts[name]
             level = 0.0 if before_truncation(part) is None else float(part.loss.level())
             claims[f"{name}.level"] = Claim(
-                f"largest V (before truncation) found at which no field of that speed meets {name}; truncate the loss above it",
+                f"largest V{' before truncation' if level else ''} found at which no field of that speed meets {name}",
                 Assurance.EMPIRICAL,
                 float(np.max(values)) + level,
             )
     refuted = [c.counterexample for c in claims.values() if c.counterexample is not None]
-    return Report(claims, counterexample=max(refuted, key=lambda c: c.residual, default=None))
+    badness = lambda c: math.inf if math.isnan(c.residual) else c.residual
+    return Report(claims, counterexample=max(refuted, key=badness, default=None))
 
 
 def _declared(condition: Condition, starts: PyTree, drawn: Draws) -> Claim:

@@ -32,6 +32,11 @@ class Paths(eqx.Module):
     solved: Any
     correct: Any
 
+    @property
+    def outside(self) -> np.ndarray:
+        """Where a state is outside H by more than rounding, shape (batch, looks). What is not a number is in no set."""
+        return ~(np.asarray(self.excess) <= 64 * float(jnp.finfo(self.excess.dtype).eps))
+
 
 @eqx.filter_jit
 def paths(condition: Condition, solver: Solver, starts: PyTree, targets: PyTree) -> Paths:

@@ -64,12 +64,15 @@ class Robustness:
         - `lipschitz_potential`: L_V, of V in the state; for Theorem 3 by default the bound that the loss has everywhere
             (2 in the ∞-norm and √2 in the 2-norm for cross entropy).
 
-        **Returns:** radii, shape (batch,); 0 where V(η(0)) is not finite or nothing follows.
+        **Returns:** radii, shape (batch,); 0 where V(η(0)) is not finite or nothing follows. Of more than 64 different
+        V(η(0)), each is rounded up to one of 64 of them, which makes its radius smaller.
 
         **Raises:** `ValueError` for constants that are negative or not finite, another rule, and for Theorem 3 with a loss
         that has no bound of its gradient where none is given.
         """
         check(lipschitz=lipschitz)
+        if rule not in ("comparison", "theorem_3"):
+            raise ValueError(f"rule: expected 'comparison' or 'theorem_3', got {rule!r}")
         if rule == "theorem_3" and lipschitz_potential is None:
             lipschitz_potential = self.lipschitz_potential()
             if lipschitz_potential is None:
@@ -79,9 +82,9 @@ class Robustness:
         finite = np.isfinite(self.initial)
         levels, where = np.unique(np.maximum(self.initial[finite], 0), return_inverse=True)
         if levels.size > _LEVELS:
-            rounded = np.linspace(levels[0], levels[-1], _LEVELS)
-            where = np.searchsorted(rounded, levels, side="left").clip(max=_LEVELS - 1)[where]
-            levels = rounded
+            # By rank, so that one far away does not make the others coarse.
+            few = levels[np.unique(np.linspace(0, levels.size - 1, _LEVELS).round().astype(int))]
+            where, levels = np.searchsorted(few, levels)[where], few
         constants: Any = {"loss": self.loss, "kappa": self.kappa, "horizon": self.horizon, "norm": self.norm}
         of_level = [
             certified_radius(

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import PyTree
 from matplotlib.axes import Axes
@@ -71,6 +72,12 @@ def level_sets(
     def residual(state: Any) -> Any:
         return view.condition.residuals(view.time, state, view.point)[name]
 
+    def violated(state: Any) -> Any:
+        # By more than rounding, as in a report.
+        value, rate = view.condition.rates(view.time, state, view.point)[name]
+        allowed = parts[name].comparison(view.time, value)
+        return rate - allowed > 64 * jnp.finfo(rate.dtype).eps * (jnp.abs(value) + jnp.abs(rate) + jnp.abs(allowed))
+
     grid = view.grid(301)
     outside = view.outside(grid)
     violation = np.ma.masked_where(outside, np.maximum(view.map(residual, grid), 0))
@@ -80,13 +87,14 @@ def level_sets(
 
     values = view.map(lambda state: view.condition.values(view.time, state, view.point)[name], grid)
     values = np.ma.masked_where(outside, values)
-    lines = axes.contour(
-        grid[..., 0], grid[..., 1], values, _levels(values, levels), colors=INK, linewidths=0.9, alpha=0.6, zorder=1
-    )
-    axes.clabel(lines, fmt="%.2g", fontsize=7, inline_spacing=3)
+    shown = _levels(values, levels)
+    # A flat V has no contours.
+    if values.max() > values.min():
+        lines = axes.contour(*np.moveaxis(grid, -1, 0), values, shown, colors=INK, linewidths=0.9, alpha=0.6, zorder=1)
+        axes.clabel(lines, fmt="%.2g", fontsize=7, inline_spacing=3)
 
     where = view.inside(view.grid(19).reshape(-1, 2))
-    colors = np.where(view.map(residual, where) > 0, RED, BLUE)
+    colors = np.where(view.map(violated, where), RED, BLUE)
     arrows(axes, where, view.map(view.velocity, where), color=colors, width=0.0035, zorder=2)
     path = view.inference(60)
     axes.plot(*path.T, color=GREEN, linewidth=2.5, zorder=3, label="inference")

@@ -31,7 +31,13 @@ def class_plane(classes: int, target: int, rival: int) -> np.ndarray:
     - `target`, `rival`: the two classes. The first axis points to the corner of `target` (1 there, -1 elsewhere).
 
     **Returns:** two orthonormal directions, shape (2, k).
+
+    **Raises:** `ValueError` unless there are two different classes of at least three (of two, the corners are opposite).
     """
+    if not (classes > 2 and 0 <= target < classes and 0 <= rival < classes and target != rival):
+        raise ValueError(
+            f"class_plane: expected two different classes of at least three, got {target!r} and {rival!r} of {classes!r}"
+        )
     corners = 2 * np.eye(classes)[[target, rival]] - 1
     first = corners[0] / np.linalg.norm(corners[0])
     second = corners[1] - corners[1] @ first * first
@@ -45,6 +51,8 @@ class Plane:
     """
 
     def __init__(self, program: Program, x: PyTree, y: Any, plane: Any, extent: Any, time: Any):
+        if not isinstance(program, Program):
+            raise ValueError(f"program: expected a Program made by lyapunov_dsl.compile, got {kind(program)}")
         for name, declared, value in (("x", program.declaration.x, x), ("y", program.declaration.y, y)):
             if [s.shape for s in jax.tree.leaves(declared)] != [np.shape(leaf) for leaf in jax.tree.leaves(value)]:
                 raise ValueError(
