@@ -37,7 +37,9 @@ from ._measure import (
     Trajectory as Trajectory,
 )
 from ._objective import (
+    ClassCorner as ClassCorner,
     EndToEnd as EndToEnd,
+    FlowMatching as FlowMatching,
     MonteCarlo as MonteCarlo,
     Objective as Objective,
     PathIntegral as PathIntegral,

@@ -18,12 +18,13 @@ import optax
 from jaxtyping import PyTree
 from tqdm import tqdm
 
-from ._check import check_data
+from ._check import Declaration, check_data
 from ._checkpoint import Folder, fingerprint
 from ._compile import Program
 from ._constant import trainable
+from ._objective._base import example_keys
 from ._save import program_text, stored, structure, with_stored
-from ._types import check_key, is_finite, kind, shown
+from ._types import check_key, describe, is_finite, kind, shown, struct_of
 
 # Steps between two looks at what the device has computed.
 _LOOK = 64
@@ -74,6 +75,8 @@ def fit(
     validation: Any = None,
     select: str = "last",
     batch_size: int = 64,
+    augment: Any = None,
+    steps_per_dispatch: Any = None,
     folder: Any = None,
     checkpoint_every: Any = 30.0,
     progress: bool = True,
@@ -101,6 +104,11 @@ def fit(
     - `validation`: another pair; its error ([`lyapunov_dsl.Program.error`][]) is shown and kept after every epoch.
     - `select`: which program is returned: `"last"`, or `"best"` for that of the epoch with the least validation error,
         the latest of several.
+    - `augment`: a function (x, key) of one example of the data, such as [`lyapunov_dsl.data.Augment`][], which returns
+        what the program takes. It runs within the step, on the batch, with a key for every example; so images can stay on
+        the device as uint8. Validation data is not augmented.
+    - `steps_per_dispatch`: how many steps are one call of the device: by default 1 on a CPU, where a convolution in a loop
+        is many times slower, and 16 elsewhere.
     - `folder`: where to keep `checkpoint.npz` (for [`lyapunov_dsl.load`][], too) and `metrics.jsonl`: one line every 64
         steps (`"record": "steps"`, the mean loss since the last line) and one an epoch (`"record": "epoch"`, as in the
         history). Nothing is written without it.
@@ -117,9 +125,22 @@ def fit(
 
     **Warns:** where a later checkpoint or a line of metrics cannot be written; training goes on.
     """
-    _check_arguments(program, optimizer, epochs, batch_size, key, validation, select, folder, checkpoint_every)
+    _check_arguments(
+        program,
+        optimizer,
+        epochs,
+        batch_size,
+        key,
+        validation,
+        select,
+        folder,
+        checkpoint_every,
+        augment,
+        steps_per_dispatch,
+    )
     x, y = _pair("data", data)
-    size = check_data(program.declaration, program.certificate, x, y)
+    declaration = program.declaration if augment is None else _before(augment, program.declaration, x)
+    size = check_data(declaration, program.certificate, x, y)
     if validation is not None:
         check_data(program.declaration, program.certificate, *_pair("validation", validation))
         validation = jax.tree.map(jnp.asarray, tuple(validation))
@@ -136,6 +157,7 @@ def fit(
     best = jax.tree.map(jnp.copy, params) if select == "best" else None
     order_key, step_key = jax.random.split(key)
     per_epoch = size // batch_size
+    chunk = steps_per_dispatch or (1 if jax.default_backend() == "cpu" else 16)
     run, place = _Run(), None
     # A checkpoint holds whole systems and certificates, so that `load` can read it.
     whole = lambda some: None if some is None else stored(eqx.combine(some, static))
@@ -149,6 +171,7 @@ def fit(
             "data set": fingerprint(data),
             "validation set": fingerprint(validation),
             "batch size": str(batch_size),
+            "augmentation": structure(augment) + fingerprint(augment),
             "key": fingerprint(key),
             "selection": select,
         }
@@ -174,12 +197,15 @@ def fit(
             if order is None or batch == 0:
                 order = np.asarray(jax.random.permutation(jax.random.fold_in(order_key, epoch), size))
                 began = time.perf_counter() - run.seconds
-            indices = jnp.asarray(order[batch * batch_size : (batch + 1) * batch_size])
-            fixed = (static, optimizer, data, indices, jnp.asarray(run.step, jnp.int32), step_key)
-            params, moments, bad, loss = _advance(fixed, params, moments, bad)
+            # Several steps at once only where they do not pass the next look; two sizes, so two compilations.
+            ahead = min((epoch + 1) * per_epoch, (run.step // _LOOK + 1) * _LOOK) - run.step
+            count = chunk if ahead >= chunk else 1
+            indices = jnp.asarray(order[batch * batch_size : (batch + count) * batch_size]).reshape(count, batch_size)
+            fixed = (static, optimizer, augment, data, indices, jnp.asarray(run.step, jnp.int32), step_key)
+            params, moments, bad, loss = (_advance if count == 1 else _advance_many)(fixed, params, moments, bad)
             pending.append(loss)
-            run.step += 1
-            bar.update()
+            run.step += count
+            bar.update(count)
             ended = run.step % per_epoch == 0
             if not (ended or run.step % _LOOK == 0):
                 continue
@@ -255,7 +281,7 @@ class _Run:
 
     def take(self, pending: list[Any]) -> None:
         """Brings the losses of the last steps from the device."""
-        self.losses += [float(loss) for loss in jax.device_get(pending)]
+        self.losses += [float(loss) for losses in jax.device_get(pending) for loss in losses]
         pending.clear()
 
     def window(self, epoch: int) -> dict[str, Any]:
@@ -305,6 +331,8 @@ def _check_arguments(
     select: Any,
     folder: Any,
     every: Any,
+    augment: Any,
+    chunk: Any,
 ) -> None:
     if not isinstance(program, Program):
         raise ValueError(f"program: expected a Program made by lyapunov_dsl.compile, got {kind(program)}")
@@ -317,6 +345,10 @@ def _check_arguments(
         raise ValueError(
             f"optimizer: expected an Optax GradientTransformation such as optax.adam(1e-3), got {kind(optimizer)}{hint}"
         )
+    if augment is not None and not callable(augment):
+        raise ValueError(f"augment: expected a function (x, key) -> x of one example, got {kind(augment)}")
+    if chunk is not None and not (isinstance(chunk, int) and chunk > 0 and _LOOK % chunk == 0):
+        raise ValueError(f"steps_per_dispatch: expected a whole number that divides {_LOOK}, got {chunk!r}")
     if folder is not None and not isinstance(folder, str | os.PathLike):
         raise ValueError(f"folder: expected a path, got {shown(folder)}")
     if select not in ("last", "best") or (select == "best" and validation is None):
@@ -329,9 +361,34 @@ def _check_arguments(
 @eqx.filter_jit(donate="all-except-first")
 def _advance(fixed: Any, params: Any, moments: Any, bad: Any) -> Any:
     """One step: the new parameters and moments, the number of the first step that was not finite (or -1), the loss."""
-    static, optimizer, data, indices, step, key = fixed
+    *_, indices, step, _ = fixed
+    params, moments, bad, loss = _step(fixed, params, moments, bad, indices[0], step)
+    return params, moments, bad, loss[None]
+
+
+@eqx.filter_jit(donate="all-except-first")
+def _advance_many(fixed: Any, params: Any, moments: Any, bad: Any) -> Any:
+    """As many steps as there are rows of indices, in one loop on the device."""
+    *_, indices, step, _ = fixed
+    arrays, rest = eqx.partition((params, moments, bad), eqx.is_array)
+
+    def body(carry: Any, row: Any) -> Any:
+        params, moments, bad = eqx.combine(carry, rest)
+        params, moments, bad, loss = _step(fixed, params, moments, bad, *row)
+        return eqx.filter((params, moments, bad), eqx.is_array), loss
+
+    steps = step + jnp.arange(indices.shape[0], dtype=step.dtype)
+    arrays, losses = jax.lax.scan(body, arrays, (indices, steps))
+    return *eqx.combine(arrays, rest), losses
+
+
+def _step(fixed: Any, params: Any, moments: Any, bad: Any, indices: Any, step: Any) -> Any:
+    static, optimizer, augment, data, _, _, key = fixed
     x, y = jax.tree.map(lambda leaf: leaf[indices], data)
     key = jax.random.fold_in(key, step)
+    if augment is not None:
+        key, augment_key = jax.random.split(key)
+        x = eqx.filter_vmap(augment)(x, example_keys(augment_key, x))
     value = lambda p: eqx.combine(p, static).loss(x, y, key=key)
     loss, grads = eqx.filter_value_and_grad(value)(params)
     given = {"value": loss, "grad": grads, "value_fn": value}
@@ -345,6 +402,18 @@ def _advance(fixed: Any, params: Any, moments: Any, bad: Any) -> Any:
     choose = lambda new, old: jnp.where(good, new, old) if eqx.is_array(new) else new
     params, moments = jax.tree.map(choose, proposed, (params, moments))
     return params, moments, jnp.where(good | (bad >= 0), bad, step), loss
+
+
+def _before(augment: Any, declaration: Declaration, x: PyTree) -> Declaration:
+    """The declaration of examples as they are before they are augmented. Raises `ValueError` where they are not afterwards
+    what the program takes."""
+    example = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype), struct_of(x))
+    after = struct_of(eqx.filter_eval_shape(augment, example, jax.random.key(0)))
+    if after != declaration.x:
+        raise ValueError(
+            f"augment: expected what the program takes, {describe(declaration.x)}, got {describe(after)} from {describe(example)}"
+        )
+    return dataclasses.replace(declaration, x=example)
 
 
 def _pair(name: str, data: Any) -> tuple[PyTree, PyTree]:

@@ -1,4 +1,4 @@
-"""Image data sets: from TensorFlow Datasets without TensorFlow, or from an `.npz` file."""
+"""Image data sets: from TensorFlow Datasets without TensorFlow, or from an `.npz` file; augmentation on the device."""
 
 import contextlib
 import dataclasses
@@ -10,8 +10,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import equinox as eqx
+import jax
+import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Int32, UInt8
+from jaxtyping import Array, Float32, Int32, UInt8
 
 # Classes, and (height, width, channels) of an image.
 _SETS = {
@@ -20,6 +23,8 @@ _SETS = {
     "cifar10": (10, (32, 32, 3)),
     "cifar100": (100, (32, 32, 3)),
 }
+# Multiplied by, because a compiler makes a multiplication of a division by 255, and rounds otherwise than NumPy.
+_PIXEL = np.float32(1 / 255)
 _KEYS = ("x_train", "y_train", "x_test", "y_test")
 _NPZ = f"an .npz with {', '.join(_KEYS)}"
 
@@ -214,3 +219,53 @@ def _quiet() -> Iterator[None]:
         yield
     finally:
         logger.setLevel(before)
+
+
+class Augment(eqx.Module):
+    """One image, uint8 in 0 to 255, as float32 in [0, 1], changed at random: for [`lyapunov_dsl.fit`][]`(augment=...)`.
+
+    **Arguments:**
+
+    - `flip`: whether to mirror left and right, with probability one half.
+    - `crop`: by how many pixels, at most, to move the image in either direction; what comes in is black.
+    - `cutout`: the side of a square that is made black at a random place (DeVries and Taylor 2017), 0 for none.
+
+    **Raises:** `ValueError` for numbers of pixels that are negative or not whole.
+    """
+
+    flip: bool = eqx.field(static=True)
+    crop: int = eqx.field(static=True)
+    cutout: int = eqx.field(static=True)
+
+    def __init__(self, *, flip: Any = False, crop: Any = 0, cutout: Any = 0):
+        for name, pixels in {"crop": crop, "cutout": cutout}.items():
+            if not (isinstance(pixels, int) and pixels >= 0):
+                raise ValueError(f"{name}: expected a whole number of pixels >= 0, got {pixels!r}")
+        self.flip, self.crop, self.cutout = bool(flip), crop, cutout
+
+    def __call__(
+        self, image: UInt8[Array, "channels height width"], key: Any
+    ) -> Float32[Array, "channels height width"]:
+        """The image changed; with all options off, only converted."""
+        flip_key, crop_key, cutout_key = jax.random.split(key, 3)
+        _, height, width = image.shape
+        if self.flip:
+            image = jnp.where(jax.random.bernoulli(flip_key), image[:, :, ::-1], image)
+        if self.crop:
+            padded = jnp.pad(image, ((0, 0), (self.crop, self.crop), (self.crop, self.crop)))
+            down, right = jax.random.randint(crop_key, (2,), 0, 2 * self.crop + 1)
+            image = jax.lax.dynamic_slice(padded, (0, down, right), image.shape)
+        if self.cutout:
+            # The center anywhere in the image, so that the square may reach over its edge.
+            row, column = jax.random.randint(cutout_key, (2,), 0, jnp.asarray([height, width]))
+            near = lambda size, center: (
+                (jnp.arange(size) >= center - self.cutout // 2)
+                & (jnp.arange(size) < center - self.cutout // 2 + self.cutout)
+            )
+            image = jnp.where(near(height, row)[:, None] & near(width, column)[None, :], 0, image)
+        return image.astype(jnp.float32) * _PIXEL
+
+
+def to_float(images: np.ndarray) -> np.ndarray:
+    """Images uint8 in 0 to 255 as float32 in [0, 1], as `Augment` converts them."""
+    return images.astype(np.float32) * _PIXEL

@@ -23,6 +23,7 @@ from test_fit import blobs, classifier, one_weight, train, weight_of
 
 import lyapunov_dsl as ld
 import lyapunov_dsl._fit as fit_module
+from lyapunov_dsl.data import Augment, to_float
 
 pytestmark = pytest.mark.usefixtures("quick")
 
@@ -280,6 +281,78 @@ def test_optimizers_of_all_kinds_train_and_resume(make: Any, tmp_path: Path, mon
         run(tmp_path / "cut", **options)
     monkeypatch.undo()
     assert eqx.tree_equal(run(tmp_path / "cut", **options).program, whole.program)
+
+
+def test_many_steps_at_once_are_the_same_steps(tmp_path: Path, monkeypatch: Any, compilations: Any) -> None:
+    """100 steps an epoch: one chunk of 64 (or four of 16), two of 16 and four single steps."""
+
+    def steps(chunk: Any, folder: Any = None) -> ld.FitResult:
+        # Plain SGD: Adam makes a large difference of a sign that rounding changes.
+        options = {"optimizer": optax.sgd(0.05), "batch_size": 4, "epochs": 3, "steps_per_dispatch": chunk}
+        return train(classifier(jax.random.key(0)), blobs(400), jax.random.key(3), folder=folder, **options)
+
+    one, many = steps(1), steps(16, tmp_path / "whole")
+    for a, b in zip(jax.tree.leaves(many.program), jax.tree.leaves(one.program), strict=True):
+        if eqx.is_inexact_array(a):
+            np.testing.assert_allclose(a, b, rtol=2e-3, atol=1e-5)
+    assert many.history[-1]["loss"] == pytest.approx(one.history[-1]["loss"], rel=1e-3)
+    press_at(monkeypatch, 7)
+    with pytest.raises(ld.Interrupted):
+        steps(16, tmp_path / "cut")
+    monkeypatch.undo()
+    before = len(compilations)
+    resumed = steps(16, tmp_path / "cut")
+    # No step is compiled again, only what slices and converts.
+    assert len(compilations) - before <= 4
+    assert metrics(tmp_path / "cut")[-1]["step"] == 300
+    assert eqx.tree_equal(resumed.program, many.program)
+
+
+@pytest.mark.parametrize("chunk", [1, 16])
+def test_nothing_is_compiled_after_the_first_epoch(chunk: int, monkeypatch: Any, compilations: Any) -> None:
+    """With validation, a last batch that is dropped, and metrics."""
+    seen: list[int] = []
+    validate = ld.Program.error
+
+    def count(self: Any, *args: Any, **kwargs: Any) -> Any:
+        error = validate(self, *args, **kwargs)
+        seen.append(len(compilations))
+        return error
+
+    monkeypatch.setattr(ld.Program, "error", count)
+    run(None, epochs=4, batch_size=2, steps_per_dispatch=chunk)
+    assert len(seen) == 4
+    assert seen[0] == seen[-1] > 0
+
+
+def test_images_stay_on_the_device_as_bytes(key: Any) -> None:
+    """The step converts them; they are those of the same run on floats, with nothing else turned on."""
+    images = np.random.default_rng(0).integers(0, 256, (48, 1, 4, 4)).astype(np.uint8)
+    y = np.arange(48, dtype=np.int32) % 3
+
+    class Flat(eqx.Module):
+        linear: eqx.nn.Linear
+
+        def __call__(self, image: Any) -> ld.Start:
+            return ld.Start(jnp.zeros(3, image.dtype), self.linear(jnp.ravel(image)))
+
+    field = ld.nn.MLPField(3, 4, width=8, key=key)
+    system = ld.System(Flat(eqx.nn.Linear(16, 4, key=key)), field, domain=ld.Box(-5, 5))
+    certificate = ld.Certificate.exponential(ld.cross_entropy, 2)
+    program = ld.compile(system, certificate, (jnp.zeros((1, 4, 4)), 0), objective=ld.PathIntegral(2))
+    options = {"epochs": 20, "optimizer": optax.adam(3e-3)}
+    plain = train(program, (images, y), key, augment=Augment(), **options)
+    again = train(program, (to_float(images), y), key, augment=lambda x, key: x, **options)
+    assert plain.history[-1]["loss"] == again.history[-1]["loss"]
+    assert plain.history[-1]["loss"] < 0.7 * plain.history[0]["loss"]
+    moved = train(program, (images, y), key, augment=Augment(flip=True, crop=1), **options)
+    assert moved.history[-1]["loss"] != plain.history[-1]["loss"]
+    with pytest.raises(ValueError, match=r"data: expected examples x like the one given to compile, float32\[1,4,4\]"):
+        train(program, (images, y), key, **options)
+    with pytest.raises(
+        ValueError, match=r"augment: expected what the program takes, float32\[1,4,4\], got float32\[1,5,5\]"
+    ):
+        train(program, (np.zeros((48, 1, 5, 5), np.uint8), y), key, augment=Augment(), **options)
 
 
 def test_validation_as_another_kind_of_array_is_the_same(tmp_path: Path) -> None:

@@ -6,7 +6,9 @@ import subprocess
 import sys
 import types
 from pathlib import Path
+from typing import Any
 
+import jax
 import numpy as np
 import pytest
 
@@ -312,3 +314,51 @@ def test_the_real_mnist(capfd):
     assert x.mean() / 255 == pytest.approx(0.1307, abs=1e-4)
     assert x.std() / 255 == pytest.approx(0.3081, abs=1e-4)
     assert capfd.readouterr() == ("", "")
+
+
+IMAGE = np.random.default_rng(0).integers(1, 256, (3, 6, 8)).astype(np.uint8)
+
+
+def augmented(count: int = 200, **options: Any) -> np.ndarray:
+    keys = jax.random.split(jax.random.key(0), count)
+    return np.asarray(jax.jit(jax.vmap(data.Augment(**options), (None, 0)))(IMAGE, keys))
+
+
+def test_without_options_an_image_is_only_converted() -> None:
+    images = augmented(2)
+    assert images.dtype == np.float32
+    assert np.array_equal(images[0], data.to_float(IMAGE))
+
+
+def test_half_of_the_images_are_mirrored() -> None:
+    plain, mirrored = data.to_float(IMAGE), data.to_float(IMAGE)[:, :, ::-1]
+    flipped = [np.array_equal(image, mirrored) for image in augmented(flip=True)]
+    assert all(np.array_equal(i, plain) or f for i, f in zip(augmented(flip=True), flipped, strict=True))
+    assert 70 <= sum(flipped) <= 130
+
+
+def test_a_crop_is_a_shift_with_black_behind_it() -> None:
+    padded = np.pad(data.to_float(IMAGE), ((0, 0), (2, 2), (2, 2)))
+    shifts = {(i, j): padded[:, i : i + 6, j : j + 8] for i in range(5) for j in range(5)}
+    seen = {where for image in augmented(crop=2) for where, s in shifts.items() if np.array_equal(image, s)}
+    assert seen == set(shifts)
+
+
+def test_cutout_blackens_a_square_and_nothing_else() -> None:
+    plain = data.to_float(IMAGE)
+    areas = set()
+    for image in augmented(cutout=3):
+        black = (image == 0).all(axis=0)
+        assert np.array_equal(image[:, ~black], plain[:, ~black])
+        rows, columns = black.any(axis=1).sum(), black.any(axis=0).sum()
+        assert black.sum() == rows * columns
+        areas.add(int(black.sum()))
+    # Whole squares, and squares over an edge or a corner.
+    assert areas == {9, 6, 4}
+
+
+@pytest.mark.parametrize("option", ["crop", "cutout"])
+@pytest.mark.parametrize("value", [-1, 1.5])
+def test_pixels_are_whole_numbers(option: str, value: Any) -> None:
+    with pytest.raises(ValueError, match=f"{option}: expected a whole number of pixels >= 0, got {value}"):
+        data.Augment(**{option: value})

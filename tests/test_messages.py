@@ -835,6 +835,16 @@ DATA: dict[str, Mistake] = {
         "checkpoint_every: expected a number of seconds >= 0",
         (-1, NAN, INF, None),
     ),
+    **_numbers(
+        "steps_per_dispatch",
+        lambda ld, v: fitted(ld, steps_per_dispatch=v),
+        "steps_per_dispatch: expected a whole number that divides 64",
+        (0, -1, 1.5, 5, 128),
+    ),
+    "augment": (
+        lambda ld: fitted(ld, augment="flip"),
+        r"augment: expected a function \(x, key\) -> x of one example, got str",
+    ),
     "select": (
         lambda ld: fitted(ld, select="least"),
         r"select: expected 'last', or 'best' together with validation=\(x, y\), got 'least'",

@@ -127,6 +127,8 @@ CASES = {
     "end to end": (ld.EndToEnd(), continuous, {"symmetric": True}),
     "end to end, fixed": (ld.EndToEnd(FIXED), structured, {"symmetric": True, "nonnegative": False}),
     "end to end, discrete": (ld.EndToEnd(), discrete, {"symmetric": True}),
+    "flow matching": (ld.FlowMatching(ld.ClassCorner(3)), continuous, {}),
+    "flow matching, noise": (ld.FlowMatching(ld.ClassCorner(3), samples=2, noise=0.5), two_parts, {}),
     "sum": (ld.MonteCarlo(ld.Cube(4)) + 0.1 * ld.EndToEnd(FIXED), continuous, {"symmetric": True}),
     "negative scale": (ld.PathIntegral(2) * -2, two_parts, {"symmetric": True, "nonnegative": False}),
 }
@@ -465,6 +467,59 @@ def test_a_wrong_objective_is_caught(how, complaint):
     testing.assert_objective(Wrong(""), condition, x, y, symmetric=True)
     with pytest.raises(AssertionError, match=complaint):
         testing.assert_objective(Wrong(how), condition, x, y, symmetric=True)
+
+
+@pytest.mark.parametrize("horizon", [1.0, 2.5])
+def test_flow_matching_is_the_distance_from_straight_paths(horizon):
+    """With f = a η + b the integral over t has a closed form; 4,096 stratified times come close to it."""
+    a, b = 0.3, 0.7
+    begin = jnp.asarray([[0.5, -1.0, 0.0], [0.0, 0.2, 0.1]])
+    y = jnp.asarray([2, 0])
+    system = ld.System(vector_field=lambda t, s, c: a * s + b, domain=ld.Box(-5, 5), horizon=horizon)
+    condition = ld.Condition(system, ld.Certificate.exponential(ld.cross_entropy, 1))
+    loss = ld.FlowMatching(ld.ClassCorner(3), samples=4096)(condition, begin, y, key=jax.random.key(0))
+    goal = 3 * (2 * np.eye(3)[np.asarray(y)] - 1)
+    # f - velocity is linear in s = t / T on the path: p + q s, whose mean square is p² + p q + q² / 3.
+    begin = np.asarray(begin)
+    p, q = a * begin + b - (goal - begin) / horizon, a * (goal - begin)
+    assert float(loss) == pytest.approx(float(np.mean(p**2 + p * q + q**2 / 3)), rel=1e-4)
+
+
+def test_flow_matching_is_zero_for_the_straight_flow_and_then_decides_rightly():
+    class Straight(eqx.Module):
+        def __call__(self, t, state, context):
+            return context
+
+    goal = ld.ClassCorner(3)
+    y = jnp.arange(4)
+    x = jax.vmap(goal)(y, jnp.zeros((4, 4)))
+    system = ld.System(lambda x: ld.Start(0 * x, x), Straight(), domain=ld.Box(-5, 5))
+    program = ld.compile(system, ld.Certificate.exponential(ld.cross_entropy, 1), (x[0], 0),
+                         objective=ld.FlowMatching(goal))  # fmt: skip
+    assert float(program.loss(x, y, key=jax.random.key(0))) == 0
+    assert program.error(x, y) == 0
+    assert np.allclose(program.predict(x), x, atol=1e-5)
+
+
+SHAPE = jax.ShapeDtypeStruct((3,), jnp.float32)
+
+
+def test_flow_matching_refuses():
+    with pytest.raises(ValueError, match="FlowMatching: expected a continuous System"):
+        ld.FlowMatching(ld.ClassCorner(1)).check(discrete(jnp.float32)[0], ld.Start(SHAPE))
+    with pytest.raises(ValueError, match="FlowMatching: expected a state that is one array"):
+        ld.FlowMatching(ld.ClassCorner(1)).check(continuous(jnp.float32)[0], ld.Start({"q": SHAPE}))
+    with pytest.raises(ValueError, match=r"goal: expected a function \(target, state\) -> state, got float"):
+        ld.FlowMatching(3.0)
+    with pytest.raises(ValueError, match="noise: expected a finite number >= 0, got -1"):
+        ld.FlowMatching(ld.ClassCorner(1), noise=-1)
+    with pytest.raises(ValueError, match="samples: expected a positive whole number, got 0"):
+        ld.FlowMatching(ld.ClassCorner(1), samples=0)
+    with pytest.raises(ValueError, match="half_width: expected a positive finite number, got 0"):
+        ld.ClassCorner(0)
+    condition, x, y = continuous(jnp.float32)
+    with pytest.raises(ValueError, match=r"goal: expected a state float32\[.*got float32\[1\]"):
+        ld.FlowMatching(lambda y, s: jnp.zeros(1))(condition, x, y, key=jax.random.key(0))
 
 
 def test_refusals():
