@@ -13,7 +13,7 @@ import pytest
 from test_nn import RK4
 
 import lyapunov_dsl as ld
-from lyapunov_dsl.nn._resnet import group_norm
+from lyapunov_dsl.nn._resnet import Convolution, GroupNorm, channels_first, channels_last
 
 # Only where rounding is not the point; see conftest.
 quick = pytest.mark.usefixtures("quick")
@@ -72,10 +72,47 @@ def test_the_shapes_inside_resnet_18(key: Any) -> None:
 
 @pytest.mark.parametrize("channels", [1, 4, 16, 24, 48, 64, 100, 512])
 def test_groups_divide_the_channels_and_are_no_smaller_than_they_should(channels: int) -> None:
-    norm = group_norm(channels)
-    assert channels % norm.groups == 0
-    assert norm.groups == 1 or channels // norm.groups >= 16
-    assert group_norm(512).groups == 32
+    groups = GroupNorm(channels).groups
+    assert channels % groups == 0
+    assert groups == 1 or channels // groups >= 16
+    assert GroupNorm(512).groups == 32
+
+
+def test_group_norm_is_that_of_equinox_with_its_derivatives(precision: Any, key: Any, strict: None) -> None:
+    k1, k2, k3 = jax.random.split(key, 3)
+    x, weight, dx = (
+        3 + jax.random.normal(k1, (32, 5, 6)),
+        jax.random.normal(k2, (32,)),
+        jax.random.normal(k3, (32, 5, 6)),
+    )
+
+    def ours(weight: Any, x: Any) -> Any:
+        norm = eqx.tree_at(lambda n: (n.weight, n.bias), GroupNorm(32), (weight, weight + 1))
+        return channels_first(norm(channels_last(x)))
+
+    def theirs(weight: Any, x: Any) -> Any:
+        norm = eqx.tree_at(lambda n: (n.weight, n.bias), eqx.nn.GroupNorm(2, 32), (weight, weight + 1))
+        return norm(x)
+
+    close = {"rtol": 1e-4, "atol": 1e-4} if precision == jnp.float32 else {"rtol": 1e-11, "atol": 1e-11}
+    forward = lambda f: jax.jvp(f, (weight, x), (weight, dx))
+    backward = lambda f: jax.grad(lambda *a: jnp.sum(jnp.sin(f(*a))), (0, 1))(weight, x)
+    # Along dx, of the gradient: second derivatives.
+    second = lambda f: jax.jvp(lambda x: jax.grad(lambda x: jnp.sum(jnp.sin(f(weight, x))))(x), (x,), (dx,))[1]
+    for derivative in (forward, backward, second):
+        for a, b in zip(jax.tree.leaves(derivative(ours)), jax.tree.leaves(derivative(theirs)), strict=True):
+            assert a.dtype == precision
+            np.testing.assert_allclose(a, b, **close)
+
+
+@pytest.mark.parametrize(("size", "stride"), [(3, 1), (3, 2), (1, 2)])
+def test_a_convolution_is_that_of_equinox(size: int, stride: int, key: Any) -> None:
+    ours = Convolution(2, 3, size, stride, key=key)
+    theirs = eqx.nn.Conv2d(2, 3, size, stride, size // 2, use_bias=False, key=key)
+    theirs = eqx.tree_at(lambda c: c.weight, theirs, jnp.moveaxis(ours.weight, (0, 1, 2, 3), (2, 3, 1, 0)))
+    x = jax.random.normal(key, (2, 5, 6))
+    np.testing.assert_allclose(channels_first(ours(channels_last(x))), theirs(x), rtol=1e-5, atol=1e-6)
+    assert float(jnp.max(jnp.abs(ours.weight))) <= 1 / (size * math.sqrt(2))
 
 
 SIZES: dict = {"resnet18": {"width": 2}, "continuous_net": {"width": 2, "stages": 2, "steps": 2}}
@@ -157,8 +194,16 @@ def stripes(count: int, key: Any) -> tuple[Any, Any]:
 
 
 @quick
-@pytest.mark.parametrize("objective", [ld.PathIntegral(), ld.EndToEnd()], ids=["path integral", "end to end"])
-@pytest.mark.parametrize("make", SIZES)
+@pytest.mark.parametrize(
+    ("make", "objective"),
+    [
+        ("resnet18", ld.PathIntegral()),
+        ("continuous_net", ld.EndToEnd()),
+        pytest.param("resnet18", ld.EndToEnd(), marks=pytest.mark.slow),
+        pytest.param("continuous_net", ld.PathIntegral(), marks=pytest.mark.slow),
+    ],
+    ids=lambda value: value if isinstance(value, str) else type(value).__name__,
+)
 def test_discrete_systems_learn_a_separable_problem(make: str, objective: Any, key: Any) -> None:
     x, y = stripes(96, key)
     program = ld.compile(small(make, (1, 6, 6), key, width=4), certificate(), (x[0], y[0]), objective=objective)

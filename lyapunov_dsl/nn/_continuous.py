@@ -9,7 +9,17 @@ from jaxtyping import Array, Float, PyTree
 
 from .._system import DiscreteSystem
 from .._types import is_finite
-from ._resnet import BasicBlock, Head, Stem, check_image, check_sizes, convolution, group_norm
+from ._resnet import (
+    BasicBlock,
+    Convolution,
+    GroupNorm,
+    Head,
+    Stem,
+    channels_first,
+    channels_last,
+    check_image,
+    check_sizes,
+)
 
 
 class ResidualField(eqx.Module):
@@ -30,24 +40,24 @@ class ResidualField(eqx.Module):
     **Raises:** `ValueError` for channels that are no positive whole number or a scale that is not positive.
     """
 
-    first: eqx.nn.Conv2d
-    first_norm: eqx.nn.GroupNorm
-    second: eqx.nn.Conv2d
-    second_norm: eqx.nn.GroupNorm
+    first: Convolution
+    first_norm: GroupNorm
+    second: Convolution
+    second_norm: GroupNorm
     scale: float = eqx.field(static=True)
 
     def __init__(self, channels: Any, *, scale: Any = 1.0, key: Any):
         check_sizes(channels=channels)
         check_positive(scale=scale)
         k1, k2 = jax.random.split(key)
-        self.first, self.second = convolution(channels, channels, 3, key=k1), convolution(channels, channels, 3, key=k2)
-        self.first_norm, self.second_norm = group_norm(channels), group_norm(channels)
+        self.first, self.second = Convolution(channels, channels, 3, key=k1), Convolution(channels, channels, 3, key=k2)
+        self.first_norm, self.second_norm = GroupNorm(channels), GroupNorm(channels)
         self.scale = float(scale)
 
     def __call__(self, t: Any, state: Float[Array, "c h w"], context: Any = None) -> Float[Array, "c h w"]:
         """The velocity at one state."""
-        hidden = jax.nn.relu(self.first_norm(self.first(state)))
-        return self.scale * self.second_norm(self.second(hidden))
+        hidden = jax.nn.relu(self.first_norm(self.first(channels_last(state))))
+        return self.scale * channels_first(self.second_norm(self.second(hidden)))
 
 
 class RungeKuttaStep(eqx.Module):
