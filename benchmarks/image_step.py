@@ -8,8 +8,7 @@ of `ld.nn.ControlledField` kept inside H by `ld.nn.InvariantField`, and the pape
 0.5). Images are 28x28x1 and 32x32x3, and *none*: matrices are the inputs, so that the dynamics alone are timed. A step is loss,
 gradient and Adam update for a batch of 64, jitted, buffers donated. Monte Carlo draws 512 states shared by the batch. End to end
 solves by the classical Runge-Kutta method at step 0.1, unrolled (the reference on a CPU, where XLA loops are slow) and in diffrax's loop.
-*Encoder alone* is a classifier: the same encoder and one evaluation of the field's network at η = 0 as
-logits.
+*Encoder alone* is a classifier: the same encoder and one evaluation of the field's network at η = 0 as logits.
 
 Times: all candidates in one process, in interleaved rounds, median over rounds. Memory: XLA's count of temporary and argument bytes, and
 the peak resident set of a process of its own for each candidate, which takes two steps, Python and JAX included.
@@ -107,7 +106,7 @@ def make(name: str, field: str, images: str, width: int, key: Any) -> ld.Program
 def prepare(name: str, field: str, images: str, width: int) -> tuple[Any, Any, Any, tuple]:
     """Parameters, moments, the step and the batch of one candidate."""
     key = jax.random.key(0)
-    program = eqx.filter_jit(lambda k: make(name, field, images, width, k))(key)
+    program = make(name, field, images, width, key)
     params, moments, step = common.make_step(program, optax.adam(1e-4))
     x = jax.random.normal(key, (common.BATCH, *SHAPES[images]))
     return params, moments, step, (x, jnp.arange(common.BATCH, dtype=jnp.int32) % common.CLASSES, key)
