@@ -7,7 +7,7 @@ A ResNet-18 of width 64 (3x3 first convolution, no pooling) gives a 128 x 128 ma
 of `ld.nn.ControlledField` kept inside H by `ld.nn.InvariantField`, and the paper's own `ld.nn.PaperField` ("direction", gain 8, dropout
 0.5). Images are 28x28x1 and 32x32x3, and *none*: matrices are the inputs, so that the dynamics alone are timed. A step is loss,
 gradient and Adam update for a batch of 64, jitted, buffers donated. Monte Carlo draws 512 states shared by the batch. End to end
-solves by the classical Runge-Kutta method at step 0.1, unrolled (the reference on a CPU, where XLA loops are slow) and in diffrax's loop.
+solves by the classical Runge-Kutta method at step 0.1, unrolled and in diffrax's loop; the faster of the two is the reference.
 *Encoder alone* is a classifier: the same encoder and one evaluation of the field's network at η = 0 as logits.
 
 Times: all candidates in one process, in interleaved rounds, median over rounds. Memory: XLA's count of temporary and argument bytes, and
@@ -53,11 +53,12 @@ class RK4(diffrax.AbstractERK):
         return 4
 
 
-MONTE_CARLO, END_TO_END, ALONE = "Monte Carlo, 512 states", "end to end, RK4 unrolled", "encoder alone"
+MONTE_CARLO, ALONE = "Monte Carlo, 512 states", "encoder alone"
+END_TO_END = ("end to end, RK4 unrolled", "end to end, RK4 in diffrax's loop")
 OBJECTIVES: dict[str, ld.Objective] = {
     ALONE: ld.EndToEnd(),
-    END_TO_END: common.Unrolled(STEPS, RK4()),
-    "end to end, RK4 in diffrax's loop": ld.EndToEnd(ld.Solver(RK4(), dt=1 / STEPS)),
+    END_TO_END[0]: common.Unrolled(STEPS, RK4()),
+    END_TO_END[1]: ld.EndToEnd(ld.Solver(RK4(), dt=1 / STEPS)),
     MONTE_CARLO: ld.MonteCarlo(ld.Sphere(SAMPLES)),
     "Monte Carlo, tube of 8": ld.MonteCarlo(ld.Trajectory(8)),
 }
@@ -190,15 +191,15 @@ def main() -> None:
     for field in options.fields:
         for images in options.images:
             found = measure(field, images, options.width, options.rounds)
-            reference, alone = found[END_TO_END]["ms"], found[ALONE]["ms"]
+            reference, alone = min(found[name]["ms"] for name in END_TO_END), found[ALONE]["ms"]
             print(f"\n{field} field, images {images}:")
             for name, row in found.items():
                 row |= peaks(name, field, images, options.width)
-                row["ratio to RK4 unrolled"] = row["ms"] / reference
+                row["ratio to faster RK4"] = row["ms"] / reference
                 if images != "none":
                     row["ms beyond encoder"] = row["ms"] - alone
                 print(
-                    f"  {name:36} {row['ms']:8.1f} ms  {row['ratio to RK4 unrolled']:5.2f}  temporary {row['temporary MB']:6.0f} MB  "
+                    f"  {name:36} {row['ms']:8.1f} ms  {row['ratio to faster RK4']:5.2f}  temporary {row['temporary MB']:6.0f} MB  "
                     f"peak {row['peak MB']:6.0f} MB (before {row['peak before MB']:.0f})  compiled in {row['compile s']:.1f} s",
                     flush=True,
                 )

@@ -13,7 +13,7 @@ import pytest
 from test_nn import RK4
 
 import lyapunov_dsl as ld
-from lyapunov_dsl.nn._resnet import Convolution, GroupNorm, channels_first, channels_last
+from lyapunov_dsl.nn._blocks import Convolution, GroupNorm, channels_first, channels_last
 
 # Only where rounding is not the point; see conftest.
 quick = pytest.mark.usefixtures("quick")

@@ -9,7 +9,7 @@ from jaxtyping import Array, Float, PyTree
 
 from .._system import DiscreteSystem
 from .._types import is_finite
-from ._resnet import (
+from ._blocks import (
     BasicBlock,
     Convolution,
     GroupNorm,
@@ -18,6 +18,7 @@ from ._resnet import (
     channels_first,
     channels_last,
     check_image,
+    check_positive,
     check_sizes,
 )
 
@@ -144,10 +145,3 @@ def continuous_net(
             chain.append(RungeKuttaStep(field, stage + i / steps, 1 / steps))
     head = Head(width * 2 ** (stages - 1), classes, key=head_key)
     return DiscreteSystem(Stem(channels, width, key=stem_key), chain, head, horizon=stages)
-
-
-def check_positive(**numbers: Any) -> None:
-    """Raises `ValueError` for the first of these that is not a positive finite number."""
-    for name, number in numbers.items():
-        if not (is_finite(number) and number > 0):
-            raise ValueError(f"{name}: expected a positive finite number, got {number!r}")

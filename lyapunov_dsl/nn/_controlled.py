@@ -12,8 +12,7 @@ from jaxtyping import Array, Float
 
 from .._system import Start
 from .._types import is_finite
-from ._continuous import check_positive
-from ._resnet import check_sizes
+from ._blocks import check_positive, check_sizes
 
 
 class ControlledStart(eqx.Module):

@@ -11,8 +11,8 @@ from jaxtyping import Array, Float
 
 from .._constant import Constant
 from .._types import Scalar, is_traced
+from ._blocks import check_sizes
 from ._controlled import ControlledField
-from ._resnet import check_sizes
 
 _VARIANTS = ("direction", "simplex")
 
