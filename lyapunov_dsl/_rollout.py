@@ -71,7 +71,8 @@ def layout(system: DiscreteSystem, start: PyTree) -> tuple[tuple[bool, ...], tup
 
     **Returns:** a flag for each step and the shapes of the state before each step and after the last one.
     """
-    states = [struct_of(start.state)]
+    # Shapes are the same without dropout, which asks for a key.
+    system, states = eqx.nn.inference_mode(system), [struct_of(start.state)]
     for i in range(len(system.steps)):
         # Structural mistakes surface here, with the step that made them.
         states.append(struct_of(eqx.filter_eval_shape(system.step, i, states[-1], start.context)))

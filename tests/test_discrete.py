@@ -268,3 +268,21 @@ def test_both_precisions(precision: Any, key: Any, strict: None) -> None:
     loss = eqx.filter_jit(lambda p, x, y: p.loss(x, y, key=key))(p, x, y)
     assert loss.dtype == precision
     assert p.predict(x, stop=0.5).dtype == precision
+
+
+def test_steps_with_dropout_train_and_predict(key):
+    class Dropped(eqx.Module):
+        linear: eqx.nn.Linear
+        dropout: eqx.nn.Dropout
+
+        def __call__(self, state, context, *, key=None):
+            return state + self.dropout(jnp.tanh(self.linear(state)), key=key)
+
+    step = Dropped(eqx.nn.Linear(3, 3, key=key), eqx.nn.Dropout(0.5))
+    system = ld.DiscreteSystem(steps=[step, step])
+    x = jax.random.normal(key, (4, 3))
+    for objective in (ld.PathIntegral(), ld.EndToEnd()):
+        p = ld.compile(system, ld.Certificate.exponential(ld.cross_entropy, 1), (x[0], 0), objective=objective)
+        losses = {float(p.loss(x, jnp.arange(4) % 3, key=jax.random.key(i))) for i in range(4)}
+        assert len(losses) == 4
+        assert bool(jnp.isfinite(p.predict(x)).all())

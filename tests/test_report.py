@@ -243,6 +243,15 @@ def test_feasibility_turns_where_the_closed_form_says(speed: float, precision: A
     assert no.claims["speed_bound"].assurance is Level.EMPIRICAL
 
 
+def test_a_small_gradient_does_not_underflow() -> None:
+    """V = |η|⁸ on a small box: its gradient is 1e-21 at most in float32, and its square nothing."""
+    system = ld.System(vector_field=Limited(1.0), domain=ld.Box(-1e-3, 1e-3))
+    certificate = ld.Certificate.exponential(lambda s, y: jnp.sum(s**2) ** 4 + 0 * y, 1.0)
+    p = ld.compile(system, certificate, (jnp.zeros(2), 0.0))
+    x = jnp.full((4, 2), 5e-4)
+    assert p.feasibility(x, jnp.zeros(4)).claims["exponential.feasible"].assurance is Level.EMPIRICAL
+
+
 def test_feasibility_of_the_invariant_field() -> None:
     """f = K (g - η) with K = 8: feasible above the level K min V / (K - κ), and not below it."""
     field = ld.nn.InvariantField(lambda t, s, x: x, 2.0, 8.0)

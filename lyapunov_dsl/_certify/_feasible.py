@@ -52,9 +52,12 @@ class BestCase(eqx.Module):
             if isinstance(bound, tuple | list):
                 least = jax.tree.map(lambda g, low, high: jnp.sum(jnp.minimum(g * low, g * high)), slopes, *bound)
                 return value, of_time + jax.tree.reduce(jnp.add, least)
-            squares = jax.tree.reduce(jnp.add, jax.tree.map(lambda g: jnp.sum(g**2), slopes))
+            # Of the largest entry, as squares of small ones underflow: where V is small that would be a speed of 0.
+            largest = jnp.max(jnp.stack([jnp.max(jnp.abs(g)) for g in jax.tree.leaves(slopes)]))
+            scale = jax.lax.stop_gradient(jnp.where(largest > 0, largest, 1))
+            squares = jax.tree.reduce(jnp.add, jax.tree.map(lambda g: jnp.sum((g / scale) ** 2), slopes))
             # The root has no derivative at 0.
-            norm = jnp.where(squares > 0, jnp.sqrt(jnp.where(squares > 0, squares, 1)), 0)
+            norm = jnp.where(squares > 0, jnp.sqrt(jnp.where(squares > 0, squares, 1)), 0) * scale
             return value, of_time - bound * norm
 
         return {name: both(part) for name, part in self.parts.items()}

@@ -21,22 +21,23 @@ class Convolution(eqx.Module):
     it would undo.
 
     Channels are last because XLA's convolutions on a CPU want them there; with channels first it transposes, and keeps
-    both copies for the gradient.
+    both copies for the gradient. The weight has the layout of `equinox.nn.Conv2d`: one row for each channel afterwards, which is
+    what optimizers such as Nero take for a neuron.
     """
 
-    weight: Float[Array, "height width before after"]
+    weight: Float[Array, "after before height width"]
     stride: int = eqx.field(static=True)
 
     def __init__(self, before: int, after: int, size: int, stride: int = 1, *, key: Any):
         limit = 1 / math.sqrt(before * size**2)
-        self.weight = jax.random.uniform(key, (size, size, before, after), minval=-limit, maxval=limit)
+        self.weight = jax.random.uniform(key, (after, before, size, size), minval=-limit, maxval=limit)
         self.stride = stride
 
     def __call__(self, state: Float[Array, "h w before"]) -> Float[Array, "h2 w2 after"]:
-        side = self.weight.shape[0] // 2
+        side = self.weight.shape[-1] // 2
         (out,) = jax.lax.conv_general_dilated(
             state[None],
-            self.weight,
+            rearrange(self.weight, "after before h w -> h w before after"),
             (self.stride, self.stride),
             [(side, side)] * 2,
             dimension_numbers=("NHWC", "HWIO", "NHWC"),
