@@ -64,7 +64,7 @@ PRESETS = {
         "the paper's setting: 120 epochs, Nero at 0.01, a tenth of it from epoch 60 on", 64, 128, 120, 64, "nero", 0.01,
         attacked=1000, measure=ld.Sphere(512),
     ),
-    "fast": Preset("our own best setting so far: 30 epochs, one cycle of Adam", 64, 128, 30, 128, "adam", 2e-3, attacked=1000),
+    "fast": Preset("our own setting, not measured yet: 30 epochs, one cycle of Adam", 64, 128, 30, 128, "adam", 2e-3, attacked=1000),
     "smoke": Preset(
         "no measurement: a small width, few images, two epochs", 16, 32, 2, 64, "adam", 3e-3, count=2000, attacked=100
     ),
@@ -96,7 +96,7 @@ def make_program(method, preset, shape, classes, example, key):
         vector_field=field,
         domain=ld.Box(-half_width, half_width),
     )
-    # Steps of Euler: the cheapest end-to-end setting that trains as well (docs/benchmarks.md).
+    # Steps of Euler: on the digits the cheapest end-to-end setting that trains as well (docs/benchmarks.md).
     euler = ld.Solver(diffrax.Euler(), dt=1 / RATE)
     objective = {
         "neural-ode": ld.EndToEnd(euler),

@@ -45,7 +45,7 @@ class BestCase(eqx.Module):
     def rates(self, t: Any, state: Any, point: Any) -> dict[str, tuple[Scalar, Scalar]]:
         """V and the least dV/dt for every part."""
         field: Any = self.continuous.vector_field
-        bound = field.speed_bound(t, state, point.context)  # a number, or a pair
+        bound = field.speed_bound(t, state, point.context)
 
         def both(part: Any) -> tuple[Scalar, Scalar]:
             value, (of_time, slopes) = jax.value_and_grad(lambda t, s: part.value(t, s, point), (0, 1))(t, state)
