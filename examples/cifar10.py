@@ -3,8 +3,9 @@
     python examples/cifar10.py --data-dir DIR --out out --preset fast
 
 DIR is a folder of TensorFlow Datasets, or an `.npz` in the layout of Keras. Presets: `paper` (the paper's setting), `fast` (our
-own), `smoke` (minutes on a CPU, and no measurement). A run that was ended goes on when the same command is given again. Writes
-`results.json`, `figure_3.png` and one folder with a checkpoint and metrics for each method, and prints a Table-1 row.
+own for a GPU), `small` (small models for a CPU), `smoke` (minutes on a CPU, and no measurement). A run that was ended goes on
+when the same command is given again. Writes `results.json`, `figure_3.png` and one folder with a checkpoint and metrics for
+each method, and prints a Table-1 row.
 """
 
 import _images

@@ -395,12 +395,14 @@ def _step(fixed: Any, params: Any, moments: Any, bad: Any, indices: Any, step: A
     updates, new_moments = optax.with_extra_args_support(optimizer).update(grads, moments, params, **given)
     proposed = (eqx.apply_updates(params, updates), new_moments)
     # The new parameters and moments too: a finite gradient can overflow in the optimizer. Some moments begin infinite.
-    kept = lambda new, old: jnp.all(jnp.isfinite(new) | ~jnp.isfinite(old)) if eqx.is_inexact_array(new) else True
+    stays = lambda new, old: jnp.all(jnp.isfinite(new) | ~jnp.isfinite(old)) if eqx.is_inexact_array(new) else True
     finite = [jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves((loss, grads, proposed[0]))]
-    good = (bad < 0) & jnp.all(jnp.stack(finite + jax.tree.leaves(jax.tree.map(kept, new_moments, moments))))
-    # From the first bad step on nothing changes any more; which step that was is read only now and then.
-    choose = lambda new, old: jnp.where(good, new, old) if eqx.is_array(new) else new
-    params, moments = jax.tree.map(choose, proposed, (params, moments))
+    good = (bad < 0) & jnp.all(jnp.stack(finite + jax.tree.leaves(jax.tree.map(stays, new_moments, moments))))
+    # From the first bad step on nothing changes any more; which step that was is read only now and then. Not by `where`:
+    # XLA then fuses the update into the test as well as into the choice, and compiles several times as long.
+    new, rest = eqx.partition(proposed, eqx.is_array)
+    kept = jax.lax.cond(good, lambda: new, lambda: eqx.filter((params, moments), eqx.is_array))
+    params, moments = eqx.combine(kept, rest)
     return params, moments, jnp.where(good | (bad >= 0), bad, step), loss
 
 

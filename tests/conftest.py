@@ -4,8 +4,10 @@ Nothing of `lyapunov_dsl` is imported here at the top: a conftest is loaded befo
 and what is imported before that goes unchecked.
 """
 
+import json
 import os
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import hypothesis
@@ -70,3 +72,29 @@ def strict() -> Iterator[None]:
     """No implicit promotion of dtypes (a weakly typed Python scalar is fine) and none of ranks."""
     with jax.numpy_dtype_promotion("strict"), jax.numpy_rank_promotion("raise"):
         yield
+
+
+@pytest.fixture
+def tfds() -> Any:
+    """TensorFlow Datasets, which works without TensorFlow."""
+    return pytest.importorskip("tensorflow_datasets")
+
+
+@pytest.fixture
+def prepared(tmp_path: Path, tfds: Any) -> Any:
+    """What TensorFlow Datasets would leave in a folder but for the images, which `mock_data` draws."""
+
+    def prepare(name: str = "mnist", version: str | None = None, file_format: str = "array_record") -> Path:
+        builder = tfds.builder(name, data_dir=tmp_path)
+        folder = tmp_path / name / (version or str(builder.version))
+        folder.mkdir(parents=True)
+        splits = [
+            {"name": split, "numBytes": "1", "shardLengths": ["7"], "filepathTemplate": "{DATASET}-{SPLIT}.{FILEFORMAT}-{SHARD_X_OF_Y}"}
+            for split in ("train", "test")
+        ]  # fmt: skip
+        info = {"name": name, "version": folder.name, "fileFormat": file_format, "splits": splits}
+        (folder / "dataset_info.json").write_text(json.dumps(info))
+        builder.info.features.save_config(folder)
+        return folder
+
+    return prepare

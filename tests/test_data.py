@@ -45,31 +45,6 @@ def no_tensorflow(monkeypatch):
     monkeypatch.setattr(data, "_has_tensorflow", lambda: False)
 
 
-@pytest.fixture
-def tfds():
-    return pytest.importorskip("tensorflow_datasets")
-
-
-@pytest.fixture
-def prepared(tmp_path, tfds):
-    """What TensorFlow Datasets would leave in a folder but for the images, which `mock_data` draws."""
-
-    def prepare(name="mnist", version=None, file_format="array_record"):
-        builder = tfds.builder(name, data_dir=tmp_path)
-        folder = tmp_path / name / (version or str(builder.version))
-        folder.mkdir(parents=True)
-        splits = [
-            {"name": split, "numBytes": "1", "shardLengths": ["7"], "filepathTemplate": "{DATASET}-{SPLIT}.{FILEFORMAT}-{SHARD_X_OF_Y}"}
-            for split in ("train", "test")
-        ]  # fmt: skip
-        info = {"name": name, "version": folder.name, "fileFormat": file_format, "splits": splits}
-        (folder / "dataset_info.json").write_text(json.dumps(info))
-        builder.info.features.save_config(folder)
-        return folder
-
-    return prepare
-
-
 def check(dataset, name, shape, classes=10):
     assert (dataset.name, dataset.classes) == (name, classes)
     for x, y in (dataset.train, dataset.test):

@@ -7,4 +7,5 @@ from ._controlled import ControlledField as ControlledField, ControlledStart as 
 from ._encoder import ConvEncoder as ConvEncoder
 from ._field import ConvField as ConvField, InvariantField as InvariantField, MLPField as MLPField
 from ._paper import PaperField as PaperField
+from ._precision import MixedPrecision as MixedPrecision
 from ._resnet import ResNet18 as ResNet18, resnet18 as resnet18

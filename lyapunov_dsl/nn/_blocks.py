@@ -75,14 +75,15 @@ class GroupNorm(eqx.Module):
     def __call__(self, state: Float[Array, "h w channels"]) -> Float[Array, "h w channels"]:
         mean, inverse = _moments(rearrange(state, "h w (g c) -> (h w) g c", g=self.groups))
         of_channels = lambda x: jnp.repeat(x, state.shape[-1] // self.groups)
-        scale = self.weight * of_channels(inverse)
-        shift = self.bias - scale * of_channels(mean)
-        return state * scale[None, None] + shift[None, None]
+        scale = self.weight.astype(mean.dtype) * of_channels(inverse)
+        shift = self.bias.astype(mean.dtype) - scale * of_channels(mean)
+        return (state * scale[None, None] + shift[None, None]).astype(state.dtype)
 
 
 @jax.custom_jvp
 def _moments(x: Float[Array, "n groups c"]) -> tuple[Float[Array, " groups"], Float[Array, " groups"]]:
-    """The mean of every group and 1/sqrt(variance + 1e-5)."""
+    """The mean of every group and 1/sqrt(variance + 1e-5), in float32 at least: sums over many pixels."""
+    x = x.astype(jnp.promote_types(x.dtype, jnp.float32))
     mean = jnp.mean(x, axis=(0, 2))
     return mean, jax.lax.rsqrt(jnp.mean(jnp.square(x - mean[None, :, None]), axis=(0, 2)) + 1e-5)
 
@@ -91,6 +92,7 @@ def _moments(x: Float[Array, "n groups c"]) -> tuple[Float[Array, " groups"], Fl
 def _moments_jvp(primals: Any, tangents: Any) -> Any:
     (x,), (dx,) = primals, tangents
     mean, inverse = _moments(x)
+    x, dx = x.astype(mean.dtype), dx.astype(mean.dtype)
     # Half the tangent of the variance is the covariance of x and dx. In this form its transpose keeps x and not x - mean.
     slope = jnp.mean(dx, axis=(0, 2))
     covariance = jnp.mean(x * dx, axis=(0, 2)) - mean * slope
