@@ -140,7 +140,7 @@ def make_optimizer(preset, steps):
     if preset.optimizer == "nero":
         # There it has β = 0.9, and keeps the kernels of convolutions balanced alone.
         schedule = optax.piecewise_constant_schedule(preset.rate, {steps // 2: 0.1})
-        kinds = {"kernel": ld.optim.nero(schedule, 0.9), "other": ld.optim.nero(schedule, 0.9, constraints=False)}
+        kinds: Any = {"kernel": ld.optim.nero(schedule, 0.9), "other": ld.optim.nero(schedule, 0.9, constraints=False)}
         return optax.partition(
             kinds, lambda params: jax.tree.map(lambda p: "kernel" if p.ndim == 4 else "other", params)
         )
@@ -303,7 +303,7 @@ def run(method, preset, dataset, train, test, seed, folder):
     usual = float(np.median(seconds[1:] or seconds))
     operations = flops(program, jnp.asarray(test[0][:batch]), jnp.asarray(test[1][:batch]))
     return result.program, {
-        **evaluate(result.program, preset, *test, test_key),
+        **evaluate(result.program, preset, test[0], test[1], test_key),
         "examples per second": per_epoch * batch / usual,
         "compile seconds": max(seconds[0] - usual, 0.0),
         "seconds": sum(seconds),

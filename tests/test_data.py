@@ -1,7 +1,6 @@
 """Data sets: prepared folders, `.npz` files, the first download, and one sentence where there is nothing."""
 
 import importlib
-import json
 import subprocess
 import sys
 import types

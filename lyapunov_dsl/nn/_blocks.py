@@ -83,7 +83,7 @@ class GroupNorm(eqx.Module):
 @jax.custom_jvp
 def _moments(x: Float[Array, "n groups c"]) -> tuple[Float[Array, " groups"], Float[Array, " groups"]]:
     """The mean of every group and 1/sqrt(variance + 1e-5), in float32 at least: sums over many pixels."""
-    x = x.astype(jnp.promote_types(x.dtype, jnp.float32))
+    x = x.astype(jnp.float32) if jnp.finfo(x.dtype).bits < 32 else x
     mean = jnp.mean(x, axis=(0, 2))
     return mean, jax.lax.rsqrt(jnp.mean(jnp.square(x - mean[None, :, None]), axis=(0, 2)) + 1e-5)
 

@@ -50,8 +50,8 @@ class MixedPrecision(eqx.Module):
 
     def __call__(self, *args: Any, key: Any = None) -> PyTree:
         """The module's value, in the widest floating-point dtype among the arguments (float32 at least)."""
-        inexact = [leaf.dtype for leaf in jax.tree.leaves(args) if eqx.is_inexact_array(leaf)]
-        wide = jnp.result_type(jnp.float32, *inexact)
+        given = {leaf.dtype for leaf in jax.tree.leaves(args) if eqx.is_inexact_array(leaf)}
+        wide = max({jnp.dtype(jnp.float32), *given}, key=lambda dtype: jnp.finfo(dtype).bits)
         return _cast(call(_cast(self.module, self.dtype), *_cast(args, self.dtype), key=key), wide)
 
 
