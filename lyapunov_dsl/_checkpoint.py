@@ -1,4 +1,8 @@
-"""The folder of a training run: metrics as JSON lines, and one checkpoint that is replaced atomically."""
+"""The folder of a training run: metrics as JSON lines, and one checkpoint that is replaced atomically.
+
+Where several processes train together, only the first of them touches files; it tells the others what it has read, and
+whether a checkpoint was written.
+"""
 
 import hashlib
 import json
@@ -13,6 +17,7 @@ import jax
 import numpy as np
 from jaxtyping import PyTree
 
+from ._mesh import Team
 from ._save import compare, read_archive, restore, structure, to_numpy, write_archive
 
 
@@ -24,15 +29,19 @@ class Folder:
     - `path`: the folder; made where it is missing.
     - `identity`: what has to be the same for a run to go on: texts by name.
     - `interval`: seconds between checkpoints.
+    - `team`: the processes that train together.
 
     **Raises:** `ValueError` where the folder cannot be written.
     """
 
-    def __init__(self, path: Any, identity: dict[str, str], interval: float):
+    def __init__(self, path: Any, identity: dict[str, str], interval: float, team: Team):
         self.path = Path(path)
         self.checkpoint, self.metrics = self.path / "checkpoint.npz", self.path / "metrics.jsonl"
-        self.identity, self.interval = identity, interval
+        self.identity, self.interval, self.team = identity, interval, team
         self.lines, self.saved, self.written = 0, -1, time.monotonic()
+        team.told(self._make)
+
+    def _make(self) -> None:
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             with open(self.metrics, "a"):
@@ -48,6 +57,15 @@ class Folder:
 
         **Raises:** `ValueError` for a checkpoint that is damaged or of another run.
         """
+        found: dict[str, PyTree] = {}
+        record = self.team.told(lambda: self._read(trees, found))
+        if record is None:
+            return None
+        self.saved = record["step"]
+        return record, self.team.first_arrays(found or trees)
+
+    def _read(self, trees: dict[str, PyTree], found: dict[str, PyTree]) -> dict[str, Any] | None:
+        """The record of the last checkpoint; its trees go into `found`."""
         if not self.checkpoint.exists():
             if self.metrics.stat().st_size:
                 raise ValueError(
@@ -59,16 +77,22 @@ class Folder:
             raise ValueError(f"{self.checkpoint}: expected a checkpoint of fit, got a program that was saved")
         for what, expected in self.identity.items():
             compare(self.checkpoint, what, str(header["identity"].get(what, "")), expected)
-        found = {name: restore(self.checkpoint, arrays, name, tree) for name, tree in trees.items()}
+        found |= {name: restore(self.checkpoint, arrays, name, tree) for name, tree in trees.items()}
         kept = self.metrics.read_text().splitlines(keepends=True)[: header["lines"]]
         partial = self.metrics.with_name(".metrics.partial")
         partial.write_text("".join(kept))
         os.replace(partial, self.metrics)
-        self.lines, self.saved = len(kept), header["record"]["step"]
-        return header["record"], found
+        self.lines = len(kept)
+        return header["record"]
 
     def write(self, record: dict[str, Any], trees: dict[str, PyTree]) -> None:
         """Replaces the checkpoint. Where that fails, the old one stays, training goes on, and a warning says so."""
+        if self.team.told(lambda: self._write(record, trees)):
+            self.saved = record["step"]
+        self.written = time.monotonic()
+
+    def _write(self, record: dict[str, Any], trees: dict[str, PyTree]) -> bool:
+        """Whether the checkpoint was written."""
         # The text of the program under the name that `load` looks for.
         texts = {"identity": self.identity, "program": self.identity["program"]}
         header = {"record": record, "lines": self.lines, **texts}
@@ -76,8 +100,7 @@ class Folder:
             # What the checkpoint counts on has to be there before it.
             with open(self.metrics, "a") as file:
                 os.fsync(file.fileno())
-            write_archive(self.checkpoint, header, trees)
-            self.saved = record["step"]
+            write_archive(self.checkpoint, header, self.team.local(trees))
         except OSError as error:
             if self.saved < 0:
                 raise ValueError(
@@ -86,9 +109,10 @@ class Folder:
             warnings.warn(
                 f"{self.checkpoint}: the checkpoint of step {record['step']} could not be written ({error}); training "
                 f"goes on, and the one of step {self.saved} stays",
-                stacklevel=3,
+                stacklevel=6,
             )
-        self.written = time.monotonic()
+            return False
+        return True
 
     def due(self) -> bool:
         """Whether the last checkpoint is old enough for another."""
@@ -96,6 +120,8 @@ class Folder:
 
     def log(self, record: dict[str, Any]) -> None:
         """Appends one line of metrics; a figure that is not finite becomes null."""
+        if not self.team.leads:
+            return
         clean = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in record.items()}
         try:
             with open(self.metrics, "a") as file:

@@ -22,6 +22,7 @@ from ._check import Declaration, check_data
 from ._checkpoint import Folder, fingerprint
 from ._compile import Program
 from ._constant import trainable
+from ._mesh import Team, split, whole
 from ._objective._base import example_keys
 from ._save import program_text, stored, structure, with_stored
 from ._types import check_key, describe, is_finite, kind, shown, struct_of
@@ -77,6 +78,7 @@ def fit(
     batch_size: int = 64,
     augment: Any = None,
     steps_per_dispatch: Any = None,
+    mesh: Any = None,
     folder: Any = None,
     checkpoint_every: Any = 30.0,
     progress: bool = True,
@@ -89,9 +91,9 @@ def fit(
 
     With `folder`, a run that was ended in any way goes on where its last checkpoint is when the same call is made again,
     through the same numbers as if it had not been interrupted. One process at a time may use a folder. Ctrl-C ends the
-    step, writes a checkpoint and stops; pressed twice, it stops at once. The optimizer is code and is not stored, and
-    neither are closures and other objects that are no PyTrees: only the structure of its state can be compared, so give
-    the same one, schedule included.
+    step, writes a checkpoint and stops; pressed twice, it stops at once. Another number of devices may go on with a
+    checkpoint. The optimizer is code and is not stored, and neither are closures and other objects that are no PyTrees:
+    only the structure of its state can be compared, so give the same one, schedule included.
 
     **Arguments:**
 
@@ -109,6 +111,11 @@ def fit(
         the device as uint8. Validation data is not augmented.
     - `steps_per_dispatch`: how many steps are one call of the device: by default 1 on a CPU, where a convolution in a loop
         is many times slower, and 16 elsewhere.
+    - `mesh`: a `jax.sharding.Mesh` with one axis of type Auto, over whose devices every batch is split; `batch_size` is
+        that of all of them together. Losses are those of one device up to rounding. Parameters and data are on every device.
+        Its devices may belong to several processes (`jax.distributed`), which then all make the same call: the first one
+        writes the folder and shows the progress bar, and all return the program. They stop together: after Ctrl-C in any of
+        them, where the 64 steps or the epoch end.
     - `folder`: where to keep `checkpoint.npz` (for [`lyapunov_dsl.load`][], too) and `metrics.jsonl`: one line every 64
         steps (`"record": "steps"`, the mean loss since the last line) and one an epoch (`"record": "epoch"`, as in the
         history). Nothing is written without it.
@@ -119,7 +126,8 @@ def fit(
     **Returns:** a [`lyapunov_dsl.FitResult`][].
 
     **Raises:** `ValueError` for data that does not fit the declaration, targets out of range, counts that are not
-    positive, a folder that cannot be written, and a checkpoint there that is damaged or of another run;
+    positive, a mesh of another kind, a batch that cannot be split evenly, another call in another process, a folder that
+    cannot be written, and a checkpoint there that is damaged or of another run;
     [`lyapunov_dsl.NonFiniteError`][] where the loss, a gradient, a parameter or the optimizer's state is NaN or Inf. It names
     the step and carries the last good program, and the last checkpoint stays; [`lyapunov_dsl.Interrupted`][] after Ctrl-C.
 
@@ -138,6 +146,7 @@ def fit(
         augment,
         steps_per_dispatch,
     )
+    team = Team(mesh)
     x, y = _pair("data", data)
     declaration = program.declaration if augment is None else _before(augment, program.declaration, x)
     size = check_data(declaration, program.certificate, x, y)
@@ -145,6 +154,7 @@ def fit(
         check_data(program.declaration, program.certificate, *_pair("validation", validation))
         validation = jax.tree.map(jnp.asarray, tuple(validation))
     batch_size = min(batch_size, size)
+    team.check_batch(batch_size, size)
     data = jax.tree.map(jnp.asarray, (x, y))
 
     params, static = eqx.partition(program, trainable(program))
@@ -160,9 +170,10 @@ def fit(
     chunk = steps_per_dispatch or (1 if jax.default_backend() == "cpu" else 16)
     run, place = _Run(), None
     # A checkpoint holds whole systems and certificates, so that `load` can read it.
-    whole = lambda some: None if some is None else stored(eqx.combine(some, static))
-    state = lambda: {"program": whole(params), "moments": moments, "best": whole(best)}
-    if folder is not None:
+    system = lambda some: None if some is None else stored(eqx.combine(some, static))
+    state = lambda: {"program": system(params), "moments": moments, "best": system(best)}
+    identity = {}
+    if folder is not None or not team.alone:
         identity = {
             "program": program_text(program),
             "objective or solver": structure((program.objective, program.solver)),
@@ -175,7 +186,11 @@ def fit(
             "key": fingerprint(key),
             "selection": select,
         }
-        place = Folder(folder, identity, float(checkpoint_every))
+    if not team.alone:
+        more = {"initial program": fingerprint(params), "number of epochs": str(epochs), "folder": str(folder is None)}
+        team.check_same({**identity, **more, "number of steps per dispatch": str(chunk)})
+    if folder is not None:
+        place = Folder(folder, identity, float(checkpoint_every), team)
         begun = place.resume(state())
         if begun is None:
             place.write(dataclasses.asdict(run), state())
@@ -188,11 +203,16 @@ def fit(
                 reached = -(-run.step // per_epoch)
                 raise ValueError(f"epochs: expected at least {reached}, which {place.path} has reached, got {epochs}")
 
-    bad, pending = jnp.full((), -1, jnp.int32), []
+    params, moments, best, data = team.put((params, moments, best, data))
+    fixed = (mesh, team.put(static), optimizer, augment, data, team.put(step_key))
+    bad, pending = team.put(jnp.full((), -1, jnp.int32)), []
     order, began = None, time.perf_counter()
-    bar = tqdm(total=epochs * per_epoch, initial=run.step, disable=not progress, unit="step", mininterval=0.5)
+    hidden = not (progress and team.leads)
+    bar = tqdm(total=epochs * per_epoch, initial=run.step, disable=hidden, unit="step", mininterval=0.5)
     with bar, _pressed() as pressed:
-        while run.step < epochs * per_epoch and not pressed:
+        # Processes that train together stop together.
+        stop = pressed if team.alone else []
+        while run.step < epochs * per_epoch and not stop:
             epoch, batch = divmod(run.step, per_epoch)
             if order is None or batch == 0:
                 order = np.asarray(jax.random.permutation(jax.random.fold_in(order_key, epoch), size))
@@ -201,8 +221,9 @@ def fit(
             ahead = min((epoch + 1) * per_epoch, (run.step // _LOOK + 1) * _LOOK) - run.step
             count = chunk if ahead >= chunk else 1
             indices = jnp.asarray(order[batch * batch_size : (batch + count) * batch_size]).reshape(count, batch_size)
-            fixed = (static, optimizer, augment, data, indices, jnp.asarray(run.step, jnp.int32), step_key)
-            params, moments, bad, loss = (_advance if count == 1 else _advance_many)(fixed, params, moments, bad)
+            which = team.put((indices, jnp.asarray(run.step, jnp.int32)))
+            advance = _advance if count == 1 else _advance_many
+            params, moments, bad, loss = advance((*fixed, *which), params, moments, bad)
             pending.append(loss)
             run.step += count
             bar.update(count)
@@ -218,7 +239,8 @@ def fit(
             if ended:
                 record = run.epoch(epoch)
                 if validation is not None:
-                    record["validation"] = error = eqx.combine(params, static).error(*validation)
+                    error = team.first(eqx.combine(team.local(params), static).error(*validation))
+                    record["validation"] = error
                     if best is not None and error <= run.least:
                         run.least, run.chosen, best = error, epoch, jax.tree.map(jnp.copy, params)
                 lines.append({"record": "epoch", **record})
@@ -227,10 +249,13 @@ def fit(
             if place is not None:
                 for line in lines:
                     place.log(line)
-                if place.due():
-                    writing = time.perf_counter()
-                    place.write(dataclasses.asdict(run), state())
-                    began += time.perf_counter() - writing
+            asked, due = team.agree(bool(pressed), place is not None and place.due())
+            if asked and not stop:
+                stop.append(True)
+            if place is not None and due:
+                writing = time.perf_counter()
+                place.write(dataclasses.asdict(run), state())
+                began += time.perf_counter() - writing
 
     done = run.step == epochs * per_epoch and int(bad) < 0
     if int(bad) < 0:
@@ -239,7 +264,7 @@ def fit(
         if place is not None and place.saved != run.step:
             place.write(dataclasses.asdict(run), state())
     status = "done" if done else f"interrupted at step {run.step}" if int(bad) < 0 else f"NaN or Inf at step {int(bad)}"
-    chosen = params if run.chosen is None else best
+    chosen = team.local(params if run.chosen is None else best)
     result = FitResult(eqx.combine(chosen, static), run.history, status, run.chosen)
     if done or not throw:
         return result
@@ -361,7 +386,7 @@ def _check_arguments(
 @eqx.filter_jit(donate="all-except-first")
 def _advance(fixed: Any, params: Any, moments: Any, bad: Any) -> Any:
     """One step: the new parameters and moments, the number of the first step that was not finite (or -1), the loss."""
-    *_, indices, step, _ = fixed
+    *_, indices, step = fixed
     params, moments, bad, loss = _step(fixed, params, moments, bad, indices[0], step)
     return params, moments, bad, loss[None]
 
@@ -369,7 +394,7 @@ def _advance(fixed: Any, params: Any, moments: Any, bad: Any) -> Any:
 @eqx.filter_jit(donate="all-except-first")
 def _advance_many(fixed: Any, params: Any, moments: Any, bad: Any) -> Any:
     """As many steps as there are rows of indices, in one loop on the device."""
-    *_, indices, step, _ = fixed
+    *_, indices, step = fixed
     arrays, rest = eqx.partition((params, moments, bad), eqx.is_array)
 
     def body(carry: Any, row: Any) -> Any:
@@ -383,12 +408,12 @@ def _advance_many(fixed: Any, params: Any, moments: Any, bad: Any) -> Any:
 
 
 def _step(fixed: Any, params: Any, moments: Any, bad: Any, indices: Any, step: Any) -> Any:
-    static, optimizer, augment, data, _, _, key = fixed
-    x, y = jax.tree.map(lambda leaf: leaf[indices], data)
+    mesh, static, optimizer, augment, data, key, *_ = fixed
+    x, y = split(mesh, jax.tree.map(lambda leaf: leaf[indices], data))
     key = jax.random.fold_in(key, step)
     if augment is not None:
         key, augment_key = jax.random.split(key)
-        x = eqx.filter_vmap(augment)(x, example_keys(augment_key, x))
+        x = split(mesh, eqx.filter_vmap(augment)(x, example_keys(augment_key, x)))
     value = lambda p: eqx.combine(p, static).loss(x, y, key=key)
     loss, grads = eqx.filter_value_and_grad(value)(params)
     given = {"value": loss, "grad": grads, "value_fn": value}
@@ -403,7 +428,7 @@ def _step(fixed: Any, params: Any, moments: Any, bad: Any, indices: Any, step: A
     new, rest = eqx.partition(proposed, eqx.is_array)
     kept = jax.lax.cond(good, lambda: new, lambda: eqx.filter((params, moments), eqx.is_array))
     params, moments = eqx.combine(kept, rest)
-    return params, moments, jnp.where(good | (bad >= 0), bad, step), loss
+    return whole(mesh, (params, moments, jnp.where(good | (bad >= 0), bad, step), loss))
 
 
 def _before(augment: Any, declaration: Declaration, x: PyTree) -> Declaration:
