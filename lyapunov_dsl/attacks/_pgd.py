@@ -3,13 +3,16 @@
 from collections.abc import Callable
 from typing import Any
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
 from .._potential import cross_entropy
-from .._types import describe
+from .._types import check_key
+from ._ball import Ball, around, check_ball, check_counts, check_inputs, direction, settle
+from ._search import batches, keys_of
 
 
 def pgd(
@@ -24,6 +27,8 @@ def pgd(
     loss: Callable = cross_entropy,
     clip: tuple[Any, Any] | None = (0.0, 1.0),
     key: Any = None,
+    batch_size: int | None = None,
+    surrogate: Callable | None = None,
 ) -> Float[Array, "batch ..."]:
     """Perturbs inputs within a ball so as to raise a loss. The defaults are the paper's experiments (appendix C).
 
@@ -44,8 +49,11 @@ def pgd(
     - `loss`: (prediction, target) -> scalar for one example.
     - `clip`: the range of valid inputs, or `None`.
     - `key`: a PRNG key for the random start; without one it starts at x.
+    - `batch_size`: how many inputs are attacked together, the last batch filled up; all by default.
+    - `surrogate`: a differentiable stand-in for `function`, of which gradients are taken.
 
-    **Returns:** perturbed inputs shaped like `x`, within `radius` of it up to rounding, and within `clip` where x is.
+    **Returns:** perturbed inputs shaped like `x`, within `radius` of it and within `clip` where x is, without any
+    rounding error. It is the last point, as in the paper; nothing makes sure that it misleads where another did.
 
     **Raises:** `ValueError` for another norm, or a radius, step size or number of steps that is not positive,
     or inputs that are not floating-point.
@@ -54,44 +62,33 @@ def pgd(
         raise ValueError(f"norm: expected 'inf' or '2', got {norm!r}")
     if not (radius > 0 and step_size > 0 and steps > 0):
         raise ValueError(f"expected positive radius, step_size and steps, got {radius}, {step_size}, {steps}")
-    x = jnp.asarray(x)
-    if not jnp.issubdtype(x.dtype, jnp.floating):
-        raise ValueError(f"x: expected floating-point inputs, got {describe(x)}")
-    axes = tuple(range(1, x.ndim))
-
-    def length(v: Array) -> Array:
-        return jnp.sqrt(jnp.sum(v**2, axis=axes, keepdims=True))
-
-    def valid(offset: Array) -> Array:
-        if norm == "inf":
-            offset = jnp.clip(offset, -radius, radius)
-        else:
-            offset = offset * jnp.minimum(1, radius / jnp.maximum(length(offset), jnp.finfo(x.dtype).tiny))
-        if clip is None:
-            return offset
-        # A value that is outside already stays within the ball, too: it may only move towards the range.
-        return jnp.clip(x + offset, jnp.minimum(x, clip[0]), jnp.maximum(x, clip[1])) - x
-
-    def total(offset: Array) -> Array:
-        return jnp.sum(jax.vmap(loss)(function(x + offset), y))
-
-    def step(_: Any, offset: Array) -> Array:
-        gradient = jax.grad(total)(offset)
-        direction = jnp.sign(gradient) if norm == "inf" else gradient / (length(gradient) + 1e-10)
-        return valid(offset + step_size * direction)
-
-    offset = jnp.zeros_like(x)
+    radius = check_ball(radius, norm, clip)
     if key is not None:
-        direction, size = jax.random.split(key)
-        if norm == "inf":
-            offset = jax.random.uniform(direction, x.shape, x.dtype, -radius, radius)
-        else:
-            normal = jax.random.normal(direction, x.shape, x.dtype)
-            share = jax.random.uniform(size, (x.shape[0],) + (1,) * len(axes), x.dtype)
-            offset = normal / length(normal) * share * radius
-        offset = valid(offset)
-    # Not a traced loop: a convolution inside one runs many times slower on a CPU.
-    advance = jax.jit(step)
-    for i in range(steps):
-        offset = advance(i, offset)
-    return x + offset
+        check_key(key)
+    x = check_inputs(x)
+    size = len(x) if batch_size is None else batch_size
+    check_counts(batch_size=size)
+    size, out = min(size, len(x)), np.empty_like(x)
+    for rows, count in batches(np.arange(len(x)), size):
+        ball, target = around(x[rows], radius, norm, clip), _take(y, rows)
+        point = ball.center if key is None else _start(ball, keys_of(key, 0, jnp.asarray(rows)))
+        # Not a traced loop: a convolution inside one runs many times slower on a CPU.
+        for _ in range(steps):
+            point = _step(surrogate or function, loss, ball, target, point, jnp.asarray(step_size, x.dtype))
+        out[rows[:count]] = settle(ball, point)[:count]
+    return jnp.asarray(out)
+
+
+def _take(y: Any, rows: np.ndarray) -> Any:
+    return jax.tree.map(lambda leaf: jnp.asarray(leaf)[rows], y)
+
+
+@eqx.filter_jit
+def _start(ball: Ball, keys: Any) -> Array:
+    return ball.random(keys)
+
+
+@eqx.filter_jit
+def _step(function: Callable, loss: Callable, ball: Ball, y: Any, x: Array, size: Array) -> Array:
+    gradient = jax.grad(lambda x: jnp.sum(jax.vmap(loss)(function(x), y)))(x)
+    return ball.project(x + size * direction(gradient, ball.norm))

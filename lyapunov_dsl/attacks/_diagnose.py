@@ -1,0 +1,138 @@
+"""What makes an attack look stronger or weaker than it is."""
+
+import inspect
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array
+
+from .._potential import cross_entropy
+from ._search import batches
+
+
+def outputs(function: Callable, x: np.ndarray, size: int) -> np.ndarray:
+    """Logits of all inputs, by calls of the function as it is."""
+    found = [np.asarray(function(jnp.asarray(x[rows])))[:count] for rows, count in batches(np.arange(len(x)), size)]
+    return np.concatenate(found)
+
+
+def gradients(function: Callable, x: np.ndarray, y: np.ndarray, size: int) -> tuple[float, float]:
+    """The share of inputs with a gradient that is 0, and with one that is not finite."""
+    zero, broken = np.zeros(len(x), bool), np.zeros(len(x), bool)
+    for rows, count in batches(np.arange(len(x)), size):
+        found = _gradients(function, jnp.asarray(x[rows]), jnp.asarray(y[rows]))
+        zero[rows[:count]], broken[rows[:count]] = (np.asarray(v)[:count] for v in found)
+    return float(zero.mean()), float(broken.mean())
+
+
+@eqx.filter_jit
+def _gradients(function: Callable, x: Array, y: Array) -> tuple[Array, Array]:
+    gradient = jax.grad(lambda x: jnp.sum(jax.vmap(cross_entropy)(function(x), y)))(x)
+    axes = tuple(range(1, x.ndim))
+    return jnp.all(gradient == 0, axis=axes), ~jnp.all(jnp.isfinite(gradient), axis=axes)
+
+
+def short_steps(attacks: Mapping[str, Callable], radius: float) -> list[str]:
+    """About attacks whose steps cannot cross the ball."""
+    found = []
+    for name, attack in attacks.items():
+        options = inspect.signature(attack).parameters
+        if {"steps", "step_size"} <= options.keys():
+            steps, size = options["steps"].default, options["step_size"].default
+            if steps * size < 2 * radius * (1 - 1e-9):
+                found.append(
+                    f"{name}: {steps} steps of {size:.3g} travel {steps * size:.3g} at most, less than the {2 * radius:.3g} across the ball"
+                )
+    return found
+
+
+def about_gradients(zero: float, broken: float, tolerance: float) -> list[str]:
+    """About gradients that are useless at the inputs."""
+    found = []
+    if zero > tolerance:
+        found.append(
+            f"the gradient of the cross entropy is zero at {_percent(zero)} of the inputs: gradients are masked"
+        )
+    if broken > 0:
+        found.append(f"the gradient of the cross entropy is not finite at {_percent(broken)} of the inputs")
+    return found
+
+
+def about_outputs(logits: np.ndarray, again: np.ndarray) -> list[str]:
+    """About outputs that are no logits, or not the same twice."""
+    found = []
+    if (logits >= 0).all() and (np.abs(logits.sum(axis=1) - 1) < 1e-3).all():
+        found.append("the outputs look like probabilities (rows that are nonnegative and sum to 1): attack the logits")
+    if not np.isfinite(logits).all():
+        found.append(
+            f"the outputs are not finite at {_percent((~np.isfinite(logits)).any(axis=1).mean())} of the inputs"
+        )
+    difference = spread(logits, again)
+    if difference > 1e-4 * _size(logits):
+        found.append(
+            f"two calls differ by up to {difference:.3g}: the function is random, and an attack on one draw says little of the next"
+        )
+    return found
+
+
+def about_range(x: np.ndarray, clip: Any, error: float | None) -> list[str]:
+    """About inputs outside of the range."""
+    if error is None:
+        return []
+    outside = np.mean((x < clip[0]) | (x > clip[1]))
+    return [
+        f"{_percent(outside)} of the values of x lie outside of clip, and clamping alone gives an error of {_percent(error)}: "
+        "attack pixels, with the normalization inside the function"
+    ]
+
+
+def about_surrogate(decisions: float | None, difference: float | None) -> list[str]:
+    """About a surrogate that is not the function."""
+    if decisions is None or difference is None or (decisions == 0 and difference <= 0.01):
+        return []
+    return [
+        f"the surrogate decides {_percent(decisions)} of the inputs otherwise than the function, and its logits differ by up to "
+        f"{difference:.2g} of the largest one: its solver is coarser, and attacks through it are weaker"
+    ]
+
+
+def about_masking(misled: Mapping[str, np.ndarray], direct: list[str], tolerance: float) -> list[str]:
+    """About attacks without the function's own gradient that succeed where those with it fail."""
+    if not direct:
+        return ["no attack takes gradients of the function"]
+    found = []
+    followed = np.any([misled[name] for name in direct], axis=0)
+    for name in misled.keys() - set(direct):
+        only = misled[name] & ~followed
+        if only.sum() > max(1, tolerance * len(only)):
+            found.append(
+                f"{name} misled {_percent(only.mean())} of the inputs that no attack by the function's gradient misled "
+                f"({_percent(misled[name].mean())} against {_percent(followed.mean())}): gradients are masked, or those attacks too short"
+            )
+    return sorted(found)
+
+
+def compare(surrogate: np.ndarray, logits: np.ndarray) -> tuple[float, float]:
+    """The share of other decisions, and the largest difference relative to the largest logit."""
+    other = np.argmax(surrogate, axis=1) != np.argmax(logits, axis=1)
+    return float(other.mean()), spread(surrogate, logits) / _size(logits)
+
+
+def spread(one: np.ndarray, other: np.ndarray) -> float:
+    """The largest difference; infinite where one of them is finite only."""
+    with np.errstate(invalid="ignore"):
+        difference = np.where(one == other, 0.0, np.abs(one - other))
+    both = ~np.isfinite(one) & ~np.isfinite(other)
+    return float(np.max(np.where(np.isnan(difference), np.where(both, 0.0, np.inf), difference)))
+
+
+def _size(logits: np.ndarray) -> float:
+    return max(float(np.max(np.abs(logits), initial=0.0, where=np.isfinite(logits))), 1e-30)
+
+
+def _percent(share: Any) -> str:
+    return f"{100 * float(share):.3g} %"
