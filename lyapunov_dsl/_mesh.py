@@ -6,6 +6,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -61,7 +62,10 @@ class Team:
         """The arrays of a tree on all devices."""
         if self.mesh is None:
             return tree
-        return _map_arrays(partial(_replicate, sharding=self._everywhere, local=self.alone), tree)
+        if not self.alone:
+            return _map_arrays(partial(_replicate, sharding=self._everywhere), tree)
+        arrays, rest = eqx.partition(tree, eqx.is_array)
+        return eqx.combine(jax.device_put(arrays, self._everywhere), rest)
 
     def local(self, tree: PyTree) -> PyTree:
         """What `put` gave, on this process's default device. No other process has to take part."""
@@ -164,9 +168,8 @@ def _constrain(sharding: NamedSharding, tree: PyTree) -> PyTree:
     return _map_arrays(lambda leaf: jax.lax.with_sharding_constraint(leaf, sharding), tree)
 
 
-def _replicate(leaf: Any, sharding: NamedSharding, local: bool) -> Any:
-    if local:
-        return jax.device_put(leaf, sharding)
+def _replicate(leaf: Any, sharding: NamedSharding) -> Any:
+    """`jax.device_put` for devices of other processes, which have the same array."""
     content = to_numpy(leaf)
     array = jax.make_array_from_callback(content.shape, sharding, lambda index: content[index])
     return _as_before(array, leaf)

@@ -21,7 +21,7 @@ import numpy as np
 import optax
 import pytest
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
-from test_fit import blobs, classifier
+from test_fit import blobs, classifier, one_weight, weight_of
 
 import lyapunov_dsl as ld
 import lyapunov_dsl._fit as fit_module
@@ -47,6 +47,7 @@ def data() -> tuple[np.ndarray, np.ndarray]:
 def train(**options: Any) -> ld.FitResult:
     """Sampled states, an augmentation and an optimizer with keys of their own; three steps an epoch."""
     objective = options.pop("objective", ld.MonteCarlo(ld.Trajectory(2)))
+    program = options.pop("program", None) or classifier(jax.random.key(0), objective=objective)
     options = {
         "optimizer": optax.chain(optax.add_noise(1e-3, 0.55, jax.random.key(5)), optax.adam(1e-2)),
         "epochs": EPOCHS,
@@ -58,7 +59,6 @@ def train(**options: Any) -> ld.FitResult:
         "checkpoint_every": 0,
         **options,
     }
-    program = classifier(jax.random.key(0), objective=objective)
     return ld.fit(program, options.pop("data", data()), key=jax.random.key(3), **options)
 
 
@@ -218,6 +218,12 @@ def in_two_processes(folder: str, rank: str, port: str) -> dict[str, Any]:
         "not all of mesh": message_of(lambda: train(mesh=_mesh_of_the_other(), batch_size=16)),
     }
 
+    # As in `test_checkpoint`: SGD takes the weight down by 0.1 a step, and from -0.6 on the loss is NaN.
+    options = {"optimizer": optax.sgd(0.1), "batch_size": 4, "augment": None, "validation": None, "select": "last"}
+    options |= {"data": (jnp.ones((8, 1)), None), "folder": places / "NaN", "throw": False}
+    failed = train(program=one_weight(level=-0.55), mesh=mesh, **options)
+    found["NaN"] = [failed.status, weight_of(failed.program)]
+
     class Bar(fit_module.tqdm):
         def update(self, n: Any = 1) -> Any:
             # In the second process alone, before the second epoch ends.
@@ -257,6 +263,7 @@ def test_two_processes_give_the_numbers_of_one_and_share_checkpoints(tmp_path: P
         )
         assert "damaged or cut off" in found["damaged"]
         assert "mesh: expected devices of every process that calls fit, got none of process" in found["not all of mesh"]
+        assert found["NaN"] == ["NaN or Inf at step 6", pytest.approx(-0.6)]
         assert found["stopped"] == ["interrupted at step 3", True]
     assert first["whole"] == second["whole"]
     # What two processes wrote, one goes on with; and there is one line of metrics for every epoch.
