@@ -12,6 +12,7 @@ from jaxtyping import Array, Float
 from .._types import shown
 from . import _diagnose as diagnose
 from ._apgd import apgd_ce, apgd_t
+from ._fab import fab
 from ._noise import noise
 from ._pgd import pgd
 from ._report import AttackReport
@@ -25,7 +26,7 @@ def standard_attacks(*, steps: int = 100, targets: int = 9, queries: int = 5000)
 
     **Arguments:**
 
-    - `steps`, `targets`: of Auto-PGD and of the attack of minimal norm.
+    - `steps`, `targets`: of Auto-PGD and FAB.
     - `queries`: of the Square attack.
 
     **Returns:** a new dictionary of functions `attack(function, x, y, *, radius, norm, key, clip, batch_size)`, to which
@@ -35,6 +36,7 @@ def standard_attacks(*, steps: int = 100, targets: int = 9, queries: int = 5000)
         "pgd": pgd,
         "apgd_ce": functools.partial(apgd_ce, steps=steps),
         "apgd_t": functools.partial(apgd_t, steps=steps, targets=targets),
+        "fab": functools.partial(fab, steps=steps, targets=targets),
         "square": functools.partial(square, queries=queries),
     }
 
