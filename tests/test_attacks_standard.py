@@ -217,12 +217,24 @@ def test_square_works_on_images_and_on_functions_of_numpy(norm: str) -> None:
 def test_hills_and_valleys() -> None:
     """η of eq. 2 of the Square paper: norm 1, antisymmetric, with its peak in the middle of each half."""
     i, j = jnp.arange(9)[:, None], jnp.arange(9)[None, :]
-    hills = np.asarray(_hills(i, j, jnp.asarray(6), jnp.asarray(7), jnp.asarray(False), jnp.float32))
+    hills = np.asarray(jax.jit(lambda: _hills(i, j, jnp.asarray(6), jnp.asarray(7), jnp.asarray(False), jnp.float32))())
     assert np.linalg.norm(hills) == pytest.approx(1, rel=1e-5)
     np.testing.assert_allclose(hills[:3, :7], -hills[3:6, :7], atol=1e-6)
     assert np.unravel_index(np.argmax(hills), hills.shape) == (1, 3)
     assert (hills[6:] == 0).all()
     assert (hills[:, 7:] == 0).all()
+
+
+def test_parts_with_their_keys_give_the_answers_of_the_whole() -> None:
+    """For processes that attack a share each."""
+    keys = jax.random.split(jax.random.key(0), 2 * SIZE)
+    for name, attack in {**ATTACKS, "pgd": ld.attacks.pgd}.items():
+        part = functools.partial(attack, linear, radius=0.15, batch_size=SIZE)
+        whole = np.asarray(part(X[: 2 * SIZE], Y[: 2 * SIZE], key=keys))
+        half = part(X[SIZE : 2 * SIZE], Y[SIZE : 2 * SIZE], key=keys[SIZE:])
+        np.testing.assert_allclose(whole[SIZE:], half, atol=1e-5, err_msg=name)
+        with pytest.raises(ValueError, match=r"^key: expected one PRNG key, or 60 of them, got 40"):
+            part(X, Y, key=keys)
 
 
 def test_a_surrogate_gives_gradients_and_the_function_decides() -> None:
@@ -280,6 +292,12 @@ def test_messages(changes: Any, message: str) -> None:
                 options["y"],
                 **{k: options[k] for k in options.keys() - {"function", "x", "y"}},
             )
+
+
+def test_a_function_that_cannot_be_traced_needs_a_surrogate() -> None:
+    for name in ("apgd_ce", "apgd_t", "fab"):
+        with pytest.raises(ValueError, match=r"^function: expected one that JAX can take gradients of, or a surrogate"):
+            ATTACKS[name](lambda x: np.asarray(x) @ W.T, X, Y, radius=0.1, key=jax.random.key(0))
 
 
 def test_messages_of_counts() -> None:

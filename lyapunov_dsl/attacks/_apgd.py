@@ -4,7 +4,6 @@ from collections.abc import Callable
 from typing import Any
 
 import equinox as eqx
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
@@ -12,7 +11,7 @@ from jaxtyping import Array, Float
 from .._potential import cross_entropy
 from ._ball import Ball, check_counts
 from ._climb import climb
-from ._search import search
+from ._search import count_classes, search
 
 
 def apgd_ce(
@@ -40,7 +39,8 @@ def apgd_ce(
     - `x`: inputs, in the unit of `radius` and `clip` (put the normalization inside the function).
     - `y`: classes, int[batch].
     - `radius`, `norm`: the ball, in the norm `"inf"` or `"2"` over all axes but the first.
-    - `key`: a PRNG key; each example has its own, by its row.
+    - `key`: a PRNG key, from which each example has its own by its row; or a batch of keys, one for each example, so that
+        parts of a whole can be attacked apart.
     - `steps`, `restarts`: gradients for each example, and how often from a new random point of the ball.
     - `clip`: the range of valid inputs, or `None`.
     - `batch_size`: how many inputs are attacked together; the last batch is filled up.
@@ -54,9 +54,11 @@ def apgd_ce(
     classes that are no integers or do not exist, and for a function that returns no logits.
     """
     check_counts(steps=steps, restarts=restarts)
+    of = surrogate or function
+    count_classes(of, x)
 
     def attempt(ball: Ball, y: Array, keys: Any, call: Callable) -> Array:
-        return climb(surrogate or function, _cross_entropy, ball, y, y, keys, steps, call if surrogate else None)
+        return climb(of, _cross_entropy, ball, y, y, keys, steps, call if surrogate else None)
 
     options: Any = {"radius": radius, "norm": norm, "clip": clip, "key": key, "batch_size": batch_size}
     return search([attempt] * restarts, function, x, y, **options)
@@ -94,13 +96,7 @@ def apgd_t(
         return attempt
 
     options: Any = {"radius": radius, "norm": norm, "clip": clip, "key": key, "batch_size": batch_size}
-    return search([aimed(k) for k in range(count_targets(of, x, targets))], function, x, y, **options)
-
-
-def count_targets(function: Callable, x: Any, targets: int) -> int:
-    """At most as many targets as there are other classes (one where that cannot be told: the search raises then)."""
-    shape = jnp.shape(jax.eval_shape(function, jnp.asarray(x)[:1])) if np.ndim(x) > 1 else ()
-    return max(min(targets, shape[-1] - 1), 1) if len(shape) == 2 else 1
+    return search([aimed(k) for k in range(min(targets, max(count_classes(of, x) - 1, 1)))], function, x, y, **options)
 
 
 @eqx.filter_jit

@@ -5,7 +5,6 @@ import time
 from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
-import jax
 import numpy as np
 from jaxtyping import Array, Float
 
@@ -16,7 +15,7 @@ from ._fab import fab
 from ._noise import noise
 from ._pgd import pgd
 from ._report import AttackReport
-from ._search import checked, judge
+from ._search import checked, count_classes, fold, judge
 from ._square import square
 
 
@@ -71,7 +70,7 @@ def evaluate(
     - `x`: inputs in the unit of `radius` and `clip`: pixels, with the normalization inside the function.
     - `y`: classes, int[batch].
     - `radius`, `norm`, `clip`: the balls, as for [`lyapunov_dsl.attacks.apgd_ce`][].
-    - `key`: a PRNG key.
+    - `key`: a PRNG key, or one for each input.
     - `attacks`: by name, `standard_attacks(steps=steps)` by default.
     - `black_box`: the names of those that take no gradient (and no `surrogate`).
     - `surrogate`: what gradients are taken of in place of `function`, such as the model with a solver of fixed steps.
@@ -95,6 +94,7 @@ def evaluate(
     if reserved:
         raise ValueError(f"attacks: expected other names than noise, early and transfer, got {sorted(reserved)}")
     x, y, radius, size = checked(function, x, y, radius, norm, clip, key, batch_size)
+    count_classes(surrogate or function, x)
     logits, again = diagnose.outputs(function, x, size), diagnose.outputs(function, x, size)
     nominal = judge(function, x, y, size)
 
@@ -109,7 +109,7 @@ def evaluate(
     for index, (name, attack) in enumerate(runs.items()):
         began = time.perf_counter()
         more = {"surrogate": through[name]} if name in through else {}
-        points = np.asarray(attack(function, x, y, key=jax.random.fold_in(key, index), **options, **more))
+        points = np.asarray(attack(function, x, y, key=fold(key, index), **options, **more))
         _check_points(name, points, x, radius, norm, clip)
         found = judge(function, points, y, size)
         new = found & ~nominal & ~np.any([np.zeros_like(nominal), *misled.values()], axis=0)

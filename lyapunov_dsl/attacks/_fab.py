@@ -9,9 +9,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from ._apgd import count_targets, ranked
+from ._apgd import ranked
 from ._ball import Ball, around, check_counts, expand, lengths, select
-from ._search import search, wrong
+from ._search import count_classes, search, wrong
 
 _OVERSHOOT, _BACK, _BIAS, _BISECTIONS, _HALVINGS = 1.05, 0.9, 0.1, 8, 40
 
@@ -53,7 +53,7 @@ def fab(
         return attempt
 
     options: Any = {"radius": radius, "norm": norm, "clip": clip, "key": key, "batch_size": batch_size}
-    return search([aimed(k) for k in range(count_targets(of, x, targets))], function, x, y, **options)
+    return search([aimed(k) for k in range(min(targets, max(count_classes(of, x) - 1, 1)))], function, x, y, **options)
 
 
 def _nearest(function: Callable, space: Ball, norm: str, y: Array, target: Array, steps: int, call: Callable) -> Array:

@@ -10,9 +10,8 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from .._potential import cross_entropy
-from .._types import check_key
 from ._ball import Ball, around, check_ball, check_counts, check_inputs, direction, settle
-from ._search import batches, keys_of
+from ._search import batches, check_keys, keys_of
 
 
 def pgd(
@@ -48,7 +47,7 @@ def pgd(
     - `radius`, `step_size`, `steps`, `norm`: the ball and the steps.
     - `loss`: (prediction, target) -> scalar for one example.
     - `clip`: the range of valid inputs, or `None`.
-    - `key`: a PRNG key for the random start; without one it starts at x.
+    - `key`: a PRNG key (or one for each input) for the random start; without one it starts at x.
     - `batch_size`: how many inputs are attacked together, the last batch filled up; all by default.
     - `surrogate`: a differentiable stand-in for `function`, of which gradients are taken.
 
@@ -63,15 +62,15 @@ def pgd(
     if not (radius > 0 and step_size > 0 and steps > 0):
         raise ValueError(f"expected positive radius, step_size and steps, got {radius}, {step_size}, {steps}")
     radius = check_ball(radius, norm, clip)
-    if key is not None:
-        check_key(key)
     x = check_inputs(x)
+    if key is not None:
+        check_keys(key, len(x))
     size = len(x) if batch_size is None else batch_size
     check_counts(batch_size=size)
     size, out = min(size, len(x)), np.empty_like(x)
     for rows, count in batches(np.arange(len(x)), size):
         ball, target = around(x[rows], radius, norm, clip), _take(y, rows)
-        point = ball.center if key is None else _start(ball, keys_of(key, 0, jnp.asarray(rows)))
+        point = ball.center if key is None else _start(ball, keys_of(key, 0, rows))
         # Not a traced loop: a convolution inside one runs many times slower on a CPU.
         for _ in range(steps):
             point = _step(surrogate or function, loss, ball, target, point, jnp.asarray(step_size, x.dtype))

@@ -74,8 +74,8 @@ def checked(
     """Inputs and classes on the host, the radius and the size of the batches, after what can be wrong with them."""
     radius = check_ball(radius, norm, clip)
     check_counts(batch_size=batch_size)
-    check_key(key)
     x, y = check_inputs(x), np.asarray(y)
+    check_keys(key, len(x))
     if not np.issubdtype(y.dtype, np.integer) or y.shape != x.shape[:1]:
         raise ValueError(f"y: expected integer classes int[{len(x)}], got {describe(y)}")
     y = y.astype(np.int32)
@@ -113,7 +113,7 @@ def search(
     out = x.copy()
     for turn, attempt in enumerate(attempts):
         for rows, count in batches(np.flatnonzero(~done), size):
-            keys = keys_of(key, turn, jnp.asarray(rows))
+            keys = keys_of(key, turn, rows)
             ball, classes = around(x[rows], radius, norm, clip), jnp.asarray(y[rows])
             points = settle(ball, attempt(ball, classes, keys, call))
             misled = np.asarray(_wrong(call(jnp.asarray(points)), classes))
@@ -123,8 +123,39 @@ def search(
     return jnp.asarray(out)
 
 
-@jax.jit
-def keys_of(key: Any, turn: Any, rows: Array) -> Any:
+def keys_of(key: Any, turn: int, rows: np.ndarray) -> Any:
     """A key for each row."""
-    key = jax.random.fold_in(key, turn)
+    key = fold(key, turn)
+    return key[rows] if _is_batch(key) else _by_row(key, jnp.asarray(rows))
+
+
+def fold(key: Any, number: int) -> Any:
+    """`jax.random.fold_in` of one key or of a batch of them."""
+    return jax.vmap(jax.random.fold_in, (0, None))(key, number) if _is_batch(key) else jax.random.fold_in(key, number)
+
+
+def check_keys(key: Any, count: int) -> None:
+    """Raises `ValueError` for what is neither one key nor one for each input."""
+    check_key(key)
+    if _is_batch(key) and len(key) != count:
+        raise ValueError(f"key: expected one PRNG key, or {count} of them, got {len(key)}")
+
+
+def count_classes(function: Callable, x: Any) -> int:
+    """How many logits there are (0 where the outputs are none). Raises `ValueError` where JAX cannot trace the function."""
+    try:
+        shape = jnp.shape(jax.eval_shape(function, jnp.asarray(x)[:1]))
+    except jax.errors.JAXTypeError:
+        raise ValueError(
+            "function: expected one that JAX can take gradients of, or a surrogate that is one, got one that JAX cannot trace"
+        ) from None
+    return shape[1] if len(shape) == 2 else 0
+
+
+def _is_batch(key: Any) -> bool:
+    return key.ndim == (1 if jax.dtypes.issubdtype(key.dtype, jax.dtypes.prng_key) else 2)
+
+
+@jax.jit
+def _by_row(key: Any, rows: Array) -> Any:
     return jax.vmap(lambda row: jax.random.fold_in(key, row))(rows)
