@@ -426,9 +426,23 @@ def _step(fixed: Any, params: Any, moments: Any, bad: Any, indices: Any, step: A
     # From the first bad step on nothing changes any more; which step that was is read only now and then. Not by `where`:
     # XLA then fuses the update into the test as well as into the choice, and compiles several times as long.
     new, rest = eqx.partition(proposed, eqx.is_array)
-    kept = jax.lax.cond(good, lambda: new, lambda: eqx.filter((params, moments), eqx.is_array))
+    old = eqx.filter((params, moments), eqx.is_array)
+    _check_kept(struct_of(old), struct_of(new))
+    kept = jax.lax.cond(good, lambda: new, lambda: old)
     params, moments = eqx.combine(kept, rest)
     return whole(mesh, (params, moments, jnp.where(good | (bad >= 0), bad, step), loss))
+
+
+def _check_kept(old: PyTree, new: PyTree) -> None:
+    """Raises `ValueError` where a step gives parameters or a state of another kind than it was given."""
+    if jax.tree.structure(old) != jax.tree.structure(new):
+        raise ValueError("optimizer: expected a state that keeps its structure, got another one after a step")
+    for before, after in zip(jax.tree.leaves(old), jax.tree.leaves(new), strict=True):
+        if before != after:
+            raise ValueError(
+                f"optimizer: expected parameters and a state that keep their shapes and dtypes, got {describe(after)} after a "
+                f"step where {describe(before)} was"
+            )
 
 
 def _before(augment: Any, declaration: Declaration, x: PyTree) -> Declaration:

@@ -215,6 +215,22 @@ def test_any_optax_optimizer(optimizer: Any, key: Any) -> None:
     assert weight_of(result.program) < -0.1
 
 
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda n: n.astype(jnp.int16), r"got int16\[\] after a step where int32\[\] was"),
+        (lambda n: n[None], r"got int32\[1\] after a step where int32\[\] was"),
+        (lambda n: (n, n), "expected a state that keeps its structure"),
+    ],
+)
+def test_an_optimizer_whose_state_changes_its_kind_is_named(change: Any, message: str, key: Any) -> None:
+    optimizer = optax.GradientTransformation(
+        lambda params: jnp.zeros((), jnp.int32), lambda updates, state, params=None: (updates, change(state))
+    )
+    with pytest.raises(ValueError, match=f"optimizer: .*{message}"):
+        ld.fit(classifier(key), blobs(), optimizer=optimizer, epochs=1, key=key, progress=False)
+
+
 def test_a_nan_names_its_step_and_carries_the_last_good_program(key: Any) -> None:
     """The weight is -0.1 i at step i, and the loss NaN below -0.55: at step 6, in the second epoch of four steps."""
     program = one_weight(level=-0.55)

@@ -80,17 +80,33 @@ def test_parameters_stay_long_and_move_by_less_than_the_short_format_sees(key, q
 
 
 def test_statistics_of_group_norm_are_taken_in_full_precision(key):
-    """In bfloat16 the variance of a large mean plus small noise would be lost, as would a sum over many pixels."""
-    norm = ld.nn._blocks.GroupNorm(4)
-    state = 4 + jax.random.normal(key, (32, 32, 4))
-    half = norm(state.astype(jnp.bfloat16))
+    """In bfloat16 the variance of small noise around a large mean would be lost."""
+    state = (30 + 2 * jax.random.normal(key, (32, 32, 4))).astype(jnp.bfloat16)
+    moments, tangents = jax.jvp(
+        ld.nn._blocks._moments, (state[:, :, None].reshape(-1, 1, 4),), (jnp.ones((1024, 1, 4), jnp.bfloat16),)
+    )
+    exact = np.asarray(state, np.float64)
+    assert {leaf.dtype for leaf in (*moments, *tangents)} == {jnp.dtype(jnp.float32)}
+    np.testing.assert_allclose(moments[0], exact.mean(), rtol=1e-6)
+    np.testing.assert_allclose(moments[1], 1 / np.sqrt(exact.var() + 1e-5), rtol=1e-5)
+    with jax.numpy_dtype_promotion("strict"):
+        half = cast(ld.nn._blocks.GroupNorm(4))(state)
     assert half.dtype == jnp.bfloat16
-    np.testing.assert_allclose(np.asarray(half, np.float32), norm(state), atol=0.06)
+    full = ld.nn._blocks.GroupNorm(4)(state.astype(jnp.float32))
+    np.testing.assert_allclose(np.asarray(half, np.float32), full, atol=0.02)
+
+
+def cast(module):
+    return jax.tree.map(lambda leaf: leaf.astype(jnp.bfloat16), module)
 
 
 def test_messages():
     with pytest.raises(ValueError, match="module: expected a callable, got 3"):
         ld.nn.MixedPrecision(3)
+    with pytest.raises(
+        ValueError, match=r"module: expected a network without bounds .* got InvariantField; wrap its inner"
+    ):
+        ld.nn.MixedPrecision(ld.nn.InvariantField(jnp.tanh, 1, rate=1))
     for dtype in ("bfloat", jnp.int8):
         with pytest.raises(ValueError, match="dtype: expected a floating-point dtype"):
             ld.nn.MixedPrecision(jnp.tanh, dtype)

@@ -77,7 +77,7 @@ class GroupNorm(eqx.Module):
         of_channels = lambda x: jnp.repeat(x, state.shape[-1] // self.groups)
         scale = self.weight.astype(mean.dtype) * of_channels(inverse)
         shift = self.bias.astype(mean.dtype) - scale * of_channels(mean)
-        return (state * scale[None, None] + shift[None, None]).astype(state.dtype)
+        return (state.astype(scale.dtype) * scale[None, None] + shift[None, None]).astype(state.dtype)
 
 
 @jax.custom_jvp

@@ -31,7 +31,8 @@ class MixedPrecision(eqx.Module):
     - `dtype`: of the computation: bfloat16, which has the range of float32, or float16, whose gradients underflow
         without a scaled loss.
 
-    **Raises:** `ValueError` for a module that is not callable or a dtype that is not floating-point.
+    **Raises:** `ValueError` for a module that is not callable, a field that promises bounds (such as
+    [`lyapunov_dsl.nn.InvariantField`][]: wrap what is inside), or a dtype that is not floating-point.
     """
 
     module: Callable
@@ -40,6 +41,10 @@ class MixedPrecision(eqx.Module):
     def __init__(self, module: Any, dtype: Any = jnp.bfloat16):
         if not callable(module):
             raise ValueError(f"module: expected a callable, got {module!r}")
+        if hasattr(module, "speed_bound") or hasattr(module, "step_limit"):
+            raise ValueError(
+                f"module: expected a network without bounds that rounding would break, got {type(module).__name__}; wrap its inner"
+            )
         try:
             valid = jnp.issubdtype(jnp.dtype(dtype), jnp.floating)
         except TypeError:

@@ -24,6 +24,7 @@ def error_over_time(
     color: Any = None,
     points: int = 32,
     confidence: Any = None,
+    relative: bool = False,
 ) -> None:
     """Draws the share of examples that are decided wrongly if inference stops at time t, against t.
 
@@ -40,6 +41,7 @@ def error_over_time(
     - `points`: how many times t, equally spaced in (0, horizon].
     - `confidence`: of a Clopper-Pearson band around shares, such as 0.95; by default there is none. It holds at each t
         by itself, for examples that are independent draws and were not trained on.
+    - `relative`: whether to draw against t / horizon, so that programs of different horizons share the axes.
 
     **Raises:** `ValueError` for data that does not fit the declaration, a number of points that is not positive, a
     confidence outside (0, 1), and one where the loss decides nothing.
@@ -55,12 +57,14 @@ def error_over_time(
     horizon = program.system.horizon
     times = np.linspace(0, horizon, points + 1)[1:]
     errors = np.array([program.error(x, y, stop=t) for t in times])
+    times = times / horizon if relative else times
     (line,) = axes.plot(times, errors, color=color, label=label, linewidth=2)
     if confidence is not None:
         size = jax.tree.leaves(x)[0].shape[0]
         low, high = np.transpose([clopper_pearson(round(share * size), size, confidence) for share in errors])
         axes.fill_between(times, low, high, color=line.get_color(), alpha=0.15, linewidth=0)
-    axes.set(xlabel="time t at which inference stops", xlim=(0, horizon))
+    unit = " / horizon" if relative else ""
+    axes.set(xlabel=f"time t{unit} at which inference stops", xlim=(0, 1 if relative else horizon))
     axes.set_ylabel("share decided wrongly" if decides else "mean of the potential V")
     if decides:
         axes.yaxis.set_major_formatter(PercentFormatter(1))
