@@ -64,7 +64,7 @@ def misled(function: Any, x: Any, y: Any) -> Any:
 
 @norms
 @pytest.mark.parametrize(("name", "short"), [("apgd_ce", 0), ("apgd_t", 0), ("fab", 0), ("square", 10), ("noise", 60)])
-def test_the_exact_robust_error_of_a_linear_model(name: str, short: int, norm: str, strict: Any) -> None:
+def test_the_exact_robust_error_of_a_linear_model(name: str, short: int, norm: str) -> None:
     """Gradient attacks reach it; the search without gradients may miss a few, and nothing goes beyond it."""
     exact, radius = distances(norm), RADII[norm]
     attack = functools.partial(ld.attacks.square, queries=200) if name == "square" else ATTACKS[name]
@@ -78,8 +78,8 @@ def test_the_exact_robust_error_of_a_linear_model(name: str, short: int, norm: s
     assert 10 < (exact < radius).sum() < 50
 
 
-@pytest.mark.parametrize(("name", "norm"), [("apgd_t", "2"), ("fab", "inf"), ("square", "2"), ("noise", "inf")])
-def test_double_precision(name: str, norm: str, strict: Any) -> None:
+@pytest.mark.parametrize(("name", "norm"), [("apgd_t", "2"), ("fab", "inf"), ("square", "2")])
+def test_double_precision_and_no_promotion(name: str, norm: str, strict: Any) -> None:
     exact, radius = distances(norm), RADII[norm]
     with jax.enable_x64(True):
         x = X.astype(np.float64)
@@ -88,7 +88,7 @@ def test_double_precision(name: str, norm: str, strict: Any) -> None:
         assert (lengths(np.asarray(out, np.longdouble) - x, norm) <= radius).all()
         found = misled(linear, out, Y)
         assert not found[exact > radius * (1 + 1e-5)].any()
-        assert found[exact < radius - 1e-5].all() or name in ("square", "noise")
+        assert found[exact < radius - 1e-5].all() or name == "square"
 
 
 @norms
@@ -242,7 +242,7 @@ def test_a_surrogate_gives_gradients_and_the_function_decides() -> None:
     rounded = lambda x: np.round(np.asarray(x) * 64) / 64 @ W.T
     options: Any = {"radius": 0.15, "key": jax.random.key(0), "surrogate": linear, "clip": None}
     y = np.argmax(rounded(X), axis=1)
-    for name in ("apgd_ce", "apgd_t", "fab"):
+    for name in ("apgd_t", "fab"):
         found = misled(rounded, ATTACKS[name](rounded, X, y, **options), y)
         assert found.mean() == pytest.approx(np.mean(distances("inf") < 0.15), abs=0.1)
 

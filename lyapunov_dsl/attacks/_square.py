@@ -41,7 +41,8 @@ def square(
     - `function`: a function from a batch of inputs to logits float[batch, classes]; it need not be differentiable.
     - `x`, `y`, `radius`, `norm`, `key`, `clip`, `batch_size`: as for [`lyapunov_dsl.attacks.apgd_ce`][].
     - `queries`: how often the function is called for each input.
-    - `share`: p, the share of the entries in the first windows; it is halved nine times on the way.
+    - `share`: p, the share of the entries in the first windows; it is halved nine times on the way, at the
+        paper's shares of `queries` (of 10,000 there).
 
     **Returns:** and **Raises:** as for [`lyapunov_dsl.attacks.apgd_ce`][]; `share` must lie in (0, 1].
     """
