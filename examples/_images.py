@@ -120,7 +120,7 @@ def make_program(method, preset, shape, classes, example, key):
 def networks(system: Any):
     """What computes in half precision: the state of an ODE and what is computed of it stay in float32. The blocks of
     ResNet-18 round their state."""
-    if isinstance(system, ld.System):
+    if not isinstance(system, ld.DiscreteSystem):
         return system.input.encoder, system.vector_field.inner
     return system.input, *(step.field if isinstance(step, ld.nn.RungeKuttaStep) else step for step in system.steps)
 

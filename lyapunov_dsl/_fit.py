@@ -419,6 +419,7 @@ def _step(fixed: Any, params: Any, moments: Any, bad: Any, indices: Any, step: A
     given = {"value": loss, "grad": grads, "value_fn": value}
     updates, new_moments = optax.with_extra_args_support(optimizer).update(grads, moments, params, **given)
     proposed = (eqx.apply_updates(params, updates), new_moments)
+    _check_kept(*(eqx.filter(pair, eqx.is_array) for pair in ((params, moments), proposed)))
     # The new parameters and moments too: a finite gradient can overflow in the optimizer. Some moments begin infinite.
     stays = lambda new, old: jnp.all(jnp.isfinite(new) | ~jnp.isfinite(old)) if eqx.is_inexact_array(new) else True
     finite = [jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves((loss, grads, proposed[0]))]
@@ -427,7 +428,6 @@ def _step(fixed: Any, params: Any, moments: Any, bad: Any, indices: Any, step: A
     # XLA then fuses the update into the test as well as into the choice, and compiles several times as long.
     new, rest = eqx.partition(proposed, eqx.is_array)
     old = eqx.filter((params, moments), eqx.is_array)
-    _check_kept(struct_of(old), struct_of(new))
     kept = jax.lax.cond(good, lambda: new, lambda: old)
     params, moments = eqx.combine(kept, rest)
     return whole(mesh, (params, moments, jnp.where(good | (bad >= 0), bad, step), loss))
@@ -438,10 +438,11 @@ def _check_kept(old: PyTree, new: PyTree) -> None:
     if jax.tree.structure(old) != jax.tree.structure(new):
         raise ValueError("optimizer: expected a state that keeps its structure, got another one after a step")
     for before, after in zip(jax.tree.leaves(old), jax.tree.leaves(new), strict=True):
-        if before != after:
+        # By hand, since a state may hold keys.
+        if (before.shape, before.dtype) != (after.shape, after.dtype):
             raise ValueError(
-                f"optimizer: expected parameters and a state that keep their shapes and dtypes, got {describe(after)} after a "
-                f"step where {describe(before)} was"
+                f"optimizer: expected parameters and a state that keep their shapes and dtypes, got {after.dtype}{list(after.shape)} "
+                f"after a step where {before.dtype}{list(before.shape)} was"
             )
 
 

@@ -10,6 +10,8 @@ import numpy as np
 import pytest
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
+# Most of the time is spent compiling.
+pytestmark = pytest.mark.usefixtures("quick")
 REDUCED = "LYAPUNOV_DSL_REDUCED" in os.environ
 ALL = ["resnet18", "continuous", "continuous-lyanet", "neural-ode", "lyanet", "flow-matching"]
 
