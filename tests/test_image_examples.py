@@ -48,7 +48,7 @@ def test_a_script_trains_attacks_and_writes_everything(script, capsys, name):
     printed = capsys.readouterr().out
     assert found["settings"]["measurement"] is False
     assert found["settings"]["training images"] == 100
-    assert list(found["results"]) == methods
+    assert set(found["results"]) == set(methods)
     for row in found["results"].values():
         for figure in ("test error", "PGD Linf 8/255", "PGD L2 127/255"):
             assert 0 <= row[figure] <= 1
@@ -101,8 +101,9 @@ def test_the_papers_optimizer_and_dynamics(script, dynamics):
 
 
 @pytest.mark.slow
+@pytest.mark.skipif(REDUCED, reason="at full size only")
 def test_half_precision_trains(script):
-    found, _ = script("mnist", "--precision", "bfloat16", "--methods", *(["continuous"] if REDUCED else ALL))
+    found, _ = script("mnist", "--precision", "bfloat16", "--methods", *ALL)
     assert found["settings"]["precision"] == "bfloat16"
 
 
