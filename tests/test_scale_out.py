@@ -27,6 +27,8 @@ import lyapunov_dsl as ld
 import lyapunov_dsl._fit as fit_module
 
 pytestmark = pytest.mark.usefixtures("quick")
+# Processes compile for minutes: these run at full size only.
+full = [pytest.mark.slow, pytest.mark.skipif("LYAPUNOV_DSL_REDUCED" in os.environ, reason="at full size only")]
 
 EPOCHS = 4
 
@@ -166,7 +168,9 @@ def more_on_four_devices(folder: str, rank: str, port: str) -> dict[str, Any]:
     }
 
 
-@pytest.mark.parametrize(("x64", "rtol"), [(False, 1e-4), (True, 1e-9)], ids=["float32", "float64"])
+@pytest.mark.parametrize(
+    ("x64", "rtol"), [pytest.param(False, 1e-4, id="float32"), pytest.param(True, 1e-9, id="float64", marks=full)]
+)
 def test_several_devices_give_the_numbers_of_one(x64: bool, rtol: float, tmp_path: Path) -> None:
     (found,) = in_processes(on_four_devices, tmp_path, processes=1, devices=4, x64=x64)
     near = lambda a, b: np.testing.assert_allclose(np.hstack(a), np.hstack(b), rtol=rtol, atol=rtol)
