@@ -159,3 +159,11 @@ def test_through_an_adaptive_solver(key: Any) -> None:
     program = ld.compile(system, ld.Certificate.exponential(ld.cross_entropy, 1), (x[0], 0))
     out = ld.attacks.pgd(program.predict, x, y, radius=0.3, step_size=0.1, steps=4)
     assert (losses(program.predict, out, y) > losses(program.predict, x, y)).all()
+
+
+@pytest.mark.parametrize("norm", ["inf", "2"])
+def test_gradients_that_are_not_finite_move_nothing(norm):
+    function = lambda x: jnp.stack([jnp.sqrt(x[:, 0] * 0), x[:, 1]], axis=1)
+    out = ld.attacks.pgd(function, X, Y, norm=norm)
+    assert np.isfinite(out).all()
+    assert np.max(np.abs(out - X)) <= 8 / 255

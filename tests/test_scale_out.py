@@ -3,6 +3,7 @@
 What needs several devices runs in processes of its own, which import this module and leave their results in a file.
 """
 
+import functools
 import json
 import os
 import re
@@ -46,12 +47,18 @@ def data() -> tuple[np.ndarray, np.ndarray]:
     return x.astype(jnp.result_type(float)), y
 
 
+@functools.cache
+def optimizer() -> Any:
+    """One object, since another one compiles again; not at import, which comes before the processes know each other."""
+    return optax.chain(optax.add_noise(1e-3, 0.55, jax.random.key(5)), optax.adam(1e-2))
+
+
 def train(**options: Any) -> ld.FitResult:
     """Sampled states, an augmentation and an optimizer with keys of their own; three steps an epoch."""
     objective = options.pop("objective", ld.MonteCarlo(ld.Trajectory(2)))
     program = options.pop("program", None) or classifier(jax.random.key(0), objective=objective)
     options = {
-        "optimizer": optax.chain(optax.add_noise(1e-3, 0.55, jax.random.key(5)), optax.adam(1e-2)),
+        "optimizer": optimizer(),
         "epochs": EPOCHS,
         "batch_size": 16,
         "augment": jitter,

@@ -90,4 +90,6 @@ def _start(ball: Ball, keys: Any) -> Array:
 @eqx.filter_jit
 def _step(function: Callable, loss: Callable, ball: Ball, y: Any, x: Array, size: Array) -> Array:
     gradient = jax.grad(lambda x: jnp.sum(jax.vmap(loss)(function(x), y)))(x)
+    # Entries that are no numbers move nothing: a point of NaN would count as found.
+    gradient = jnp.where(jnp.isfinite(gradient), gradient, 0)
     return ball.project(x + size * direction(gradient, ball.norm))
