@@ -66,6 +66,7 @@ def test_a_script_trains_attacks_and_writes_everything(script, capsys, name):
 
 
 @pytest.mark.slow
+@pytest.mark.skipif(REDUCED, reason="at full size only")
 def test_a_second_call_finds_everything_done_and_another_folder_is_wanted_for_other_settings(script, capsys):
     arguments = ["mnist", "--methods", "lyanet", "--readout", "linear"]
     tables = [script(*arguments)[0]["results"]["lyanet"] for _ in range(2)]
