@@ -6,6 +6,7 @@ Not a script; see `mnist.py`, `fashion_mnist.py`, `cifar10.py` and `cifar100.py`
 import argparse
 import contextlib
 import dataclasses
+import functools
 import json
 import math
 import platform
@@ -180,6 +181,7 @@ def flops(program, x, y, batch):
     return float((counted or {}).get("flops", np.nan))
 
 
+@functools.cache
 def product_flops(precision):
     """Floating-point operations a second of a large matrix product on this device: what a network could reach at most."""
     size = 2048 if jax.default_backend() == "cpu" else 8192

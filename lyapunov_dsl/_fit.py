@@ -424,8 +424,8 @@ def _step(fixed: Any, params: Any, moments: Any, bad: Any, indices: Any, step: A
     stays = lambda new, old: jnp.all(jnp.isfinite(new) | ~jnp.isfinite(old)) if eqx.is_inexact_array(new) else True
     finite = [jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves((loss, grads, proposed[0]))]
     good = (bad < 0) & jnp.all(jnp.stack(finite + jax.tree.leaves(jax.tree.map(stays, new_moments, moments))))
-    # From the first bad step on nothing changes any more; which step that was is read only now and then. Not by `where`:
-    # XLA then fuses the update into the test as well as into the choice, and compiles several times as long.
+    # From the first bad step on nothing changes any more; which step that was is read only now and then. Not by `where`,
+    # with which XLA on a CPU compiled four times as long (ResNet-18: 13 s and not 3), and ran as fast.
     new, rest = eqx.partition(proposed, eqx.is_array)
     old = eqx.filter((params, moments), eqx.is_array)
     kept = jax.lax.cond(good, lambda: new, lambda: old)

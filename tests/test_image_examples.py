@@ -16,12 +16,6 @@ REDUCED = "LYAPUNOV_DSL_REDUCED" in os.environ
 ALL = ["resnet18", "continuous", "continuous-lyanet", "neural-ode", "lyanet", "flow-matching"]
 
 
-def found_names(found):
-    names = {"resnet18": "ResNet-18", "continuous": "Continuous", "continuous-lyanet": "Continuous LyaNet",
-             "neural-ode": "Neural ODE", "lyanet": "LyaNet", "flow-matching": "Flow matching"}  # fmt: skip
-    return [names[method] for method in found["results"]]
-
-
 @pytest.fixture
 def script(monkeypatch, tfds, prepared, tmp_path):
     """Runs a script in this process on mocked data; returns what is in its results.json."""
@@ -59,7 +53,7 @@ def test_a_script_trains_attacks_and_writes_everything(script, capsys, name):
         assert row["peak memory so far, GB"] > 0.1
         assert row["compile seconds"] > 0
     assert "a smoke test and no measurement" in printed
-    assert set(found["figure_3"]["error"]) == set(found_names(found))
+    assert set(found["figure_3"]["error"]) == {sys.modules["_images"].METHODS[method] for method in methods}
     assert (out / "figure_3.png").stat().st_size > 10_000
     for method in methods:
         assert (out / method / "checkpoint.npz").exists()

@@ -48,7 +48,8 @@ def apgd_ce(
         fixed steps. Success is still that of `function`, in each step, and `function` need not be differentiable.
 
     **Returns:** inputs shaped like `x`, in the ball and in `clip` without any rounding error: where the function was
-    wrong already, x itself; where it was misled, such a point; else the point with the largest loss.
+    wrong already, x itself; where it was misled, such a point; else the point with
+    the largest loss of the first restart.
 
     **Raises:** `ValueError` for options that are out of range, inputs that are not floating-point or not finite,
     classes that are no integers or do not exist, and for a function that returns no logits.

@@ -94,7 +94,9 @@ def lengths(offset: Array, norm: str) -> Array:
 
 
 def direction(gradient: Array, norm: str) -> Array:
-    """The direction of steepest ascent of length 1; 0 where the gradient is 0. The length is taken without underflow."""
+    """The direction of steepest ascent of length 1; 0 where the gradient is 0, and in entries that are not finite: a point
+    of NaN would count as found. The length is taken without underflow."""
+    gradient = jnp.where(jnp.isfinite(gradient), gradient, jnp.zeros_like(gradient))
     if norm == "inf":
         return jnp.sign(gradient)
     largest = jnp.max(jnp.abs(gradient), axis=tuple(range(1, gradient.ndim)))

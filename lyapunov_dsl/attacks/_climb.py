@@ -70,7 +70,6 @@ def _evaluate(function: Callable, objective: Callable, x: Array, y: Array, targe
         return jnp.sum(values), (values, logits)
 
     gradient, (values, logits) = jax.grad(total, has_aux=True)(x)
-    gradient = jnp.where(jnp.isfinite(gradient), gradient, jnp.zeros_like(gradient))
     values = jnp.where(jnp.isfinite(values), values, -jnp.inf).astype(x.dtype)
     return gradient, values, wrong(logits, y)
 

@@ -96,7 +96,7 @@ def about_surrogate(decisions: float | None, difference: float | None) -> list[s
         return []
     return [
         f"the surrogate decides {_percent(decisions)} of the inputs otherwise than the function, and its logits differ by up to "
-        f"{difference:.2g} of the largest one: its solver is coarser, and attacks through it are weaker"
+        f"{difference:.2g} of the largest one: attacks through it may be weaker (a coarser solver?)"
     ]
 
 

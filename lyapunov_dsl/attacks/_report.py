@@ -17,8 +17,8 @@ class AttackReport:
     - `nominal`: where the function is wrong without any attack, bool[batch].
     - `misled`: by the name of the attack, where the function is wrong after it (or was before), bool[batch].
     - `examples`: for each input a point of its ball that misleads the function, the input itself where none was found.
-    - `zero_gradients`, `non_finite_gradients`: the share of inputs where the gradient of the cross entropy is zero in
-        every entry, and where it has an entry that is not finite.
+    - `zero_gradients`, `non_finite_gradients`: the share of inputs where the gradient of the cross entropy (of the
+        surrogate, where there is one) is zero in every entry, and where it has an entry that is not finite.
     - `clamped_error`: the error of the inputs clamped to the range, `None` where they lie in it: what a clamp alone
         does, and no attack is to be thanked for.
     - `random_difference`: the largest difference between the logits of two calls.
