@@ -6,11 +6,13 @@
 The first 1,000 test images, pixels in [0, 1], the maximum norm with radius 8/255 and the 2-norm with 127/255. For each method:
 ten steps of 2/255 (the paper's protocol), then the standard set (Auto-PGD on cross entropy and on the targeted difference of
 logits, FAB, Square), random points of the ball, the other model's adversarial examples (ResNet-18's, and Neural ODE's for
-ResNet-18), gradients taken at t = 0.01, and the share of gradients that are zero. A method that is done is not attacked again.
+ResNet-18), gradients taken at t = 0.01, and the share of gradients that are zero. The baseline "clamp" is what the paper's code
+does before any attack: images standardized first and then clamped to [0, 1]. A method that is done is not attacked again.
 `--steps`, `--targets` and `--queries` are the budget; AutoAttack's is 100, 9 and 5,000.
 """
 
 import argparse
+import hashlib
 import json
 import math
 import sys
@@ -41,6 +43,18 @@ def load(runs: Path, method: str, settings: dict, dataset: data.Dataset) -> ld.P
     return ld.load(runs / method / "checkpoint.npz", like)
 
 
+def clamp_error(program: ld.Program, x: np.ndarray, y: np.ndarray) -> float:
+    """The error of images that were clamped to [0, 1] in units of their standard deviation: no attack, and no gradient."""
+    mean, deviation = x.mean(), x.std()
+    clamped = np.clip((x - mean) / deviation, 0, 1) * deviation + mean
+    return program.error(clamped.astype(x.dtype), y)
+
+
+def digest(file: Path) -> str:
+    """What tells one trained program from another."""
+    return hashlib.blake2b(file.read_bytes(), digest_size=8).hexdigest()
+
+
 def attack(programs: dict, method: str, x: np.ndarray, y: np.ndarray, norm: str, budget: dict) -> dict:
     """One method in one norm."""
     program = programs[method]
@@ -54,7 +68,7 @@ def attack(programs: dict, method: str, x: np.ndarray, y: np.ndarray, norm: str,
         attacks=ld.attacks.standard_attacks(**steps), transfer=None if other is None else other.predict,
     )  # fmt: skip
     print(f"\n{_images.METHODS[method]}: {report}", flush=True)
-    return report.to_dict()
+    return report.to_dict() | {"clamp": clamp_error(program, x, y)}
 
 
 def table(results: dict) -> str:
@@ -62,13 +76,20 @@ def table(results: dict) -> str:
     columns = list(next(iter(results.values()))["errors"])
     columns += ["early", "transfer"]
     columns = list(dict.fromkeys(columns))
-    head = ["", "no attack", *columns, "worst case", "zero gradients"]
+    head = ["", "no attack", "clamp", *columns, "worst case", "zero gradients"]
     lines = [f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
+    notes: dict[str, int] = {}
     for name, row in results.items():
-        shares = [row["nominal_error"], *(row["errors"].get(c, math.nan) for c in columns), row["robust_error"]]
+        marks = [notes.setdefault(warning, len(notes) + 1) for warning in row["warnings"]]
+        shares = [
+            row["nominal_error"],
+            row["clamp"],
+            *(row["errors"].get(c, math.nan) for c in columns),
+            row["robust_error"],
+        ]
         cells = ["" if math.isnan(share) else f"{100 * share:.1f}" for share in [*shares, row["zero_gradients"]]]
-        lines.append(f"| {name} | {' | '.join(cells)} |")
-    return "\n".join(lines)
+        lines.append(f"| {name} {' '.join(f'[{mark}]' for mark in marks)} | {' | '.join(cells)} |")
+    return "\n".join([*lines, "", *(f"{number}. {warning}" for warning, number in notes.items())])
 
 
 def main() -> None:
@@ -90,7 +111,8 @@ def main() -> None:
     x, y = data.to_float(dataset.test[0][: options.images]), dataset.test[1][: options.images]
     budget = {name: getattr(options, name) for name in ("images", "steps", "targets", "queries")}
     before = json.loads(out.read_text()) if out.exists() else {}
-    same = before.get("budget") == budget and before.get("training") == record["settings"]
+    files = {method: digest(options.runs / method / "checkpoint.npz") for method in record["results"]}
+    same = [before.get(name) for name in ("budget", "training", "programs")] == [budget, record["settings"], files]
     results = before["results"] if same else {}
     methods = options.methods or [method for method in _images.METHODS if method in record["results"]]
     programs = {method: load(options.runs, method, record["settings"], dataset) for method in record["results"]}
@@ -102,7 +124,12 @@ def main() -> None:
             began = time.perf_counter()
             results[name] = attack(programs, method, x, y, norm, budget)
             results[name]["seconds in all"] = time.perf_counter() - began
-            whole = {"environment": common.environment(), "budget": budget, "training": record["settings"]}
+            whole = {
+                "environment": common.environment(),
+                "budget": budget,
+                "training": record["settings"],
+                "programs": files,
+            }
             common.write(out, "", {**whole, "results": results})
     print(table(results))
 

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 import lyapunov_dsl as ld
+from lyapunov_dsl.attacks import _diagnose
 
 pytestmark = pytest.mark.usefixtures("quick_module")
 
@@ -81,12 +82,39 @@ def test_masked_gradients_are_flagged() -> None:
     """Confident logits: cross entropy underflows, its gradient is exactly zero; another model's gradient is not."""
     report = evaluate(lambda x: 1e4 * linear(x), transfer=linear)
     assert report.zero_gradients > 0.9
-    assert flagged(report, "is zero at 9")
+    assert flagged(report, "is zero or has vanished at 9")
     for name in ("square", "transfer"):
         assert report.errors[name] > report.errors["apgd_ce"] + 0.1
-        assert flagged(report, f"{name} misled ")
-    assert flagged(report, "gradients are masked")
+    (masking,) = (warning for warning in report.warnings if "and by no attack that follows it" in warning)
+    assert "without the function's gradient" in masking
+    assert "square" in masking
+    assert "transfer" in masking
     assert "warnings:\n- the gradient" in str(report)
+
+
+def test_vanished_gradients_are_flagged() -> None:
+    """Nothing but rounding is left of these gradients in a compiled function, and not all of it is exactly zero."""
+    report = evaluate(lambda x: jnp.log(jax.nn.softmax(1e4 * linear(x)) + 1e-12))
+    assert report.zero_gradients > 0.3
+    assert flagged(report, "is zero or has vanished at")
+    # Confident, and no smaller than the loss is.
+    assert evaluate(lambda x: 20 * linear(x)).zero_gradients == pytest.approx(0, abs=0.3)
+
+
+def test_masking_is_judged_over_all_that_follow_no_gradient() -> None:
+    """Each of them finds an input or two that the others do not."""
+    misled = {name: np.zeros(100, bool) for name in ("apgd_ce", "noise", "square", "transfer")}
+    for index, name in enumerate(("noise", "square", "transfer")):
+        misled[name][index] = True
+    (warning,) = _diagnose.about_masking(misled, ["apgd_ce"], False, 0.02)
+    assert warning.startswith(
+        "3 % of the inputs were misled without the function's gradient (noise 1 %, square 1 %, tr"
+    )
+    assert _diagnose.about_masking(misled, ["apgd_ce"], False, 0.03) == []
+
+
+def test_steps_that_are_no_numbers_say_nothing() -> None:
+    assert _diagnose.short_steps({"mine": lambda f, *, steps="many", step_size=0.1: f, "numpy": np.add}, 1.0) == []
 
 
 def test_rounded_inputs_are_flagged_and_a_surrogate_passes_them() -> None:
@@ -95,9 +123,13 @@ def test_rounded_inputs_are_flagged_and_a_surrogate_passes_them() -> None:
     report = evaluate(rounded, early=linear)
     assert report.zero_gradients == 1
     assert report.errors["early"] > report.errors["apgd_ce"] + 0.2
-    assert flagged(report, "early misled")
+    assert flagged(report, "of the inputs were misled without the function's gradient (early ")
+    assert report.not_tried == ("transfer",)
+    assert report.own_zero_gradients is None
     through = evaluate(rounded, surrogate=linear)
     assert through.zero_gradients == 0
+    assert through.own_zero_gradients == 1
+    assert "(of the surrogate; 100.00 % of the function's own are zero)" in str(through)
     assert through.errors["apgd_ce"] >= report.errors["early"] - 0.05
     assert flagged(through, "the surrogate decides")
     assert through.surrogate_difference == pytest.approx(
@@ -109,7 +141,8 @@ def test_rounded_inputs_are_flagged_and_a_surrogate_passes_them() -> None:
 def test_a_surrogate_close_by_is_not_flagged() -> None:
     report = evaluate(lambda x: np.asarray(x) @ W.T, surrogate=linear)
     assert report.surrogate_decisions == 0
-    assert not flagged(report, "surrogate")
+    assert report.own_zero_gradients is None  # it is no JAX function
+    assert not flagged(report, "the surrogate decides")
     assert report.robust_error > 0.3
 
 
@@ -151,7 +184,7 @@ def test_the_clamp_alone_is_a_baseline() -> None:
 
 def test_no_gradient_attack_is_flagged_and_names_say_what_takes_none() -> None:
     attacks = {"mine": FEW["square"]}
-    assert flagged(evaluate(linear, attacks=attacks, black_box=("mine",)), "no attack takes gradients")
+    assert flagged(evaluate(linear, attacks=attacks, black_box=("mine",)), "no attack follows the function's")
 
 
 def test_it_works_on_a_program() -> None:
@@ -190,6 +223,28 @@ def test_it_works_on_a_program() -> None:
 def test_messages(attacks: Any, message: str) -> None:
     with pytest.raises(ValueError, match=f"^{message}"):
         ld.attacks.evaluate(linear, X, Y, radius=0.15, key=KEY, attacks=attacks)
+
+
+def never(*_: Any, **__: Any) -> Any:
+    raise AssertionError("an attack has run")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"black_box": ("sqare",)}, r"black_box: expected names of attacks, \['mine'\], got \['sqare'\]"),
+        (
+            {"surrogate": lambda x: x[:, :3]},
+            r"surrogate: expected logits float\[1, 5\] for a batch of 1, got float32\[1,3\]",
+        ),
+        ({"early": lambda x: linear(np.asarray(x))}, "early: expected a function that JAX can take gradients of"),
+        ({"transfer": lambda x: 0.0}, r"transfer: expected logits float\[1, 5\] for a batch of 1, got float"),
+        ({"steps": 0}, "steps: expected"),
+    ],
+)
+def test_mistakes_are_found_before_the_first_attack(options: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=f"^{message}"):
+        evaluate(linear, attacks={"mine": never}, **options)
 
 
 def test_messages_about_the_range() -> None:

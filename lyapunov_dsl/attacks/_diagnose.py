@@ -1,6 +1,7 @@
 """What makes an attack look stronger or weaker than it is."""
 
 import inspect
+import numbers
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -20,29 +21,47 @@ def outputs(function: Callable, x: np.ndarray, size: int) -> np.ndarray:
     return np.concatenate(found)
 
 
-def gradients(function: Callable, x: np.ndarray, y: np.ndarray, size: int) -> tuple[float, float]:
-    """The share of inputs with a gradient that is 0, and with one that is not finite."""
+# Followed across the ball, a gradient that changes the loss by less than this share of it is rounding, or leads nowhere.
+LEAST_CHANGE = 1e-3
+
+
+def gradients(
+    function: Callable, x: np.ndarray, y: np.ndarray, radius: float, norm: str, size: int
+) -> tuple[float, float]:
+    """The share of inputs with a gradient that is 0 or has vanished, and with one that is not finite."""
     zero, broken = np.zeros(len(x), bool), np.zeros(len(x), bool)
     for rows, count in batches(np.arange(len(x)), size):
-        found = _gradients(function, jnp.asarray(x[rows]), jnp.asarray(y[rows]))
+        found = _gradients(function, jnp.asarray(x[rows]), jnp.asarray(y[rows]), radius, norm)
         zero[rows[:count]], broken[rows[:count]] = (np.asarray(v)[:count] for v in found)
     return float(zero.mean()), float(broken.mean())
 
 
 @eqx.filter_jit
-def _gradients(function: Callable, x: Array, y: Array) -> tuple[Array, Array]:
-    gradient = jax.grad(lambda x: jnp.sum(jax.vmap(cross_entropy)(function(x), y)))(x)
-    axes = tuple(range(1, x.ndim))
-    return jnp.all(gradient == 0, axis=axes), ~jnp.all(jnp.isfinite(gradient), axis=axes)
+def _gradients(function: Callable, x: Array, y: Array, radius: float, norm: str) -> tuple[Array, Array]:
+    def total(x: Array) -> tuple[Array, Array]:
+        losses = jax.vmap(cross_entropy)(function(x), y)
+        return jnp.sum(losses), losses
+
+    gradient, losses = jax.grad(total, has_aux=True)(x)
+    rows = gradient.reshape(len(x), -1)
+    # A compiled function leaves rounding where the gradient is zero by the formula.
+    change = radius * jnp.linalg.norm(rows, ord=1 if norm == "inf" else 2, axis=1)
+    vanished = jnp.all(rows == 0, axis=1) | (change < LEAST_CHANGE * jnp.abs(losses))
+    return vanished, ~jnp.all(jnp.isfinite(rows), axis=1)
 
 
 def short_steps(attacks: Mapping[str, Callable], radius: float) -> list[str]:
     """About attacks whose steps cannot cross the ball."""
     found = []
     for name, attack in attacks.items():
-        options = inspect.signature(attack).parameters
+        try:
+            options = inspect.signature(attack).parameters
+        except (TypeError, ValueError):  # a callable without a signature
+            continue
         if {"steps", "step_size"} <= options.keys():
             steps, size = options["steps"].default, options["step_size"].default
+            if not all(isinstance(number, numbers.Real) for number in (steps, size)):
+                continue
             if steps * size < 2 * radius * (1 - 1e-9):
                 found.append(
                     f"{name}: {steps} steps of {size:.3g} travel {steps * size:.3g} at most, less than the {2 * radius:.3g} across the ball"
@@ -55,7 +74,7 @@ def about_gradients(zero: float, broken: float, tolerance: float) -> list[str]:
     found = []
     if zero > tolerance:
         found.append(
-            f"the gradient of the cross entropy is zero at {_percent(zero)} of the inputs: gradients are masked"
+            f"the gradient of the cross entropy is zero or has vanished at {_percent(zero)} of the inputs: gradients are masked"
         )
     if broken > 0:
         found.append(f"the gradient of the cross entropy is not finite at {_percent(broken)} of the inputs")
@@ -100,20 +119,21 @@ def about_surrogate(decisions: float | None, difference: float | None) -> list[s
     ]
 
 
-def about_masking(misled: Mapping[str, np.ndarray], direct: list[str], tolerance: float) -> list[str]:
-    """About attacks without the function's own gradient that succeed where those with it fail."""
+def about_masking(misled: Mapping[str, np.ndarray], direct: list[str], surrogate: bool, tolerance: float) -> list[str]:
+    """About attacks without the gradient at hand that succeed where those with it fail."""
+    whose = "surrogate's" if surrogate else "function's"
     if not direct:
-        return ["no attack takes gradients of the function"]
-    found = []
+        return [f"no attack follows the {whose} gradient"]
     followed = np.any([misled[name] for name in direct], axis=0)
-    for name in misled.keys() - set(direct):
-        only = misled[name] & ~followed
-        if only.sum() > max(1, tolerance * len(only)):
-            found.append(
-                f"{name} misled {_percent(only.mean())} of the inputs that no attack by the function's gradient misled "
-                f"({_percent(misled[name].mean())} against {_percent(followed.mean())}): gradients are masked, or those attacks too short"
-            )
-    return sorted(found)
+    others = {name: found & ~followed for name, found in misled.items() if name not in direct}
+    only = np.any([np.zeros_like(followed), *others.values()], axis=0)
+    if only.sum() <= tolerance * len(only):
+        return []
+    shares = ", ".join(f"{name} {_percent(found.mean())}" for name, found in sorted(others.items()) if found.any())
+    return [
+        f"{_percent(only.mean())} of the inputs were misled without the {whose} gradient ({shares}) and by no attack that "
+        f"follows it ({_percent(followed.mean())}): gradients are masked, or those attacks too short"
+    ]
 
 
 def compare(surrogate: np.ndarray, logits: np.ndarray) -> tuple[float, float]:

@@ -5,12 +5,15 @@ import time
 from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from .._types import shown
+from .._types import describe, shown
 from . import _diagnose as diagnose
 from ._apgd import apgd_ce, apgd_t
+from ._ball import check_counts
 from ._fab import fab
 from ._noise import noise
 from ._pgd import pgd
@@ -49,7 +52,7 @@ def evaluate(
     norm: str = "inf",
     key: Any,
     attacks: Mapping[str, Any] | None = None,
-    black_box: Collection[str] = ("square",),
+    black_box: Collection[str] | None = None,
     surrogate: Callable | None = None,
     early: Callable | None = None,
     transfer: Callable | None = None,
@@ -72,20 +75,21 @@ def evaluate(
     - `radius`, `norm`, `clip`: the balls, as for [`lyapunov_dsl.attacks.apgd_ce`][].
     - `key`: a PRNG key, or one for each input.
     - `attacks`: by name, `standard_attacks(steps=steps)` by default.
-    - `black_box`: the names of those that take no gradient (and no `surrogate`).
+    - `black_box`: the names of those that take no gradient (and no `surrogate`), `square` by default.
     - `surrogate`: what gradients are taken of in place of `function`, such as the model with a solver of fixed steps.
     - `early`: the model at an early time, `lambda x: program.predict(x, stop=0.01)`: APGD on cross entropy follows its
         gradient, which is there still where that of the whole solution has vanished.
     - `transfer`: another model, of which APGD on cross entropy follows the gradient.
     - `steps`: of these two.
     - `batch_size`: how many inputs are attacked together.
-    - `tolerance`: the share of the inputs from which on a warning is given for gradients that are zero, and for what only
-        attacks without a gradient found.
+    - `tolerance`: the share of the inputs from which on a warning is given for gradients that are zero or have vanished,
+        and for what only attacks without the gradient found.
 
     **Returns:** an [`lyapunov_dsl.attacks.AttackReport`][].
 
-    **Raises:** `ValueError` as [`lyapunov_dsl.attacks.apgd_ce`][] does, for attacks that are no functions by name, and
-    for an attack that returns points outside of the ball or the range.
+    **Raises:** `ValueError` as [`lyapunov_dsl.attacks.apgd_ce`][] does, for attacks that are no functions by name, for a
+    name in `black_box` that is no attack's, for a `surrogate`, `early` or `transfer` that JAX cannot trace or that gives
+    other classes, all before the first attack; and for an attack that returns points outside of the ball or the range.
     """
     attacks = standard_attacks(steps=steps) if attacks is None else attacks
     if not attacks or not all(callable(attack) for attack in attacks.values()):
@@ -93,10 +97,19 @@ def evaluate(
     reserved = {"noise", "early", "transfer"} & set(attacks)
     if reserved:
         raise ValueError(f"attacks: expected other names than noise, early and transfer, got {sorted(reserved)}")
+    if black_box is None:
+        black_box = {"square"} & set(attacks)
+    unknown = set(black_box) - set(attacks)
+    if unknown:
+        raise ValueError(f"black_box: expected names of attacks, {list(attacks)}, got {sorted(unknown)}")
+    check_counts(steps=steps)
     x, y, radius, size = checked(function, x, y, radius, norm, clip, key, batch_size)
-    count_classes(surrogate or function, x)
     logits, again = diagnose.outputs(function, x, size), diagnose.outputs(function, x, size)
     nominal = judge(function, x, y, size)
+    given = {"surrogate": surrogate, "early": early, "transfer": transfer}
+    _check_others({name: other for name, other in given.items() if other is not None}, x, logits.shape[1])
+    if surrogate is None:
+        count_classes(function, x)
 
     direct = [name for name in attacks if name not in black_box]
     through = {name: surrogate for name in direct if surrogate is not None}
@@ -116,7 +129,10 @@ def evaluate(
         examples[new] = points[new]
         misled[name], seconds[name] = found | nominal, time.perf_counter() - began
 
-    zero, broken = diagnose.gradients(surrogate or function, x, y, size)
+    zero, broken = diagnose.gradients(surrogate or function, x, y, radius, norm, size)
+    own = None
+    if surrogate is not None and _is_traceable(function, x):
+        own, _ = diagnose.gradients(function, x, y, radius, norm, size)
     clamped = None
     if clip is not None and ((x < clip[0]) | (x > clip[1])).any():
         clamped = float(judge(function, np.clip(x, *clip), y, size).mean())
@@ -127,12 +143,33 @@ def evaluate(
         *diagnose.about_outputs(logits, again),
         *diagnose.about_range(x, clip, clamped),
         *diagnose.about_surrogate(*pair),
-        *diagnose.about_masking(misled, direct, tolerance),
+        *diagnose.about_masking(misled, direct, surrogate is not None, tolerance),
     ]
     return AttackReport(
-        radius, norm, nominal, misled, examples, zero, broken, clamped, diagnose.spread(logits, again), *pair, seconds,
-        tuple(warnings),
+        radius, norm, nominal, misled, examples, zero, broken, own, clamped, diagnose.spread(logits, again), *pair,
+        seconds, tuple(warnings),
     )  # fmt: skip
+
+
+def _check_others(others: Mapping[str, Callable], x: np.ndarray, classes: int) -> None:
+    """Raises `ValueError` for what gradients cannot be taken of."""
+    for name, other in others.items():
+        try:
+            out = jax.eval_shape(other, jnp.asarray(x[:1]))
+        except jax.errors.JAXTypeError:
+            raise ValueError(
+                f"{name}: expected a function that JAX can take gradients of, got one it cannot trace"
+            ) from None
+        if getattr(out, "shape", None) != (1, classes):
+            raise ValueError(f"{name}: expected logits float[1, {classes}] for a batch of 1, got {describe(out)}")
+
+
+def _is_traceable(function: Callable, x: np.ndarray) -> bool:
+    try:
+        jax.eval_shape(function, jnp.asarray(x[:1]))
+    except jax.errors.JAXTypeError:
+        return False
+    return True
 
 
 def _check_points(name: str, points: np.ndarray, x: np.ndarray, radius: float, norm: str, clip: Any) -> None:

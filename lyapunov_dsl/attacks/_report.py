@@ -17,8 +17,11 @@ class AttackReport:
     - `nominal`: where the function is wrong without any attack, bool[batch].
     - `misled`: by the name of the attack, where the function is wrong after it (or was before), bool[batch].
     - `examples`: for each input a point of its ball that misleads the function, the input itself where none was found.
-    - `zero_gradients`, `non_finite_gradients`: the share of inputs where the gradient of the cross entropy (of the
-        surrogate, where there is one) is zero in every entry, and where it has an entry that is not finite.
+    - `zero_gradients`: the share of inputs where the gradient of the cross entropy (of the surrogate, where there is one)
+        is zero or has vanished: followed across the ball, it would change the loss by less than a thousandth of it.
+    - `non_finite_gradients`: the share of inputs where it has an entry that is not finite.
+    - `own_zero_gradients`: as `zero_gradients`, of the function itself where there is a surrogate and JAX can trace the
+        function.
     - `clamped_error`: the error of the inputs clamped to the range, `None` where they lie in it: what a clamp alone
         does, and no attack is to be thanked for.
     - `random_difference`: the largest difference between the logits of two calls.
@@ -35,12 +38,18 @@ class AttackReport:
     examples: np.ndarray
     zero_gradients: float
     non_finite_gradients: float
+    own_zero_gradients: float | None = None
     clamped_error: float | None = None
     random_difference: float = 0.0
     surrogate_decisions: float | None = None
     surrogate_difference: float | None = None
     seconds: dict[str, float] = dataclasses.field(default_factory=dict)
     warnings: tuple[str, ...] = ()
+
+    @property
+    def not_tried(self) -> tuple[str, ...]:
+        """Which of the attacks that masked gradients do not stop were not asked for."""
+        return tuple(name for name in ("early", "transfer") if name not in self.misled)
 
     @property
     def worst(self) -> np.ndarray:
@@ -72,10 +81,11 @@ class AttackReport:
             "errors",
             "zero_gradients",
             "non_finite_gradients",
+            "own_zero_gradients",
         )
         figures += ("clamped_error", "random_difference", "surrogate_decisions", "surrogate_difference", "seconds")
         plain: dict[str, Any] = {"count": len(self.nominal)} | {name: getattr(self, name) for name in figures}
-        plain |= {"worst": self.worst.tolist(), "warnings": list(self.warnings)}
+        plain |= {"worst": self.worst.tolist(), "not_tried": list(self.not_tried), "warnings": list(self.warnings)}
         # JSON knows neither NaN nor infinity.
         return json.loads(json.dumps(plain), parse_constant=str)
 
@@ -92,6 +102,10 @@ class AttackReport:
             "",
             f"gradients: {100 * self.zero_gradients:.2f} % zero, {100 * self.non_finite_gradients:.2f} % not finite",
         ]
+        if self.own_zero_gradients is not None:
+            lines[-1] += f" (of the surrogate; {100 * self.own_zero_gradients:.2f} % of the function's own are zero)"
+        if self.not_tried:
+            lines.append(f"not tried: {', '.join(self.not_tried)}")
         if self.clamped_error is not None:
             lines.append(f"inputs clamped to the range, no attack: {100 * self.clamped_error:.2f} % error")
         if self.surrogate_decisions is not None:
