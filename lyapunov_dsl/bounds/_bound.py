@@ -1,0 +1,91 @@
+"""Bounds of a JAX function over a region."""
+
+from collections.abc import Callable
+from typing import Any, Literal
+
+import equinox as eqx
+import jax
+from jaxtyping import PyTree
+
+from .._types import shown
+from . import _linear, _reduce, _rewrite  # noqa: F401  (they register their rules)
+from ._engine import Pass, finite_or_all
+from ._graph import trace
+from ._interval import Interval, intersect, widest
+from ._region import Ball, Box
+from ._rule import Const
+
+Method = Literal["interval", "backward", "crown"]
+
+
+class Bounds(eqx.Module):
+    """What a function's results lie between, for every input of a region.
+
+    **Arguments:**
+
+    - `lower`, `upper`: PyTrees shaped like the function's result, in the widest floating-point type that JAX has enabled;
+        infinite where nothing is known.
+    - `assurance`: `"PROVED_FLOAT"` or `"PROVED_REAL"`.
+    """
+
+    lower: PyTree
+    upper: PyTree
+    assurance: str = eqx.field(static=True)
+
+
+def bound(
+    function: Callable, *args: PyTree, method: Method = "crown", rounding: Literal["float", "real"] = "float"
+) -> Bounds:
+    """Bounds of a JAX function for every input of a region. Works under `jit`, `vmap` and `grad`.
+
+    **Arguments:**
+
+    - `function`: any function of arrays made of the operations that there are rules for; it may contain `jax.jvp`,
+        `jax.grad`, `jit` and loops of fixed length.
+    - `args`: its arguments, PyTrees with a [`lyapunov_dsl.bounds.Box`][] or a [`lyapunov_dsl.bounds.Ball`][] in place of each
+        array that varies; all other leaves are constants.
+    - `method`: `"interval"`: ranges only, the cheapest; `"backward"`: planes for the results; `"crown"`: planes also for the
+        inputs of every nonlinear operation, the tightest. Every method intersects planes with ranges.
+    - `rounding`: `"float"` bounds what the function evaluates to in its floating-point types, in any order of summation, with or
+        without fused multiply-add, subnormal numbers flushed or not (`PROVED_FLOAT`); `"real"` what it would be without
+        any rounding (`PROVED_REAL`).
+
+    **Returns:** [`lyapunov_dsl.bounds.Bounds`][].
+
+    **Raises:** `lyapunov_dsl.bounds.UnknownPrimitive` for an operation without a rule, with its shapes and the line that called
+    it; `ValueError` where no argument varies, or another method is asked for.
+    """
+    if method not in ("interval", "backward", "crown"):
+        raise ValueError(f'method: expected "interval", "backward" or "crown", got {shown(method)}')
+    if rounding not in ("float", "real"):
+        raise ValueError(f'rounding: expected "float" or "real", got {shown(rounding)}')
+    is_region = lambda leaf: isinstance(leaf, Box | Ball)
+    leaves, tree = jax.tree.flatten(args, is_leaf=is_region)
+    places = [i for i, leaf in enumerate(leaves) if is_region(leaf)]
+    if not places:
+        raise ValueError("bound: expected a Box or a Ball among the arguments, got none")
+    regions = [leaves[i] for i in places]
+
+    def of_arrays(*arrays: Any) -> Any:
+        filled = list(leaves)
+        for place, array in zip(places, arrays, strict=True):
+            filled[place] = array
+        return function(*jax.tree.unflatten(tree, filled))
+
+    graph, out = trace(of_arrays, *(region.like for region in regions))
+    found = Pass(graph, regions, method == "crown", rounding == "real")
+    results = []
+    for value in graph.outputs:
+        if isinstance(value, Const):
+            middle, slack = widest(value.value), 0.0 if value.slack is None else value.slack
+            results.append(Interval(middle - slack, middle + slack))
+            continue
+        span = found.ranges[value]
+        if method != "interval" and value.is_float:
+            span = intersect(span, found.planes(value))
+        results.append(finite_or_all(span, found.good) if value.is_float else span)
+    lower, upper = ([v[side] for v in results] for side in (0, 1))
+    unflatten = jax.tree.unflatten
+    return Bounds(unflatten(out, lower), unflatten(out, upper), f"PROVED_{rounding.upper()}")
+
+

@@ -1,0 +1,238 @@
+"""From a JAX function to a graph of the operations that the engine has rules for."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.extend import core
+
+from .._types import is_traced
+from ._interval import Interval, widest
+from ._rule import Const, Node, Rule
+
+Value = Node | Const
+
+# Operations that are a function call: their body is read in place.
+CALLS = {
+    "jit": "jaxpr",
+    "pjit": "jaxpr",
+    "closed_call": "call_jaxpr",
+    "core_call": "call_jaxpr",
+    "remat": "jaxpr",
+    "remat2": "jaxpr",
+    "checkpoint": "jaxpr",
+    "custom_jvp_call": "call_jaxpr",
+    "custom_vjp_call": "call_jaxpr",
+    "custom_vjp_call_jaxpr": "fun_jaxpr",
+}
+# So many turns of a loop are read one by one at most.
+TURNS = 10_000
+
+# By the name of the primitive: (graph, equation, operands) -> results. Filled by the modules of rules.
+TRANSLATIONS: dict[str, Callable[..., Any]] = {}
+
+
+class UnknownPrimitive(NotImplementedError):
+    """A function uses an operation that the engine has no rule for."""
+
+
+class Graph:
+    """The operations of a function, each after its inputs.
+
+    **Arguments:**
+
+    - `inputs`: a node for each array that varies.
+    - `outputs`: nodes or constants, in the order of the flattened result.
+    - `premises`: nodes that have to be finite for the graph to be right.
+    """
+
+    def __init__(self) -> None:
+        self.inputs: list[Node] = []
+        self.outputs: list[Value] = []
+        self.premises: list[Node] = []
+        self.marks: dict[Any, Any] = {}
+        self._equation: Any = None
+
+    def add(self, rule: Rule, inputs: Sequence[Node], shape: Any, dtype: Any, data: Any = None, virtual: bool = False) -> Node:
+        """A new node."""
+        return Node(rule, inputs, shape, dtype, data, virtual)
+
+    def unsupported(self, why: str) -> UnknownPrimitive:
+        """The error for an equation that has no rule, or none for these operands."""
+        equation = self._equation
+        shapes = ", ".join(str(v.aval) for v in equation.invars)
+        return UnknownPrimitive(
+            f"bounds: {why}: primitive {equation.primitive.name} on {shapes}, called at {_where(equation)}; "
+            "see 'add a rule' in the documentation, or write the function with other operations"
+        )
+
+    def read(self, jaxpr: Any, consts: Sequence[Value], args: Sequence[Value]) -> list[Value]:
+        """The results of a jaxpr on values."""
+        values: dict[Any, Value] = {}
+        for var, value in zip([*jaxpr.constvars, *jaxpr.invars], [*consts, *args], strict=True):
+            values[var] = value
+        lookup = lambda var: Const(var.val) if isinstance(var, core.Literal) else values[var]
+        for equation in jaxpr.eqns:
+            self._equation = equation
+            out = self.apply(equation, [lookup(var) for var in equation.invars])
+            for var, value in zip(equation.outvars, out, strict=True):
+                values[var] = value
+        return [lookup(var) for var in jaxpr.outvars]
+
+    def apply(self, equation: Any, operands: list[Value]) -> Sequence[Value]:
+        """The results of one equation."""
+        name = equation.primitive.name
+        if name in CALLS:
+            return self.call(equation.params[CALLS[name]], operands)
+        if name in ("scan", "while", "cond"):
+            return CONTROL[name](self, equation, operands)
+        if all(isinstance(value, Const) for value in operands):
+            return self.fold(equation, operands)
+        if name not in TRANSLATIONS:
+            raise self.unsupported("no rule")
+        out = TRANSLATIONS[name](self, equation, *operands)
+        if isinstance(out, Node) and out.tag is None:
+            out.tag = (name, equation.params, tuple(operands))
+        return out if isinstance(out, list) else [out]
+
+    def call(self, body: Any, operands: Sequence[Value]) -> list[Value]:
+        """The results of a jaxpr, closed or not."""
+        inner, consts = (body.jaxpr, body.consts) if hasattr(body, "jaxpr") else (body, ())
+        return self.read(inner, [Const(c) for c in consts], operands)
+
+    def fold(self, equation: Any, operands: Sequence[Const]) -> list[Value]:
+        """Constants of constants: evaluated now, with what an evaluation elsewhere may make of it."""
+        from ._engine import const_ranges
+
+        name = equation.primitive.name
+        out = equation.primitive.bind(*(v.value for v in operands), **equation.params)
+        out = list(out) if equation.primitive.multiple_results else [out]
+        floats = [jnp.issubdtype(jnp.result_type(value), jnp.floating) for value in out]
+        if name in EXACT and all(v.slack is None for v in operands):
+            return [Const(value) for value in out]
+        if not any(floats):
+            # A comparison of uncertain numbers, too, has to be taken as it came out here, or refused.
+            if any(v.slack is not None for v in operands):
+                raise self.unsupported("a decision on constants that rounding may change")
+            return [Const(value) for value in out]
+        if name not in TRANSLATIONS:
+            if name in RANDOM:
+                return [Const(value) for value in out]
+            raise self.unsupported("no rule")
+        points = [self.point(v) if jnp.issubdtype(v.dtype, jnp.floating) else v for v in operands]
+        if all(isinstance(v, Const) for v in points):
+            return [Const(value) for value in out]
+        found = TRANSLATIONS[name](self, equation, *points)
+        found = found if isinstance(found, list) else [found]
+        results: list[Value] = []
+        for value, node in zip(out, found, strict=True):
+            if isinstance(node, Const):
+                results.append(node)
+                continue
+            spread = const_ranges(node)
+            middle = widest(value)
+            slack = jnp.maximum(spread.upper - middle, middle - spread.lower)
+            results.append(Const(value, slack))
+        return results
+
+    def point(self, value: Const) -> Node:
+        """A constant as an input of known range."""
+        node = Node(None, (), value.shape, value.dtype)
+        center = widest(value.value)
+        slack = 0.0 if value.slack is None else value.slack
+        node.data = Interval(center - slack, center + slack)
+        return node
+
+
+def _where(equation: Any) -> str:
+    try:
+        from jax._src import source_info_util
+
+        return source_info_util.summarize(equation.source_info)
+    except (ImportError, AttributeError):
+        return "an unknown line"
+
+
+def trace(function: Callable, *args: Any) -> tuple[Graph, Any]:
+    """The graph of a function of arrays, and the tree of its results. Constants may be traced."""
+    closed, shape = jax.make_jaxpr(function, return_shape=True)(*args)
+    graph = Graph()
+    leaves = jax.tree.leaves(args)
+    graph.inputs = [Node(None, (), jnp.shape(leaf), jnp.result_type(leaf)) for leaf in leaves]
+    graph.outputs = graph.read(closed.jaxpr, [Const(c) for c in closed.consts], graph.inputs)
+    return graph, jax.tree.structure(shape)
+
+
+def concrete(value: Value) -> Any:
+    """A constant as NumPy has it, `None` for what is not known yet."""
+    if not isinstance(value, Const) or value.slack is not None or is_traced(value.value):
+        return None
+    return np.asarray(value.value)
+
+
+def _scan(graph: Graph, equation: Any, operands: list[Value]) -> list[Value]:
+    params = equation.params
+    first, last = params["num_consts"], params["num_consts"] + params["num_carry"]
+    consts, carry, xs = operands[:first], operands[first:last], operands[last:]
+    if params["length"] > TURNS:
+        raise graph.unsupported(f"a scan of more than {TURNS} steps")
+    turns = range(params["length"])
+    stacked: list[list[Value]] = []
+    for turn in reversed(turns) if params["reverse"] else turns:
+        out = graph.call(params["jaxpr"], [*consts, *carry, *(index(graph, x, turn) for x in xs)])
+        graph._equation = equation
+        carry = out[: params["num_carry"]]
+        stacked.append(out[params["num_carry"] :])
+    if params["reverse"]:
+        stacked.reverse()
+    shapes = equation.outvars[params["num_carry"] :]
+    if not turns:
+        return [*carry, *(Const(jnp.zeros(v.aval.shape, v.aval.dtype)) for v in shapes)]
+    return [*carry, *(stack(graph, [row[i] for row in stacked]) for i in range(len(shapes)))]
+
+
+def _while(graph: Graph, equation: Any, operands: list[Value]) -> list[Value]:
+    params = equation.params
+    first, last = params["cond_nconsts"], params["cond_nconsts"] + params["body_nconsts"]
+    cond_consts, body_consts, carry = operands[:first], operands[first:last], operands[last:]
+    for _ in range(TURNS):
+        with jax.ensure_compile_time_eval():
+            (going,) = graph.call(params["cond_jaxpr"], [*cond_consts, *carry])
+        graph._equation = equation
+        known = concrete(going)
+        if known is None:
+            raise graph.unsupported("a loop whose number of turns depends on the input")
+        if not known:
+            return carry
+        carry = graph.call(params["body_jaxpr"], [*body_consts, *carry])
+        graph._equation = equation
+    raise graph.unsupported(f"a loop of more than {TURNS} turns")
+
+
+def _cond(graph: Graph, equation: Any, operands: list[Value]) -> Sequence[Value]:
+    which, *args = operands
+    branches = equation.params["branches"]
+    known = concrete(which)
+    if known is not None:
+        return graph.call(branches[int(np.clip(known, 0, len(branches) - 1))], args)
+    results = [graph.call(branch, args) for branch in branches]
+    graph._equation = equation
+    return [choose(graph, which, list(cases)) for cases in zip(*results, strict=True)]
+
+
+CONTROL = {"scan": _scan, "while": _while, "cond": _cond}
+# Set by the modules of rules: parts of arrays, and choices between them.
+rewrite_add: Callable[..., Any]
+rewrite_mul: Callable[..., Any]
+rewrite_div: Callable[..., Any]
+rewrite_sum: Callable[..., Any]
+rewrite_select: Callable[..., Any]
+rewrite_abs: Callable[..., Any]
+index: Callable[[Graph, Value, int], Value]
+stack: Callable[[Graph, list[Value]], Value]
+choose: Callable[[Graph, Value, list[Value]], Value]
+# Operations that move numbers and round nothing.
+EXACT: set[str] = set()
+RANDOM = {"random_bits", "threefry2x32", "random_wrap", "random_unwrap", "random_fold_in", "random_seed", "random_split"}

@@ -1,0 +1,92 @@
+"""Intervals, and the arithmetic of what rounding may add to them.
+
+Ranges are kept in the widest floating-point type at hand (float64 where JAX has it enabled), whatever the type of the function
+that is bounded. A range [-inf, inf] stands for anything, NaN included; no other range holds NaN.
+"""
+
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array
+
+
+class Interval(NamedTuple):
+    """All values between `lower` and `upper`, entry by entry; of booleans: {lower} where both agree, else {False, True}."""
+
+    lower: Any
+    upper: Any
+
+
+def wide() -> Any:
+    """The type that ranges and coefficients are computed in."""
+    return jnp.result_type(float)
+
+
+def eps(dtype: Any) -> float:
+    """Twice the unit roundoff of a type: a bound of the relative error of one operation, rounded in any direction."""
+    return float(jnp.finfo(dtype).eps)
+
+
+def tiny(dtype: Any) -> float:
+    """Below this a result may be flushed to zero."""
+    return float(jnp.finfo(dtype).tiny)
+
+
+def anything(like: Any) -> Interval:
+    """The range that says nothing."""
+    whole = jnp.full(jnp.shape(like), jnp.inf, wide())
+    return Interval(-whole, whole)
+
+
+def is_anything(x: Interval) -> Array:
+    """Where a range may hold NaN."""
+    return (x.lower == -jnp.inf) & (x.upper == jnp.inf)
+
+
+def clean(x: Interval, dtype: Any) -> Interval:
+    """What rounds to no finite number of the type becomes infinite, and NaN, of either end, becomes anything."""
+    largest = float(jnp.finfo(dtype).max)
+    bad = jnp.isnan(x.lower) | jnp.isnan(x.upper) | (x.lower > x.upper)
+    lower = jnp.where(bad | (x.lower < -largest), -jnp.inf, x.lower)
+    upper = jnp.where(bad | (x.upper > largest), jnp.inf, x.upper)
+    # Beyond the largest number there is infinity, which the largest number is below.
+    return Interval(jnp.where(x.lower > largest, largest, lower), jnp.where(x.upper < -largest, -largest, upper))
+
+
+def widen(x: Interval, slack: Any) -> Interval:
+    """A range with `slack` >= 0 added on both sides."""
+    return Interval(x.lower - slack, x.upper + slack)
+
+
+def intersect(x: Interval, y: Interval) -> Interval:
+    """What two sound ranges of one value have in common. Both cannot be right where that is nothing: then it is anything."""
+    lower, upper = jnp.maximum(x.lower, y.lower), jnp.minimum(x.upper, y.upper)
+    good = lower <= upper
+    return Interval(jnp.where(good, lower, -jnp.inf), jnp.where(good, upper, jnp.inf))
+
+
+def magnitude(x: Interval) -> Array:
+    """The largest absolute value."""
+    return jnp.maximum(jnp.abs(x.lower), jnp.abs(x.upper))
+
+
+def middle(x: Interval) -> tuple[Array, Array]:
+    """Center and half-width, the latter rounded up; 0 and infinity where the range is infinite."""
+    finite = jnp.isfinite(x.lower) & jnp.isfinite(x.upper)
+    lower, upper = jnp.where(finite, x.lower, 0), jnp.where(finite, x.upper, 0)
+    center = 0.5 * lower + 0.5 * upper
+    center = jnp.where(lower == upper, lower, center)
+    half = jnp.maximum(upper - center, center - lower) * (1 + 2 * eps(center.dtype))
+    half = half + jnp.where(half > 0, tiny(center.dtype), 0)
+    return center, jnp.where(finite, half, jnp.inf)
+
+
+def zero_safe(coefficient: Any, value: Any) -> Array:
+    """The product, which is 0 where the coefficient is, also times infinity."""
+    return jnp.where(coefficient == 0, 0, coefficient * jnp.where(coefficient == 0, 0, value))
+
+
+def widest(value: Any) -> Any:
+    """A floating-point array in the type of ranges, which is exact."""
+    return jnp.asarray(value, wide()) if jnp.issubdtype(np.result_type(value), np.floating) else jnp.asarray(value)

@@ -1,0 +1,246 @@
+"""Largest values: of two numbers, along axes, in windows; and what goes with them."""
+
+import itertools
+import math
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from . import _graph as graphs
+from ._graph import TRANSLATIONS, Graph, Value, concrete
+from ._interval import Interval, eps, is_anything, wide
+from ._linear import fit, linear, linear_as, negative, nodes_of, scale
+from ._pairs import COMPARISONS, INTEGERS, LOGIC, is_finite, maximum
+from ._rule import Affine, Const, Node, Plane, Relaxation, Rule, affine, exactly
+from ._scalar import RULES, fractional, power, reciprocal
+
+
+def _any_unknown(x: Interval) -> Any:
+    return jnp.any(is_anything(x), axis=-1)
+
+
+def _largest_range(node: Node, x: Interval) -> Interval:
+    bad = _any_unknown(x)
+    return Interval(
+        jnp.where(bad, -jnp.inf, jnp.max(x.lower, axis=-1)), jnp.where(bad, jnp.inf, jnp.max(x.upper, axis=-1))
+    )
+
+
+def _largest_relax(node: Node, out: Interval, x: Interval) -> Relaxation:
+    """Below: the entry that reaches furthest. Above: the chord between the largest one and the rest, or that entry alone."""
+    count = x.lower.shape[-1]
+    best = jax.nn.one_hot(jnp.argmax(x.lower + x.upper, axis=-1), count, dtype=wide())
+    finite = jnp.all(jnp.isfinite(x.lower) & jnp.isfinite(x.upper), axis=-1)
+    low, high = jnp.where(finite[..., None], x.lower, 0), jnp.where(finite[..., None], x.upper, 0)
+    own_low, own_high = jnp.sum(best * low, axis=-1), jnp.sum(best * high, axis=-1)
+    rest = jnp.max(jnp.where(best > 0, -jnp.inf, high), axis=-1)
+    rest = jnp.where(jnp.isfinite(rest), rest, own_low)
+    # max(x, rest) of the entry x and a number.
+    mixed = (own_low < rest) & (rest < own_high)
+    a = jnp.where(mixed, (own_high - rest) / jnp.where(mixed, own_high - own_low, 1), jnp.where(rest <= own_low, 1.0, 0.0))
+    b = jnp.maximum(rest - a * own_low, own_high - a * own_high)
+    b = jnp.where(rest <= own_low, 0, jnp.where(rest >= own_high, rest, b))
+    bias_low, bias_high = jnp.where(finite, 0, out.lower), jnp.where(finite, b, out.upper)
+    zero = jnp.where(finite, 1.0, 0.0)[..., None]
+    rows = lambda c: (lambda v: v[..., None] * c)
+    size = jnp.abs(own_low) + jnp.abs(own_high) + jnp.abs(rest)
+    return Relaxation(
+        Plane((rows(best * zero),), bias_low),
+        Plane((rows(best * a[..., None] * zero),), bias_high),
+        8 * eps(wide()) * size,
+    )
+
+
+largest = Rule("reduce_max", _largest_range, exactly, _largest_relax)
+
+
+def _winner_range(node: Node, keys: Interval, values: Interval) -> Interval:
+    """A value at a largest key, or a mean of such."""
+    least = jnp.max(keys.lower, axis=-1, keepdims=True)
+    possible = (keys.upper >= least) | is_anything(keys)
+    possible = possible | jnp.any(is_anything(keys), axis=-1, keepdims=True)
+    low = jnp.min(jnp.where(possible, values.lower, jnp.inf), axis=-1)
+    high = jnp.max(jnp.where(possible, values.upper, -jnp.inf), axis=-1)
+    return Interval(low, high)
+
+
+def _winner_relax(node: Node, out: Interval, keys: Interval, values: Interval) -> Relaxation:
+    least = jnp.max(keys.lower, axis=-1, keepdims=True)
+    possible = (keys.upper >= least) | is_anything(keys)
+    sure = jnp.sum(possible, axis=-1) == 1
+    row = jnp.where(sure[..., None] & possible, 1.0, 0.0)
+    plane = lambda bias: Plane((None, lambda c: c[..., None] * row), jnp.where(sure, 0, bias))
+    return Relaxation(plane(out.lower), plane(out.upper), jnp.zeros((), wide()))
+
+
+winner = Rule("value at the largest key", _winner_range, exactly, _winner_relax)
+
+
+def _place_range(node: Node, keys: Interval) -> Interval:
+    """Where the largest key may be."""
+    least = jnp.max(keys.lower, axis=-1, keepdims=True)
+    possible = (keys.upper >= least) | jnp.any(is_anything(keys), axis=-1, keepdims=True)
+    last = keys.lower.shape[-1] - 1
+    return Interval(
+        jnp.argmax(possible, axis=-1).astype(node.dtype),
+        (last - jnp.argmax(possible[..., ::-1], axis=-1)).astype(node.dtype),
+    )
+
+
+place = Rule("argmax", _place_range, exactly)
+
+
+def _last(graph: Graph, x: Node, axes: tuple[int, ...]) -> Node:
+    """The axes as one, at the end."""
+    rest = [a for a in range(len(x.shape)) if a not in axes]
+    shape = (*(x.shape[a] for a in rest), math.prod(x.shape[a] for a in axes))
+    order = (*rest, *axes)
+    return linear(graph, lambda v: jnp.transpose(v, order).reshape(shape), x)
+
+
+def _reduce_max(graph: Graph, equation: Any, x: Node) -> Value:
+    axes = tuple(int(a) for a in equation.params["axes"])
+    flat = _last(graph, x, axes)
+    return graph.add(largest, [flat], flat.shape[:-1], x.dtype)
+
+
+def _reduce_min(graph: Graph, equation: Any, x: Node) -> Value:
+    axes = tuple(int(a) for a in equation.params["axes"])
+    flat = negative(graph, _last(graph, x, axes))
+    return negative(graph, graph.add(largest, [flat], flat.shape[:-1], x.dtype))
+
+
+def _argmax(graph: Graph, equation: Any, x: Node, sign: int = 1) -> Value:
+    flat = _last(graph, x, tuple(int(a) for a in equation.params["axes"]))
+    if sign < 0:
+        flat = negative(graph, flat)
+    return graph.add(place, [flat], flat.shape[:-1], equation.params["index_dtype"])
+
+
+def _windows(graph: Graph, equation: Any, x: Node) -> Node:
+    """The entries of each window along a new last axis."""
+    p = equation.params
+    if any(d != 1 for d in (*p["base_dilation"], *p["window_dilation"])):
+        raise graph.unsupported("a dilated window")
+    if any(tuple(pair) != (0, 0) for pair in p["padding"]):
+        raise graph.unsupported("the largest value of windows that are padded")
+    size, strides = p["window_dimensions"], p["window_strides"]
+
+    def cut(v: Any) -> Any:
+        counts = [(n - s) // t + 1 for n, s, t in zip(v.shape, size, strides, strict=True)]
+        parts = []
+        for offset in itertools.product(*(range(n) for n in size)):
+            stop = [o + (n - 1) * t + 1 for o, n, t in zip(offset, counts, strides, strict=True)]
+            parts.append(lax.slice(v, offset, stop, strides))
+        return jnp.stack(parts, axis=-1)
+
+    return linear(graph, cut, x)
+
+
+def _window_max(graph: Graph, equation: Any, x: Node) -> Value:
+    windows = _windows(graph, equation, x)
+    return graph.add(largest, [windows], windows.shape[:-1], x.dtype)
+
+
+def _window_winner(graph: Graph, equation: Any, values: Node, keys: Node) -> Value:
+    """The derivative of the largest value of windows."""
+    if equation.params["select_prim"].name != "ge":
+        raise graph.unsupported("this choice in windows")
+    parts = [_windows(graph, equation, node) for node in nodes_of(graph, [keys, values])]
+    return graph.add(winner, parts, parts[0].shape[:-1], values.dtype)
+
+
+def _extreme(sign: int) -> Any:
+    def translate(graph: Graph, equation: Any, *operands: Value) -> Value:
+        out = equation.outvars[0].aval
+        for one, other in ((operands[0], operands[1]), (operands[1], operands[0])):
+            known = concrete(one)
+            if known is not None and (known == -sign * math.inf).all() and other.shape == out.shape:
+                return other
+        nodes = nodes_of(graph, fit(graph, equation, *operands))
+        if not jnp.issubdtype(out.dtype, jnp.floating):
+            name = "max" if sign > 0 else "min"
+            return graph.add(INTEGERS[name], nodes, out.shape, out.dtype)
+        if sign > 0:
+            return graph.add(maximum, nodes, out.shape, out.dtype)
+        return negative(graph, graph.add(maximum, [negative(graph, n) for n in nodes], out.shape, out.dtype))
+
+    return translate
+
+
+def _clamp(graph: Graph, equation: Any, low: Value, x: Value, high: Value) -> Value:
+    shape = equation.outvars[0].aval.shape
+    wide_ = []
+    for value in (low, x, high):
+        if value.shape != shape:
+            if isinstance(value, Const):
+                value = Const(jnp.broadcast_to(value.value, shape), value.slack)
+            else:
+                value = linear(graph, lambda v: jnp.broadcast_to(v, shape), value)
+        wide_.append(value)
+    low, x, high = nodes_of(graph, wide_)
+    dtype = equation.outvars[0].aval.dtype
+    above = graph.add(maximum, [low, x], shape, dtype)
+    return negative(graph, graph.add(maximum, [negative(graph, above), negative(graph, high)], shape, dtype))
+
+
+def _elementwise(rule: Rule) -> Any:
+    def translate(graph: Graph, equation: Any, *operands: Value) -> Value:
+        nodes = nodes_of(graph, fit(graph, equation, *operands))
+        out = equation.outvars[0].aval
+        return graph.add(rule, nodes, out.shape, out.dtype)
+
+    return translate
+
+
+def _pow(graph: Graph, equation: Any, x: Value, y: Value) -> Value:
+    out = equation.outvars[0].aval
+    exponent = concrete(y)
+    if isinstance(x, Node) and exponent is not None and exponent.size == 1:
+        value = float(exponent.reshape(()))
+        if value == int(value) and abs(value) <= 64 and value != 0:
+            n = abs(int(value))
+            found = x if n == 1 else graph.add(power(n), [x], x.shape, x.dtype, n)
+            return found if value > 0 else graph.add(reciprocal, [found], x.shape, x.dtype)
+        return graph.add(fractional(value), [x], out.shape, out.dtype)
+    base = concrete(x)
+    if isinstance(y, Node) and base is not None and (base > 0).all():
+        (wide_base, power_) = fit(graph, equation, x, y)
+        logs = Const(jnp.log(jnp.asarray(wide_base.value, wide())), None)  # pyright: ignore[reportAttributeAccessIssue]
+        size = jnp.abs(logs.value) * 64 * jnp.finfo(wide()).eps
+        scaled = scale(graph, power_, Const(logs.value, size), wide(), virtual=True)  # pyright: ignore[reportArgumentType]
+        return graph.add(RULES["exp"], [linear_as(graph, scaled, out.dtype, 0)], out.shape, out.dtype)
+    raise graph.unsupported("a power whose exponent varies")
+
+
+def _abs(graph: Graph, equation: Any, x: Node) -> Value:
+    return graphs.rewrite_abs(graph, x) or graph.add(RULES["abs"], [x], x.shape, x.dtype)
+
+
+def _erfc(graph: Graph, equation: Any, x: Node) -> Value:
+    one = Const(jnp.ones(x.shape, x.dtype))
+    erf = graph.add(RULES["erf"], [x], x.shape, x.dtype)
+    (base,) = nodes_of(graph, [one])
+    span = lambda a, b: Interval(a.lower - b.upper, a.upper - b.lower)
+    return graph.add(affine, [base, erf], x.shape, x.dtype, Affine(lambda a, b: a - b, lambda a, b: a + b, 4, span))
+
+
+TRANSLATIONS |= {name: _elementwise(rule) for name, rule in RULES.items()}
+TRANSLATIONS |= {name: _elementwise(rule) for name, rule in (COMPARISONS | LOGIC).items()}
+TRANSLATIONS |= {
+    "is_finite": _elementwise(is_finite),
+    "abs": _abs,
+    "erfc": _erfc,
+    "pow": _pow,
+    "max": _extreme(1),
+    "min": _extreme(-1),
+    "clamp": _clamp,
+    "reduce_max": _reduce_max,
+    "reduce_min": _reduce_min,
+    "argmax": _argmax,
+    "argmin": lambda graph, equation, x: _argmax(graph, equation, x, -1),
+    "reduce_window_max": _window_max,
+    "select_and_gather_add": _window_winner,
+}

@@ -1,0 +1,114 @@
+"""Regions of inputs: boxes and Euclidean balls."""
+
+from typing import Any
+
+import equinox as eqx
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array
+
+from .._types import describe, is_traced
+from ._interval import Interval, eps, tiny, wide
+
+
+class Box(eqx.Module):
+    """All arrays between two, faces included.
+
+    **Arguments:**
+
+    - `lower`, `upper`: floating-point arrays of one shape and type, the type of the function's argument.
+
+    **Raises:** `ValueError` for other arrays, and where `lower <= upper` does not hold (a box that is traced and empty
+    gets bounds that say nothing).
+    """
+
+    lower: Array
+    upper: Array
+
+    def __init__(self, lower: Any, upper: Any):
+        lower, upper = jnp.asarray(lower), jnp.asarray(upper)
+        same = lower.shape == upper.shape and lower.dtype == upper.dtype
+        if not same or not jnp.issubdtype(lower.dtype, jnp.floating):
+            raise ValueError(
+                f"Box: expected floating-point arrays of one shape and type, got {describe(lower)} and {describe(upper)}"
+            )
+        if not (is_traced(lower) or is_traced(upper)) and not bool(jnp.all(lower <= upper)):
+            raise ValueError("Box: expected lower <= upper in every entry, and no NaN")
+        self.lower, self.upper = lower, upper
+
+    @classmethod
+    def around(cls, center: Any, radius: Any) -> "Box":
+        """All arrays within `radius` of `center` in every entry, rounded outward."""
+        center = jnp.asarray(center)
+        radius = jnp.asarray(radius, center.dtype)
+        # The radius may itself have been rounded down, as 8/255 is in float32.
+        radius = jnp.where(radius > 0, jnp.nextafter(radius, jnp.inf), radius)
+        lower, upper = center - radius, center + radius
+        return cls(
+            jnp.where(radius > 0, jnp.nextafter(lower, -jnp.inf), lower),
+            jnp.where(radius > 0, jnp.nextafter(upper, jnp.inf), upper),
+        )
+
+    @property
+    def like(self) -> Array:
+        """An array of the shape and type of the arrays in the box."""
+        return self.lower
+
+    def ranges(self) -> Interval:
+        """The range of every entry."""
+        lower, upper = jnp.asarray(self.lower, wide()), jnp.asarray(self.upper, wide())
+        good = lower <= upper
+        return Interval(jnp.where(good, lower, -jnp.inf), jnp.where(good, upper, jnp.inf))
+
+    def support(self, coefficients: Array) -> Array:
+        """Σ c x at most, for coefficients [count, ...] of the widest type: [count], up to rounding."""
+        lower, upper = self.ranges()
+        terms = jnp.where(coefficients > 0, coefficients * upper, coefficients * lower)
+        return jnp.sum(jnp.where(coefficients == 0, 0, terms).reshape(len(coefficients), -1), axis=1)
+
+
+class Ball(eqx.Module):
+    """All arrays within a Euclidean distance of a center.
+
+    **Arguments:**
+
+    - `center`: a floating-point array, of the type of the function's argument.
+    - `radius`: a real number >= 0; a radius such as 0.1, which is no binary number, is rounded upward.
+
+    **Raises:** `ValueError` for a center that is no floating-point array and a radius that is negative or NaN.
+    """
+
+    center: Array
+    radius: Array
+
+    def __init__(self, center: Any, radius: Any):
+        self.center = jnp.asarray(center)
+        if not jnp.issubdtype(self.center.dtype, jnp.floating):
+            raise ValueError(f"Ball: expected a floating-point center, got {describe(self.center)}")
+        if not is_traced(radius) and not (np.shape(radius) == () and float(radius) >= 0):
+            raise ValueError(f"Ball: expected a radius >= 0, got {radius!r}")
+        radius = jnp.asarray(radius, wide())
+        self.radius = jnp.where(radius > 0, radius * (1 + 2 * eps(radius.dtype)) + tiny(radius.dtype), radius)
+
+    @property
+    def like(self) -> Array:
+        """An array of the shape and type of the arrays in the ball."""
+        return self.center
+
+    def ranges(self) -> Interval:
+        """The range of every entry."""
+        center = jnp.asarray(self.center, wide())
+        slack = self.radius + 2 * eps(wide()) * (jnp.abs(center) + self.radius)
+        slack = jnp.where(self.radius > 0, slack, 0)
+        good = self.radius >= 0
+        return Interval(jnp.where(good, center - slack, -jnp.inf), jnp.where(good, center + slack, jnp.inf))
+
+    def support(self, coefficients: Array) -> Array:
+        """Σ c x at most, for coefficients [count, ...] of the widest type: [count], up to rounding."""
+        rows = coefficients.reshape(len(coefficients), -1)
+        # Not sqrt(sum): its derivative is infinite where all of them are 0.
+        largest = jnp.max(jnp.abs(rows), axis=1, keepdims=True)
+        safe = jnp.where(largest > 0, largest, 1)
+        length = jnp.where(largest > 0, jnp.sqrt(jnp.sum((rows / safe) ** 2, axis=1, keepdims=True)), 0) * safe
+        value = rows @ jnp.asarray(self.center, wide()).reshape(-1) + self.radius * length[:, 0]
+        return jnp.where(self.radius >= 0, value, jnp.inf)

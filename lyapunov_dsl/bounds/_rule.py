@@ -1,0 +1,199 @@
+"""What the engine knows of one operation: its range, its planes, its rounding; and the nodes of a graph of operations."""
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array
+
+from ._interval import Interval, eps, magnitude, middle, tiny, wide, zero_safe
+
+
+class Plane(NamedTuple):
+    """An affine function of the inputs of an operation that bounds its output from one side.
+
+    **Arguments:**
+
+    - `transposes`: for each input, from coefficients of the output (of its shape) to those of the input; `None` where it
+        does not occur.
+    - `bias`: what is added, of the output's shape.
+    """
+
+    transposes: tuple[Callable[[Any], Any] | None, ...]
+    bias: Any
+
+
+class Relaxation(NamedTuple):
+    """The planes below and above an operation's exact result, and what rounding in computing with them amounts to.
+
+    `upper` is `lower` for an operation that is affine itself.
+    """
+
+    lower: Plane
+    upper: Plane
+    rounding: Any
+
+
+class Rule(NamedTuple):
+    """What the engine knows of one operation on real numbers, and of its evaluation in floating point.
+
+    **Arguments:**
+
+    - `name`: of the operation.
+    - `range`: (node, *ranges of the inputs) -> range of the exact result, up to the slack.
+    - `slack`: (node, range of the result, *ranges of the inputs) -> how far both the floating-point evaluation of the
+        operation and the computed range may be from the exact one, of the output's shape.
+    - `relax`: (node, range of the result, *ranges of the inputs) -> `Relaxation`; `None` where only the range is known.
+    """
+
+    name: str
+    range: Callable[..., Interval]
+    slack: Callable[..., Any]
+    relax: Callable[..., Relaxation] | None = None
+
+
+class Node:
+    """One value of a graph: an operation on other values. Arrays that do not depend on the input are in `data`.
+
+    **Arguments:**
+
+    - `rule`: the operation, `None` for an input of the graph.
+    - `inputs`: nodes.
+    - `shape`, `dtype`: of the value in the function that is bounded.
+    - `data`: what else the rule needs.
+    - `virtual`: whether the operation is only thought of, so that nothing rounds it.
+    """
+
+    def __init__(
+        self, rule: Rule | None, inputs: Sequence["Node"], shape: Any, dtype: Any, data: Any = None, virtual: bool = False
+    ):
+        self.rule, self.inputs, self.data, self.virtual = rule, tuple(inputs), data, virtual
+        self.shape, self.dtype = tuple(shape), np.dtype(dtype)
+        # (primitive, parameters, operands) of the equation it was made of, by which composites are recognized.
+        self.tag: Any = None
+
+    @property
+    def size(self) -> int:
+        return int(np.prod(self.shape))
+
+    @property
+    def is_float(self) -> bool:
+        return bool(jnp.issubdtype(self.dtype, jnp.floating))
+
+
+class Const(NamedTuple):
+    """A value that does not depend on the input, in its own type, and how far the evaluated one may be from it."""
+
+    value: Any
+    slack: Any = None
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return tuple(np.shape(self.value))
+
+    @property
+    def dtype(self) -> Any:
+        return jnp.result_type(self.value)
+
+
+def roundoff(node: Node, steps: Any, size: Any) -> Any:
+    """What `steps` operations in a row, of the function or of the engine, add to a result of up to `size`."""
+    own = 0.0 if node.virtual or not node.is_float else steps * eps(node.dtype)
+    return (own + 4 * (steps + 1) * eps(wide())) * size + (steps + 1) * tiny(node.dtype if node.is_float else wide())
+
+
+def exactly(node: Node, out: Interval, *ranges: Interval) -> Any:
+    """The slack of what moves numbers only."""
+    return jnp.zeros((), wide())
+
+
+def elementwise(
+    ranges: Sequence[Interval], lower: Sequence[Any], low: Any, upper: Sequence[Any], high: Any
+) -> Relaxation:
+    """Planes Σ aᵢ xᵢ + b of inputs that have the shape of the output, from coefficients and biases."""
+    sizes = [magnitude(x) for x in ranges]
+    size = sum(zero_safe(jnp.maximum(jnp.abs(a), jnp.abs(b)), s) for a, b, s in zip(lower, upper, sizes, strict=True))
+    finite = jnp.where(jnp.isfinite(low), jnp.abs(low), 0) + jnp.where(jnp.isfinite(high), jnp.abs(high), 0)
+    return Relaxation(
+        Plane(tuple(_scale(a) for a in lower), low),
+        Plane(tuple(_scale(a) for a in upper), high),
+        4 * eps(wide()) * (size + finite) + tiny(wide()),
+    )
+
+
+def _scale(a: Any) -> Callable[[Any], Any]:
+    return lambda coefficient: coefficient * a
+
+
+def flat(out: Interval, count: int) -> Relaxation:
+    """The range itself as planes, without the inputs."""
+    none = (None,) * count
+    return Relaxation(Plane(none, out.lower), Plane(none, out.upper), jnp.zeros((), wide()))
+
+
+class Affine(NamedTuple):
+    """The data of a linear operation.
+
+    **Arguments:**
+
+    - `apply`: a linear function of the inputs.
+    - `absolute`: the same with the absolute values of its coefficients.
+    - `terms`: how many numbers are added for one output or one gradient; 0 for what moves numbers only.
+    - `span`: a better range than `apply` of the centers and `absolute` of the half-widths give.
+    - `uncertain`: as `absolute`, of how far the coefficients may be from those of the evaluation.
+    """
+
+    apply: Callable[..., Any]
+    absolute: Callable[..., Any]
+    terms: int
+    span: Callable[..., Interval] | None = None
+    uncertain: Callable[..., Any] | None = None
+
+
+def _affine_range(node: Node, *ranges: Interval) -> Interval:
+    data: Affine = node.data
+    if data.span is not None:
+        return data.span(*ranges)
+    centers, halves = zip(*(middle(x) for x in ranges), strict=True)
+    center, half = data.apply(*centers), data.absolute(*halves)
+    # Infinity times zero is NaN: nothing is known then.
+    half = jnp.where(jnp.isnan(half), jnp.inf, half)
+    return Interval(center - half, center + half)
+
+
+def reach(node: Node, *ranges: Interval) -> Any:
+    """Σ |aᵢ| |xᵢ|, the size of what a linear operation adds up."""
+    total = node.data.absolute(*(magnitude(x) for x in ranges))
+    return jnp.where(jnp.isnan(total), jnp.inf, total)
+
+
+def _affine_slack(node: Node, out: Interval, *ranges: Interval) -> Any:
+    data: Affine = node.data
+    if data.terms == 0 and data.uncertain is None:
+        return jnp.zeros((), wide())
+    total = reach(node, *ranges)
+    slack = roundoff(node, data.terms, total)
+    if data.uncertain is not None:
+        slack = slack + 2 * data.uncertain(*(magnitude(x) for x in ranges))
+    # A sum that may overflow on its way may be NaN.
+    return jnp.where(total < 0.25 * float(jnp.finfo(node.dtype).max), slack, jnp.inf)
+
+
+def _affine_relax(node: Node, out: Interval, *ranges: Interval) -> Relaxation:
+    data: Affine = node.data
+    like = [jax.ShapeDtypeStruct(x.shape, wide()) for x in node.inputs]
+    transpose = jax.vmap(jax.linear_transpose(data.apply, *like))
+    transposes = tuple((lambda c, i=i: transpose(c)[i]) for i in range(len(like)))
+    plane = Plane(transposes, jnp.zeros((), wide()))
+    # The slack of the node has the rounding of the coefficients in it.
+    return Relaxation(plane, plane, jnp.zeros((), wide()))
+
+
+affine = Rule("affine", _affine_range, _affine_slack, _affine_relax)
+
+
+def ends(function: Callable[..., Any]) -> Callable[..., Interval]:
+    """The span of an operation that moves numbers only."""
+    return lambda *x: Interval(function(*(i.lower for i in x)), function(*(i.upper for i in x)))

@@ -1,0 +1,259 @@
+"""Log-sum-exp, softmax, and the mean of values under a softmax, over the last axis, with planes of their own.
+
+With p = softmax(a): lse is convex with gradient p; p_j = exp(-lse(a - a_j)); and m(a, t) = Σ p_j t_j is what the derivative of
+lse along t is.
+"""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from ._interval import Interval, eps, is_anything, magnitude, middle, tiny, wide
+from ._rule import Node, Plane, Relaxation, Rule, roundoff
+
+
+def _steps(node: Node, a: Interval) -> Any:
+    """Relative error of the evaluation in units of rounding: exponents of up to twice the magnitude are rounded, then
+    exponentials, sum and quotient; float[..., 1]."""
+    size = jnp.max(magnitude(a), axis=-1, keepdims=True)
+    return 4 * jnp.where(jnp.isfinite(size), size, 0) + node.inputs[0].shape[-1] + 64
+
+
+def _bad(a: Interval) -> Any:
+    """Where an entry may be infinite or NaN, and the composite therefore NaN; bool[..., 1]."""
+    return ~jnp.all(jnp.isfinite(a.lower) & jnp.isfinite(a.upper), axis=-1, keepdims=True)
+
+
+def _void(bad: Any, out: Interval) -> Interval:
+    return Interval(jnp.where(bad, -jnp.inf, out.lower), jnp.where(bad, jnp.inf, out.upper))
+
+
+def _safe(a: Interval) -> tuple[Any, Any, Any]:
+    bad = _bad(a)
+    return jnp.where(bad, 0, a.lower), jnp.where(bad, 0, a.upper), bad
+
+
+def _lse_range(node: Node, a: Interval) -> Interval:
+    lower, upper, bad = _safe(a)
+    lse = jax.nn.logsumexp
+    return _void(bad[..., 0], Interval(lse(lower, axis=-1), lse(upper, axis=-1)))
+
+
+def _lse_slack(node: Node, out: Interval, a: Interval) -> Any:
+    size = jnp.max(magnitude(a), axis=-1)
+    size = jnp.where(jnp.isfinite(size), size, 0)
+    # The relative error of the sum is an absolute one of its logarithm.
+    return roundoff(node, _steps(node, a)[..., 0], 1.0) + roundoff(node, 4, size)
+
+
+def lse_above(lower: Any, upper: Any) -> tuple[Any, Any]:
+    """(coefficients, bias) of a plane above log-sum-exp on a box: the exponentials are below their chords, the logarithm of
+    the sum is below a tangent. All entries are taken relative to the center, or to the largest of them, whichever
+    leaves less between plane and function at the center."""
+    center, half = 0.5 * (lower + upper), 0.5 * (upper - lower)
+    half = half * (1 + 4 * eps(wide()))
+    p = jax.nn.softmax(center, axis=-1)
+    lse = jax.nn.logsumexp(center, axis=-1, keepdims=True)
+    # exp(d) <= cosh(r) + d sinh(r)/r on [-r, r].
+    capped = jnp.minimum(half, 300.0)
+    slope = jnp.where(capped > 1e-4, jnp.sinh(capped) / jnp.where(capped > 1e-4, capped, 1), 1 + capped**2 / 5)
+    total = jnp.sum(p * jnp.cosh(capped), axis=-1, keepdims=True)
+    first = p * slope / total
+    gap_first = jnp.log(total)
+    # Relative to the largest entry, of which the others differ by twice as much at most.
+    top = jax.nn.one_hot(jnp.argmax(center, axis=-1), center.shape[-1], dtype=center.dtype)
+    both = jnp.minimum(half + jnp.sum(top * half, axis=-1, keepdims=True), 300.0)
+    slope = jnp.where(both > 1e-4, jnp.sinh(both) / jnp.where(both > 1e-4, both, 1), 1 + both**2 / 5)
+    others = (1 - top) * p
+    total = jnp.sum(top * p, axis=-1, keepdims=True) + jnp.sum(others * jnp.cosh(both), axis=-1, keepdims=True)
+    second = others * slope / total
+    second = second + top * (1 - jnp.sum(second, axis=-1, keepdims=True))
+    gap_second = jnp.log(total)
+    better = gap_second < gap_first
+    coefficients = jnp.where(better, second, first)
+    gap = jnp.where(better, gap_second, gap_first)
+    # Beyond the cap the chords are no bounds: the largest value is.
+    huge = jnp.max(half, axis=-1, keepdims=True) > 150
+    coefficients = jnp.where(huge, 0, coefficients)
+    bias = lse + gap - jnp.sum(coefficients * center, axis=-1, keepdims=True)
+    bias = jnp.where(huge, jax.nn.logsumexp(upper, axis=-1, keepdims=True), bias)
+    return coefficients, bias[..., 0]
+
+
+def lse_below(lower: Any, upper: Any) -> tuple[Any, Any]:
+    """(coefficients, bias) of the tangent at the center."""
+    center = 0.5 * (lower + upper)
+    p = jax.nn.softmax(center, axis=-1)
+    return p, jax.nn.logsumexp(center, axis=-1) - jnp.sum(p * center, axis=-1)
+
+
+def _rows(coefficients: Any) -> Any:
+    """From coefficients of Σ_j c_j a_j, one for each row of a."""
+    return lambda c: c[..., None] * coefficients
+
+
+def _lse_relax(node: Node, out: Interval, a: Interval) -> Relaxation:
+    lower, upper, bad = _safe(a)
+    low, low_bias = lse_below(lower, upper)
+    high, high_bias = lse_above(lower, upper)
+    void = bad[..., 0]
+    size = jnp.max(jnp.where(bad, 0, magnitude(a)), axis=-1) + 1
+    rounding = jnp.where(void, 0, (4 * size + 8 * node.inputs[0].shape[-1] + 64) * 4 * eps(wide()) * size)
+    return Relaxation(
+        Plane((_rows(jnp.where(bad, 0, low)),), jnp.where(void, out.lower, low_bias)),
+        Plane((_rows(jnp.where(bad, 0, high)),), jnp.where(void, out.upper, high_bias)),
+        rounding + tiny(wide()),
+    )
+
+
+logsumexp = Rule("logsumexp", _lse_range, _lse_slack, _lse_relax)
+
+
+def softmax_bounds(lower: Any, upper: Any) -> Interval:
+    """The exact ranges of the entries of a softmax on a box, up to rounding: its largest entry and the least others."""
+    top = jnp.max(upper, axis=-1, keepdims=True)
+    low, high = jnp.exp(lower - top), jnp.exp(upper - top)
+    count = lower.shape[-1]
+    off = 1 - jnp.eye(count, dtype=lower.dtype)
+    # Sums without the own entry, not differences: these would cancel.
+    others_low, others_high = low @ off, high @ off
+    least = low / jnp.maximum(low + others_high, tiny(wide()))
+    most = high / jnp.maximum(high + others_low, tiny(wide()))
+    most = jnp.where(high + others_low > 1e3 * tiny(wide()), most, 1.0)
+    return Interval(least, most)
+
+
+def _softmax_range(node: Node, a: Interval) -> Interval:
+    lower, upper, bad = _safe(a)
+    return _void(bad, softmax_bounds(lower, upper))
+
+
+def _softmax_slack(node: Node, out: Interval, a: Interval) -> Any:
+    size = jnp.where(jnp.isfinite(magnitude(out)), magnitude(out), 0)
+    return roundoff(node, _steps(node, a), size)
+
+
+def _softmax_relax(node: Node, out: Interval, a: Interval) -> Relaxation:
+    """p_j = exp(-L_j) with L_j = lse(a - a_j): its chord with L_j's plane below, its tangent with L_j's plane above."""
+    lower, upper, bad = _safe(a)
+    count = lower.shape[-1]
+    identity = jnp.eye(count, dtype=lower.dtype)
+    # Row j: the box of a - a_j.
+    pair_low = jnp.where(identity > 0, 0, lower[..., None, :] - upper[..., :, None])
+    pair_high = jnp.where(identity > 0, 0, upper[..., None, :] - lower[..., :, None])
+    below, below_bias = lse_below(pair_low, pair_high)
+    above, above_bias = lse_above(pair_low, pair_high)
+    p = softmax_bounds(lower, upper)
+    first, last = -jnp.log(jnp.maximum(p.upper, tiny(wide()))), -jnp.log(jnp.maximum(p.lower, tiny(wide())))
+    width = last - first
+    slope = jnp.where(width > 1e-9, (p.lower - p.upper) / jnp.where(width > 1e-9, width, 1), -p.upper)
+    # The chord of exp(-L), raised to hold at both ends.
+    intercept = jnp.maximum(p.upper - slope * first, p.lower - slope * last)
+    high, high_bias = slope[..., None] * below, slope * below_bias + intercept
+    middle_log = 0.5 * (first + last)
+    tangent = -jnp.exp(-middle_log)
+    low, low_bias = tangent[..., None] * above, tangent * above_bias - tangent * (1 + middle_log)
+    # c · (a - a_j): what row j takes from entry j.
+    turn = lambda rows: rows - identity * jnp.sum(rows, axis=-1, keepdims=True)
+    low, high = turn(low), turn(high)
+    zero = bad[..., None]
+    transposes = lambda rows: (lambda c: jnp.einsum("f...j,...jk->f...k", c, rows, precision="highest"),)
+    size = jnp.max(jnp.where(bad, 0, magnitude(a)), axis=-1, keepdims=True) + 1
+    rounding = jnp.where(bad, 0, (8 * size + 16 * count + 128) * 4 * eps(wide()) * size * (1 + first))
+    return Relaxation(
+        Plane(transposes(jnp.where(zero, 0, low)), jnp.where(bad, out.lower, low_bias)),
+        Plane(transposes(jnp.where(zero, 0, high)), jnp.where(bad, out.upper, high_bias)),
+        rounding + tiny(wide()),
+    )
+
+
+softmax = Rule("softmax", _softmax_range, _softmax_slack, _softmax_relax)
+
+
+def _mean_bad(a: Interval, t: Interval) -> Any:
+    return (_bad(a) | _bad(t))[..., 0]
+
+
+def _mean_most(lower: Any, upper: Any, t: Any) -> Any:
+    """The largest mean of t over all softmaxes of the box: the weights of all t above some level are largest, the others
+    least."""
+    top = jnp.max(upper, axis=-1, keepdims=True)
+    low, high = jnp.exp(lower - top), jnp.exp(upper - top)
+    chosen = t[..., None, :] >= t[..., :, None]
+    weights = jnp.where(chosen, high[..., None, :], low[..., None, :])
+    total = jnp.maximum(jnp.sum(weights, axis=-1), tiny(wide()))
+    return jnp.max(jnp.sum(weights * t[..., None, :], axis=-1) / total, axis=-1)
+
+
+def _mean_range(node: Node, a: Interval, t: Interval) -> Interval:
+    bad = _mean_bad(a, t)
+    lower, upper = (jnp.where(bad[..., None], 0, v) for v in a)
+    low, high = (jnp.where(bad[..., None], 0, v) for v in t)
+    return _void(bad, Interval(-_mean_most(lower, upper, -low), _mean_most(lower, upper, high)))
+
+
+def _mean_slack(node: Node, out: Interval, a: Interval, t: Interval) -> Any:
+    size = jnp.max(magnitude(t), axis=-1)
+    return roundoff(node, _steps(node, a)[..., 0], jnp.where(jnp.isfinite(size), size, 0))
+
+
+def _psi(d: Any) -> Any:
+    """exp(d) - 1 - d for d >= 0, rounded up."""
+    small = d < 0.01
+    series = d * d * (0.5 + d * (1 / 6 + d * (1 / 24 + d / 100)))
+    safe = jnp.minimum(d, 600.0)
+    return jnp.where(small, series, jnp.expm1(safe) - safe) * (1 + 512 * eps(wide()))
+
+
+def _mean_above(lower: Any, upper: Any, low: Any, high: Any) -> tuple[Any, Any, Any]:
+    """(coefficients of a, coefficients of t, bias) of a plane above m(a, t).
+
+    With p the softmax at the center c, u = t0 - Σ p t0 for the center t0 of t, and d = a - c - Σ p (a - c), exactly
+    m(a, t0) = Σ p t0 + A + Σ p_j (u_j - A) ψ(d_j) / Z, with A = Σ p u d, ψ(d) = exp(d) - 1 - d and Z = 1 + Σ p ψ(d). What is left of m,
+    Σ (q_j - β_j)(t_j - t0_j) with q = softmax(a), is bounded by the ranges of both factors.
+    """
+    center, t0 = 0.5 * (lower + upper), 0.5 * (low + high)
+    half, spread = (0.5 * (upper - lower), 0.5 * (high - low))
+    grow = 1 + 8 * eps(wide())
+    half, spread = half * grow, spread * grow
+    p = jax.nn.softmax(center, axis=-1)
+    mean = jnp.sum(p * t0, axis=-1, keepdims=True)
+    u = t0 - mean
+    slope = p * u
+    # |A| and |d_j| at most.
+    largest = jnp.sum(jnp.abs(slope) * half, axis=-1, keepdims=True)
+    moved = jnp.sum(p * half, axis=-1, keepdims=True)
+    reach = half * (1 - p) + (moved - p * half)
+    reach = jnp.maximum(reach, 0)
+    weights = p * _psi(reach)
+    total = jnp.sum(weights, axis=-1, keepdims=True)
+    above = jnp.maximum(u + largest, 0)
+    remainder = jnp.sum(above * weights, axis=-1, keepdims=True)
+    capped = jnp.max(above, axis=-1, keepdims=True) * (total / (1 + total))
+    remainder = jnp.minimum(remainder, capped)
+    q = softmax_bounds(lower, upper)
+    beta = 0.5 * (q.lower + q.upper)
+    off = jnp.maximum(q.upper - beta, beta - q.lower) * (1 + 64 * eps(wide())) + 64 * eps(wide()) * q.upper
+    cross = jnp.sum(off * spread, axis=-1, keepdims=True)
+    bias = mean + remainder + cross - jnp.sum(slope * center, axis=-1, keepdims=True)
+    bias = bias - jnp.sum(beta * t0, axis=-1, keepdims=True)
+    return slope, beta, bias[..., 0]
+
+
+def _mean_relax(node: Node, out: Interval, a: Interval, t: Interval) -> Relaxation:
+    bad = _mean_bad(a, t)
+    zero = bad[..., None]
+    lower, upper, low, high = (jnp.where(zero, 0, v) for v in (*a, *t))
+    above = _mean_above(lower, upper, low, high)
+    below = _mean_above(lower, upper, -high, -low)
+    size = jnp.max(jnp.where(zero, 0, magnitude(t)), axis=-1) * (1 + jnp.max(jnp.where(zero, 0, magnitude(a)), axis=-1))
+    rounding = (8 * node.inputs[0].shape[-1] + 256) * 4 * eps(wide()) * size
+    return Relaxation(
+        Plane((_rows(-below[0]), _rows(below[1])), jnp.where(bad, out.lower, -below[2])),
+        Plane((_rows(above[0]), _rows(above[1])), jnp.where(bad, out.upper, above[2])),
+        jnp.where(bad, 0, rounding) + tiny(wide()),
+    )
+
+
+softmax_mean = Rule("softmax_mean", _mean_range, _mean_slack, _mean_relax)
