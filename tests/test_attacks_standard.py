@@ -247,6 +247,16 @@ def test_a_surrogate_gives_gradients_and_the_function_decides() -> None:
         assert found.mean() == pytest.approx(np.mean(distances("inf") < 0.15), abs=0.1)
 
 
+def test_a_surrogate_that_is_misled_is_no_success() -> None:
+    """It is wrong everywhere, with the gradient of the function's own margins."""
+    some = np.flatnonzero((Y == Y[-1]) & (distances("inf") > 0))
+    wrong = lambda x: linear(x) - 9 * jax.nn.one_hot(Y[-1], 5)[None]
+    options: Any = {"radius": 0.15, "key": jax.random.key(0), "clip": None, "surrogate": wrong}
+    found = misled(linear, ATTACKS["apgd_ce"](linear, X[some], Y[some], **options), Y[some])
+    assert found[distances("inf")[some] < 0.14].all()
+    assert 3 < found.sum() < len(some)
+
+
 def test_nothing_compiles_anew_for_other_weights_and_the_last_batch(compilations: list[str]) -> None:
     class Model(eqx.Module):
         weights: Any

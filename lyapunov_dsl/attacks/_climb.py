@@ -38,16 +38,19 @@ def climb(
     function: Callable, objective: Callable, ball: Ball, y: Array, target: Array, keys: Any, steps: int, call: Any
 ) -> Array:
     """Algorithm 1 on a batch; `call` judges where it is not the function itself."""
-    state = _start(function, objective, ball, y, target, keys)
+    # Given, not made in the steps: a constant would lie on other devices than y, and the steps compile once more.
+    zero = jnp.full_like(y, 0, ball.center.dtype)
+    x = _random(ball, keys)
+    state = _begin(ball, x, zero, *_evaluate(function, objective, x, y, target), call is None)
     state = _mark(state, call(state.x), y) if call else state
     last, checkpoints = 0, _checkpoints(steps)
     # Not a traced loop: a convolution inside one runs many times slower on a CPU.
     for k in range(steps):
-        share = jnp.asarray(_MOMENTUM if k else 1.0, state.x.dtype)
-        state = _step(function, objective, ball, y, target, state, share, call is None)
+        x = _ahead(ball, state, jnp.asarray(_MOMENTUM if k else 1.0, state.x.dtype))
+        state = _step(state, x, *_evaluate(function, objective, x, y, target), call is None)
         state = _mark(state, call(state.x), y) if call else state
         if k + 1 in checkpoints:
-            state = _adapt(state, jnp.asarray(_RISING * (k + 1 - last), state.x.dtype))
+            state = _adapt(state, jnp.asarray(_RISING * (k + 1 - last), state.x.dtype), zero)
             last = k + 1
             if np.asarray(state.done).all():
                 break
@@ -63,7 +66,11 @@ def _checkpoints(steps: int) -> set[int]:
     return {min(math.ceil(share * steps - 1e-9), steps) for share in shares[1:]}
 
 
-def _evaluate(function: Callable, objective: Callable, x: Array, y: Array, target: Array) -> tuple:
+# By itself, so that a function is compiled once for the start and for the steps.
+@eqx.filter_jit
+def _evaluate(function: Callable, objective: Callable, x: Array, y: Array, target: Array) -> tuple[Array, Array, Array]:
+    """The gradient, the value and whether the function is misled."""
+
     def total(x: Array) -> Any:
         logits = function(x)
         values = jax.vmap(objective)(logits, y, target)
@@ -75,21 +82,37 @@ def _evaluate(function: Callable, objective: Callable, x: Array, y: Array, targe
 
 
 @eqx.filter_jit
-def _start(function: Callable, objective: Callable, ball: Ball, y: Array, target: Array, keys: Any) -> _State:
-    x = ball.random(keys)
-    gradient, value, misled = _evaluate(function, objective, x, y, target)
-    step = jnp.full(y.shape, 2 * ball.radius, x.dtype)
-    zero = jnp.zeros(y.shape, x.dtype)
-    return _State(x, x, gradient, value, x, gradient, value, step, zero, jnp.full_like(step, jnp.inf), value, x, misled)
+def _random(ball: Ball, keys: Any) -> Array:
+    return ball.random(keys)
 
 
 @eqx.filter_jit
-def _step(
-    function: Callable, objective: Callable, ball: Ball, y: Array, target: Array, s: _State, share: Array, own: bool
-) -> _State:
+def _begin(ball: Ball, x: Array, zero: Array, gradient: Array, value: Array, misled: Array, own: bool) -> _State:
+    return _State(
+        x=x,
+        previous=x,
+        gradient=gradient,
+        value=value,
+        best=x,
+        best_gradient=gradient,
+        best_value=value,
+        step=zero + 2 * ball.radius,
+        rises=zero,
+        last_step=zero + jnp.inf,
+        last_value=value,
+        found=x,
+        done=misled if own else zero > 0,
+    )
+
+
+@eqx.filter_jit
+def _ahead(ball: Ball, s: _State, share: Array) -> Array:
     ahead = ball.project(s.x + expand(s.step, s.x) * direction(s.gradient, ball.norm))
-    x = ball.project(s.x + share * (ahead - s.x) + (1 - share) * (s.x - s.previous))
-    gradient, value, misled = _evaluate(function, objective, x, y, target)
+    return ball.project(s.x + share * (ahead - s.x) + (1 - share) * (s.x - s.previous))
+
+
+@eqx.filter_jit
+def _step(s: _State, x: Array, gradient: Array, value: Array, misled: Array, own: bool) -> _State:
     better = value > s.best_value
     changes: dict[str, Any] = {
         "x": x,
@@ -113,13 +136,13 @@ def _mark(s: _State, logits: Array, y: Array) -> _State:
 
 
 @eqx.filter_jit
-def _adapt(s: _State, needed: Array) -> _State:
+def _adapt(s: _State, needed: Array, zero: Array) -> _State:
     stuck = (s.step == s.last_step) & (s.best_value == s.last_value)
     halve = (s.rises < needed) | stuck
     step = jnp.where(halve, s.step / 2, s.step)
     back = {"x": select(halve, s.best, s.x), "gradient": select(halve, s.best_gradient, s.gradient)}
     back["value"] = jnp.where(halve, s.best_value, s.value)
-    return _with(s, step=step, last_step=s.step, last_value=s.best_value, rises=jnp.zeros_like(s.rises), **back)
+    return _with(s, step=step, last_step=s.step, last_value=s.best_value, rises=zero, **back)
 
 
 def _with(state: _State, **changes: Any) -> _State:
