@@ -85,7 +85,7 @@ class Pass:
         self.ranges: dict[Node, Interval] = {}
         self.slacks: dict[Node, Any] = {}
         self.relaxations: dict[Node, Relaxation] = {}
-        bent = {i for n in self.order if n.rule not in (None, affine) for i in n.inputs if i.is_float}
+        bent = {i for n in self.order if n.rule not in (None, affine) for i in n.inputs[: n.rule.guides] if i.is_float}
         exact = _exact(self.order, self.regions)
         for node in self.order:
             node.virtual = node.virtual or real

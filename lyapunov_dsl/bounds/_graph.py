@@ -1,5 +1,6 @@
 """From a JAX function to a graph of the operations that the engine has rules for."""
 
+import contextlib
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -53,6 +54,9 @@ class Graph:
         self.outputs: list[Value] = []
         self.premises: list[Node] = []
         self.marks: dict[Any, Any] = {}
+        self.known: dict[Any, list[Value]] = {}
+        # Constants whose identity is part of a key stay alive.
+        self.kept: list[Const] = []
         self._equation: Any = None
 
     def add(self, rule: Rule, inputs: Sequence[Node], shape: Any, dtype: Any, data: Any = None, virtual: bool = False) -> Node:
@@ -92,10 +96,23 @@ class Graph:
             return self.fold(equation, operands)
         if name not in TRANSLATIONS:
             raise self.unsupported("no rule")
-        out = TRANSLATIONS[name](self, equation, *operands)
-        if isinstance(out, Node) and out.tag is None:
-            out.tag = (name, equation.params, tuple(operands))
-        return out if isinstance(out, list) else [out]
+        key = (name, repr(sorted(equation.params.items(), key=lambda item: item[0])), *map(self.name_of, operands))
+        if key not in self.known:
+            out = TRANSLATIONS[name](self, equation, *operands)
+            if isinstance(out, Node) and out.tag is None:
+                out.tag = (name, equation.params, tuple(operands))
+            self.known[key] = out if isinstance(out, list) else [out]
+        return self.known[key]
+
+    def name_of(self, value: Value) -> Any:
+        """What tells values apart: the same operation on the same ones has the same result."""
+        if isinstance(value, Node):
+            return id(value)
+        self.kept.append(value)
+        known = concrete(value)
+        if known is None or known.size > 16:
+            return id(value.value)
+        return (known.dtype.name, known.shape, known.tobytes())
 
     def call(self, body: Any, operands: Sequence[Value]) -> list[Value]:
         """The results of a jaxpr, closed or not."""
@@ -107,15 +124,15 @@ class Graph:
         from ._engine import const_ranges
 
         name = equation.primitive.name
-        out = equation.primitive.bind(*(v.value for v in operands), **equation.params)
+        known = not any(is_traced(v.value) for v in operands)
+        # What is known now stays so within a `jit` of the user's.
+        with jax.ensure_compile_time_eval() if known else contextlib.nullcontext():
+            out = equation.primitive.bind(*(v.value for v in operands), **equation.params)
         out = list(out) if equation.primitive.multiple_results else [out]
         floats = [jnp.issubdtype(jnp.result_type(value), jnp.floating) for value in out]
         if name in EXACT and all(v.slack is None for v in operands):
             return [Const(value) for value in out]
-        if not any(floats):
-            # A comparison of uncertain numbers, too, has to be taken as it came out here, or refused.
-            if any(v.slack is not None for v in operands):
-                raise self.unsupported("a decision on constants that rounding may change")
+        if not any(floats) and all(v.slack is None for v in operands):
             return [Const(value) for value in out]
         if name not in TRANSLATIONS:
             if name in RANDOM:
@@ -131,7 +148,13 @@ class Graph:
             if isinstance(node, Const):
                 results.append(node)
                 continue
-            spread = const_ranges(node)
+            with jax.ensure_compile_time_eval() if known else contextlib.nullcontext():
+                spread = const_ranges(node)
+            if not node.is_float:
+                if is_traced(spread.lower) or not bool(jnp.all(spread.lower == spread.upper)):
+                    raise self.unsupported("a decision on constants that rounding may change")
+                results.append(Const(value))
+                continue
             middle = widest(value)
             slack = jnp.maximum(spread.upper - middle, middle - spread.lower)
             results.append(Const(value, slack))
@@ -227,6 +250,7 @@ CONTROL = {"scan": _scan, "while": _while, "cond": _cond}
 rewrite_add: Callable[..., Any]
 rewrite_mul: Callable[..., Any]
 rewrite_div: Callable[..., Any]
+rewrite_sub: Callable[..., Any]
 rewrite_sum: Callable[..., Any]
 rewrite_select: Callable[..., Any]
 rewrite_abs: Callable[..., Any]

@@ -169,8 +169,16 @@ def _sub(graph: Graph, equation: Any, *operands: Value) -> Value:
         # Zero where it is finite.
         graph.premises.append(x)
         return Const(jnp.zeros(out.shape, out.dtype))
+    found = graphs.rewrite_sub(graph, x, y)
+    if found is not None:
+        return found
+    return sub(graph, x, y, shape=out.shape, dtype=out.dtype)
+
+
+def sub(graph: Graph, x: Node, y: Node, *, shape: Any, dtype: Any) -> Node:
+    """The difference of two nodes of one shape."""
     span = lambda a, b: Interval(a.lower - b.upper, a.upper - b.lower)
-    return graph.add(affine, [x, y], out.shape, out.dtype, Affine(lambda a, b: a - b, lambda a, b: a + b, 1, span))
+    return graph.add(affine, [x, y], shape, dtype, Affine(lambda a, b: a - b, lambda a, b: a + b, 1, span))
 
 
 def scale(graph: Graph, x: Node, factor: Const, dtype: Any, virtual: bool = False, divide: bool = False) -> Node:

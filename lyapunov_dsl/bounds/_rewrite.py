@@ -12,9 +12,9 @@ import numpy as np
 
 from . import _graph as graphs
 from ._graph import Graph, Value, concrete
-from ._linear import is_zero, linear, mul, negative
+from ._linear import add, is_zero, linear, mul, negative, sub
 from ._rule import Node, Rule, affine
-from ._softmax import logsumexp, softmax, softmax_mean
+from ._softmax import logsumexp, narrow, softmax, softmax_mean, tie
 
 
 def _tag(value: Any, name: str) -> Any:
@@ -202,16 +202,69 @@ def rewrite_mul(graph: Graph, x: Node, y: Node) -> Node | None:
 
 
 def rewrite_sum(graph: Graph, x: Node, axes: tuple[int, ...]) -> Node | None:
-    """Σ b softmax(a)."""
+    """Σ b softmax(a) and Σ b (softmax(a) + constant)."""
     if len(axes) != 1 or x.rule is None or x.rule.name != "mul":
         return None
     (axis,) = axes
     for one, other in (x.inputs, x.inputs[::-1]):
         core, movers = _core(one)
-        if isinstance(core, Node) and core.rule is softmax and core.shape == x.shape and axis == len(x.shape) - 1:
-            if _is_same(core, movers):
-                return composite(graph, softmax_mean, axis, core.inputs[0], other)
+        parts = _tag(core, "add_any") or _tag(core, "add") or ()
+        pairs = [(core, None)]
+        if parts:
+            pairs += [(p, q) for p, q in (parts, parts[::-1]) if concrete(q) is not None]
+        for p, constant in pairs:
+            last = axis == len(x.shape) - 1
+            if not (isinstance(p, Node) and p.rule is softmax and p.shape == x.shape == core.shape and last):
+                continue
+            if not _is_same(core, movers):
+                continue
+            mean = composite(graph, softmax_mean, axis, p.inputs[0], other)
+            if constant is None:
+                return mean
+            row = concrete(constant)
+            chosen = np.flatnonzero(row)
+            if row.ndim == 1 and len(chosen) == 1 and row[chosen[0]] == -1:
+                return shifted(graph, mean, int(chosen[0]))
+            weighted = linear(graph, lambda v: jnp.sum(v * row, axis=axis), other, terms=x.shape[axis], absolute=lambda v: jnp.sum(v * abs(row), axis=axis), span=None)
+            return add(graph, mean, weighted, shape=mean.shape, dtype=mean.dtype)
     return None
+
+
+def shifted(graph: Graph, node: Node, place: int) -> Node:
+    """m(a, t) - t_i as m(a, t - t_i), and lse(a) - a_i as lse(a - a_i): what the differences range over is less than what the
+    range of both sides allows."""
+    key = ("shifted", node, place)
+    if key not in graph.marks:
+        *first, last = node.inputs
+        mask = np.arange(last.shape[-1]) != place
+        size = lambda v: (v + v[..., place : place + 1]) * mask
+        less = lambda v: (v - v[..., place : place + 1]) * mask
+        moved = linear(graph, less, last, terms=1, absolute=size, span=None, virtual=True)
+        exact = graph.add(node.rule, [*first, moved], node.shape, node.dtype, virtual=True)  # pyright: ignore[reportArgumentType]
+        if node.rule is softmax_mean:
+            graph.marks[key] = graph.add(tie, [exact, *node.inputs], node.shape, node.dtype)
+        else:
+            entry = linear(graph, lambda v: v[..., place], last)
+            value = sub(graph, node, entry, shape=node.shape, dtype=node.dtype)
+            graph.marks[key] = graph.add(narrow, [value, exact, last], node.shape, node.dtype)
+    return graph.marks[key]
+
+
+def rewrite_sub(graph: Graph, x: Node, y: Node) -> Node | None:
+    """A mean under a softmax minus one of its values; a log-sum-exp minus one of its exponents."""
+    core, movers = _core(x)
+    if not isinstance(core, Node) or core.rule not in (softmax_mean, logsumexp) or not _is_same(core, movers):
+        return None
+    source, more = _core(core.inputs[-1])
+    other, less = _core(y)
+    if other is not source or not isinstance(source, Node) or y.size != core.size:
+        return None
+    rows = _map(source, more).reshape(core.size, -1)
+    (places,) = np.nonzero((rows == _map(source, less).reshape(-1, 1)).all(axis=0))
+    if len(places) != 1:
+        return None
+    found = shifted(graph, core, int(places[0]))
+    return found if found.shape == x.shape else linear(graph, lambda v: v.reshape(x.shape), found)
 
 
 def rewrite_add(graph: Graph, x: Value, y: Value) -> Node | None:
@@ -251,5 +304,5 @@ def rewrite_abs(graph: Graph, x: Node) -> Node | None:
     return x if _weights(graph, x) is not None else None
 
 
-for _name in ("rewrite_div", "rewrite_mul", "rewrite_sum", "rewrite_add", "rewrite_select", "rewrite_abs"):
+for _name in ("rewrite_div", "rewrite_mul", "rewrite_sub", "rewrite_sum", "rewrite_add", "rewrite_select", "rewrite_abs"):
     setattr(graphs, _name, globals()[_name])

@@ -46,12 +46,14 @@ class Rule(NamedTuple):
     - `slack`: (node, range of the result, *ranges of the inputs) -> how far both the floating-point evaluation of the
         operation and the computed range may be from the exact one, of the output's shape.
     - `relax`: (node, range of the result, *ranges of the inputs) -> `Relaxation`; `None` where only the range is known.
+    - `guides`: how many inputs, from the first on, tighter ranges make the planes better of; all where it is `None`.
     """
 
     name: str
     range: Callable[..., Interval]
     slack: Callable[..., Any]
     relax: Callable[..., Relaxation] | None = None
+    guides: int | None = None
 
 
 class Node:

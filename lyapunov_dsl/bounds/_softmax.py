@@ -4,20 +4,24 @@ With p = softmax(a): lse is convex with gradient p; p_j = exp(-lse(a - a_j)); an
 lse along t is.
 """
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-from ._interval import Interval, eps, is_anything, magnitude, middle, tiny, wide
-from ._rule import Node, Plane, Relaxation, Rule, roundoff
+from ._interval import Interval, eps, intersect, magnitude, tiny, wide, widen
+from ._rule import Node, Plane, Relaxation, Rule, exactly, roundoff
+
+
+def _steps_of(a: Interval) -> Any:
+    """Relative error of the evaluation in units of rounding: exponents of up to twice the magnitude are rounded, then
+    exponentials, sum and quotient; float[...]."""
+    size = jnp.max(magnitude(a), axis=-1)
+    return 4 * jnp.where(jnp.isfinite(size), size, 0) + a.lower.shape[-1] + 64
 
 
 def _steps(node: Node, a: Interval) -> Any:
-    """Relative error of the evaluation in units of rounding: exponents of up to twice the magnitude are rounded, then
-    exponentials, sum and quotient; float[..., 1]."""
-    size = jnp.max(magnitude(a), axis=-1, keepdims=True)
-    return 4 * jnp.where(jnp.isfinite(size), size, 0) + node.inputs[0].shape[-1] + 64
+    return _steps_of(a)[..., None]
 
 
 def _bad(a: Interval) -> Any:
@@ -134,9 +138,18 @@ def _softmax_slack(node: Node, out: Interval, a: Interval) -> Any:
     return roundoff(node, _steps(node, a), size)
 
 
-def _softmax_relax(node: Node, out: Interval, a: Interval) -> Relaxation:
+class Planes(NamedTuple):
+    """Planes below and above every entry of a softmax: matrices, biases, and the rounding of both."""
+
+    low: Any
+    low_bias: Any
+    high: Any
+    high_bias: Any
+    rounding: Any
+
+
+def softmax_planes(lower: Any, upper: Any) -> Planes:
     """p_j = exp(-L_j) with L_j = lse(a - a_j): its chord with L_j's plane below, its tangent with L_j's plane above."""
-    lower, upper, bad = _safe(a)
     count = lower.shape[-1]
     identity = jnp.eye(count, dtype=lower.dtype)
     # Row j: the box of a - a_j.
@@ -144,27 +157,35 @@ def _softmax_relax(node: Node, out: Interval, a: Interval) -> Relaxation:
     pair_high = jnp.where(identity > 0, 0, upper[..., None, :] - lower[..., :, None])
     below, below_bias = lse_below(pair_low, pair_high)
     above, above_bias = lse_above(pair_low, pair_high)
-    p = softmax_bounds(lower, upper)
-    first, last = -jnp.log(jnp.maximum(p.upper, tiny(wide()))), -jnp.log(jnp.maximum(p.lower, tiny(wide())))
+    first, last = jax.nn.logsumexp(pair_low, axis=-1), jax.nn.logsumexp(pair_high, axis=-1)
+    most, least = jnp.exp(-first), jnp.exp(-last)
     width = last - first
-    slope = jnp.where(width > 1e-9, (p.lower - p.upper) / jnp.where(width > 1e-9, width, 1), -p.upper)
+    slope = jnp.where(width > 1e-9, (least - most) / jnp.where(width > 1e-9, width, 1), -most)
     # The chord of exp(-L), raised to hold at both ends.
-    intercept = jnp.maximum(p.upper - slope * first, p.lower - slope * last)
-    high, high_bias = slope[..., None] * below, slope * below_bias + intercept
+    intercept = jnp.maximum(most - slope * first, least - slope * last)
     middle_log = 0.5 * (first + last)
     tangent = -jnp.exp(-middle_log)
-    low, low_bias = tangent[..., None] * above, tangent * above_bias - tangent * (1 + middle_log)
     # c · (a - a_j): what row j takes from entry j.
     turn = lambda rows: rows - identity * jnp.sum(rows, axis=-1, keepdims=True)
-    low, high = turn(low), turn(high)
+    size = jnp.max(jnp.maximum(jnp.abs(lower), jnp.abs(upper)), axis=-1, keepdims=True) + 1
+    return Planes(
+        turn(tangent[..., None] * above),
+        tangent * above_bias - tangent * (1 + middle_log),
+        turn(slope[..., None] * below),
+        slope * below_bias + intercept,
+        (8 * size + 16 * count + 128) * 4 * eps(wide()) * size * (1 + first),
+    )
+
+
+def _softmax_relax(node: Node, out: Interval, a: Interval) -> Relaxation:
+    lower, upper, bad = _safe(a)
+    found = softmax_planes(lower, upper)
     zero = bad[..., None]
     transposes = lambda rows: (lambda c: jnp.einsum("f...j,...jk->f...k", c, rows, precision="highest"),)
-    size = jnp.max(jnp.where(bad, 0, magnitude(a)), axis=-1, keepdims=True) + 1
-    rounding = jnp.where(bad, 0, (8 * size + 16 * count + 128) * 4 * eps(wide()) * size * (1 + first))
     return Relaxation(
-        Plane(transposes(jnp.where(zero, 0, low)), jnp.where(bad, out.lower, low_bias)),
-        Plane(transposes(jnp.where(zero, 0, high)), jnp.where(bad, out.upper, high_bias)),
-        rounding + tiny(wide()),
+        Plane(transposes(jnp.where(zero, 0, found.low)), jnp.where(bad, out.lower, found.low_bias)),
+        Plane(transposes(jnp.where(zero, 0, found.high)), jnp.where(bad, out.upper, found.high_bias)),
+        jnp.where(bad, 0, found.rounding) + tiny(wide()),
     )
 
 
@@ -206,49 +227,69 @@ def _psi(d: Any) -> Any:
     return jnp.where(small, series, jnp.expm1(safe) - safe) * (1 + 512 * eps(wide()))
 
 
-def _mean_above(lower: Any, upper: Any, low: Any, high: Any) -> tuple[Any, Any, Any]:
-    """(coefficients of a, coefficients of t, bias) of a plane above m(a, t).
+def _by_curvature(lower: Any, upper: Any, t: Any) -> tuple[Any, Any, Any]:
+    """(coefficients, bias, gap at the center) of a plane above m(a, t) for one t, good on small boxes.
 
-    With p the softmax at the center c, u = t0 - Σ p t0 for the center t0 of t, and d = a - c - Σ p (a - c), exactly
-    m(a, t0) = Σ p t0 + A + Σ p_j (u_j - A) ψ(d_j) / Z, with A = Σ p u d, ψ(d) = exp(d) - 1 - d and Z = 1 + Σ p ψ(d). What is left of m,
-    Σ (q_j - β_j)(t_j - t0_j) with q = softmax(a), is bounded by the ranges of both factors.
+    With p the softmax at the center c, u = t - Σ p t and d = a - c - Σ p (a - c), exactly
+    m(a, t) = Σ p t + A + Σ p_j (u_j - A) ψ(d_j) / Z, with A = Σ p u d, ψ(d) = exp(d) - 1 - d >= 0 and Z = 1 + Σ p ψ(d).
     """
-    center, t0 = 0.5 * (lower + upper), 0.5 * (low + high)
-    half, spread = (0.5 * (upper - lower), 0.5 * (high - low))
-    grow = 1 + 8 * eps(wide())
-    half, spread = half * grow, spread * grow
+    center, half = 0.5 * (lower + upper), 0.5 * (upper - lower) * (1 + 8 * eps(wide()))
     p = jax.nn.softmax(center, axis=-1)
-    mean = jnp.sum(p * t0, axis=-1, keepdims=True)
-    u = t0 - mean
+    mean = jnp.sum(p * t, axis=-1, keepdims=True)
+    u = t - mean
     slope = p * u
     # |A| and |d_j| at most.
     largest = jnp.sum(jnp.abs(slope) * half, axis=-1, keepdims=True)
     moved = jnp.sum(p * half, axis=-1, keepdims=True)
-    reach = half * (1 - p) + (moved - p * half)
-    reach = jnp.maximum(reach, 0)
-    weights = p * _psi(reach)
+    weights = p * _psi(jnp.maximum(half * (1 - p) + (moved - p * half), 0))
     total = jnp.sum(weights, axis=-1, keepdims=True)
     above = jnp.maximum(u + largest, 0)
     remainder = jnp.sum(above * weights, axis=-1, keepdims=True)
-    capped = jnp.max(above, axis=-1, keepdims=True) * (total / (1 + total))
-    remainder = jnp.minimum(remainder, capped)
-    q = softmax_bounds(lower, upper)
-    beta = 0.5 * (q.lower + q.upper)
-    off = jnp.maximum(q.upper - beta, beta - q.lower) * (1 + 64 * eps(wide())) + 64 * eps(wide()) * q.upper
-    cross = jnp.sum(off * spread, axis=-1, keepdims=True)
-    bias = mean + remainder + cross - jnp.sum(slope * center, axis=-1, keepdims=True)
-    bias = bias - jnp.sum(beta * t0, axis=-1, keepdims=True)
-    return slope, beta, bias[..., 0]
+    gap = jnp.minimum(remainder, jnp.max(above, axis=-1, keepdims=True) * (total / (1 + total)))
+    return slope, (mean + gap - jnp.sum(slope * center, axis=-1, keepdims=True))[..., 0], gap[..., 0]
+
+
+def _by_entries(lower: Any, upper: Any, t: Any, found: Planes) -> tuple[Any, Any, Any]:
+    """The same from the planes of every p_j: those above where t_j - τ is positive, those below elsewhere, for the τ among
+    the t_j with the least gap. Σ p = 1 makes τ free."""
+    center = 0.5 * (lower + upper)
+    p = jax.nn.softmax(center, axis=-1)
+    at = lambda rows, bias: jnp.sum(rows * center[..., None, :], axis=-1) + bias - p
+    over, under = jnp.maximum(at(found.high, found.high_bias), 0), jnp.maximum(-at(found.low, found.low_bias), 0)
+    u = t[..., None, :] - t[..., :, None]
+    gaps = jnp.sum(jnp.maximum(u, 0) * over[..., None, :] + jnp.maximum(-u, 0) * under[..., None, :], axis=-1)
+    best = jax.lax.stop_gradient(jnp.argmin(gaps, axis=-1)[..., None])
+    tau = jnp.take_along_axis(t, best, axis=-1)
+    up, down = jnp.maximum(t - tau, 0), jnp.minimum(t - tau, 0)
+    slope = jnp.sum(up[..., :, None] * found.high + down[..., :, None] * found.low, axis=-2)
+    bias = tau[..., 0] + jnp.sum(up * found.high_bias + down * found.low_bias, axis=-1)
+    return slope, bias, jnp.take_along_axis(gaps, best, axis=-1)[..., 0]
+
+
+def _mean_above(lower: Any, upper: Any, least: Any, t: Any, found: Planes) -> tuple[Any, Any, Any]:
+    """(coefficients of a, coefficients of t, bias) of a plane above m(a, t) for t up to the one given: with b_j <= q_j the
+    least of each weight, Σ q t <= Σ b t + Σ (q - b) t_most, which is Σ b (t - t_most) + m(a, t_most)."""
+    slope, bias, gap = _by_curvature(lower, upper, t)
+    other, other_bias, other_gap = _by_entries(lower, upper, t, found)
+    better = other_gap < gap
+    slope, bias = jnp.where(better[..., None], other, slope), jnp.where(better, other_bias, bias)
+    return slope, least, bias - jnp.sum(least * t, axis=-1)
 
 
 def _mean_relax(node: Node, out: Interval, a: Interval, t: Interval) -> Relaxation:
     bad = _mean_bad(a, t)
     zero = bad[..., None]
     lower, upper, low, high = (jnp.where(zero, 0, v) for v in (*a, *t))
-    above = _mean_above(lower, upper, low, high)
-    below = _mean_above(lower, upper, -high, -low)
-    size = jnp.max(jnp.where(zero, 0, magnitude(t)), axis=-1) * (1 + jnp.max(jnp.where(zero, 0, magnitude(a)), axis=-1))
-    rounding = (8 * node.inputs[0].shape[-1] + 256) * 4 * eps(wide()) * size
+    found = softmax_planes(lower, upper)
+    least = softmax_bounds(lower, upper).lower
+    # Rounded down, so that no weight is below it.
+    least = jnp.maximum(least * (1 - (4 * _steps(node, a) + 64) * eps(wide())) - tiny(wide()), 0)
+    above = _mean_above(lower, upper, least, high, found)
+    below = _mean_above(lower, upper, least, -low, found)
+    size = jnp.max(jnp.where(zero, 0, magnitude(t)), axis=-1)
+    reach = 1 + jnp.max(jnp.where(zero, 0, magnitude(a)), axis=-1)
+    rounding = (8 * node.inputs[0].shape[-1] + 256) * 4 * eps(wide()) * size * reach
+    rounding = rounding + 2 * size * jnp.sum(found.rounding, axis=-1)
     return Relaxation(
         Plane((_rows(-below[0]), _rows(below[1])), jnp.where(bad, out.lower, -below[2])),
         Plane((_rows(above[0]), _rows(above[1])), jnp.where(bad, out.upper, above[2])),
@@ -257,3 +298,29 @@ def _mean_relax(node: Node, out: Interval, a: Interval, t: Interval) -> Relaxati
 
 
 softmax_mean = Rule("softmax_mean", _mean_range, _mean_slack, _mean_relax)
+
+
+def _tie_slack(node: Node, out: Interval, exact: Interval, a: Interval, t: Interval) -> Any:
+    """That of the composite, and of the difference."""
+    size = jnp.max(magnitude(t), axis=-1)
+    size = jnp.where(jnp.isfinite(size), size, 0)
+    return roundoff(node, _steps_of(a), size) + roundoff(node, 8, size)
+
+
+def _first(node: Node, out: Interval, *inputs: Interval) -> Relaxation:
+    plane = Plane((lambda c: c, *[None] * (len(inputs) - 1)), jnp.zeros((), wide()))
+    return Relaxation(plane, plane, jnp.zeros((), wide()))
+
+
+# m(a, t) - t_i, evaluated so, and the same real number as m(a, t - t_i): inputs are the latter, a and t.
+tie = Rule("tie", lambda node, exact, *_: exact, _tie_slack, _first, guides=0)
+
+
+def _narrow_range(node: Node, value: Interval, exact: Interval, a: Interval) -> Interval:
+    size = jnp.max(magnitude(a), axis=-1)
+    size = jnp.where(jnp.isfinite(size), size, 0)
+    return intersect(value, widen(exact, roundoff(node, _steps_of(a), 1.0) + roundoff(node, 8, size)))
+
+
+# lse(a) - a_i, and the same real number as lse(a - a_i), of which only the range is of use; the last input is a.
+narrow = Rule("narrow", _narrow_range, exactly, _first, guides=0)
