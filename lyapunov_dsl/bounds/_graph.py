@@ -121,8 +121,6 @@ class Graph:
 
     def fold(self, equation: Any, operands: Sequence[Const]) -> list[Value]:
         """Constants of constants: evaluated now, with what an evaluation elsewhere may make of it."""
-        from ._engine import const_ranges
-
         name = equation.primitive.name
         known = not any(is_traced(v.value) for v in operands)
         # What is known now stays so within a `jit` of the user's.
@@ -149,7 +147,7 @@ class Graph:
                 results.append(node)
                 continue
             with jax.ensure_compile_time_eval() if known else contextlib.nullcontext():
-                spread = const_ranges(node)
+                spread = range_of(node)
             if not node.is_float:
                 if is_traced(spread.lower) or not bool(jnp.all(spread.lower == spread.upper)):
                     raise self.unsupported("a decision on constants that rounding may change")
@@ -247,6 +245,7 @@ def _cond(graph: Graph, equation: Any, operands: list[Value]) -> Sequence[Value]
 
 CONTROL = {"scan": _scan, "while": _while, "cond": _cond}
 # Set by the modules of rules: parts of arrays, and choices between them.
+range_of: Callable[[Node], Interval]
 rewrite_add: Callable[..., Any]
 rewrite_mul: Callable[..., Any]
 rewrite_div: Callable[..., Any]

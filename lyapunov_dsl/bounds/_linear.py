@@ -1,5 +1,6 @@
 """Operations that are linear in what varies: moving numbers, sums, and products with constants."""
 
+import contextlib
 import functools
 import math
 from collections.abc import Callable
@@ -108,7 +109,7 @@ TRANSLATIONS |= {
 
 def negative(graph: Graph, x: Node) -> Node:
     """-x."""
-    data = Affine(lambda v: -v, lambda v: v, 0, lambda v: Interval(-v.upper, -v.lower))
+    data = Affine(lambda v: -v, lambda v: v, 0, lambda v: Interval(-v.upper, -v.lower), plain=True)
     return graph.add(affine, [x], x.shape, x.dtype, data)
 
 
@@ -142,10 +143,24 @@ def is_zero(value: Value) -> bool:
 
 
 def add(graph: Graph, *values: Value, shape: Any, dtype: Any, virtual: bool = False) -> Node:
-    """The sum of two values of one shape."""
-    x, y = nodes_of(graph, list(values))
+    """The sum of two values of one shape, one of them a node."""
+    x, y = values if isinstance(values[0], Node) else values[::-1]
+    if isinstance(y, Const):
+        return offset(graph, x, y, shape, dtype, virtual)  # pyright: ignore[reportArgumentType]
     span = lambda a, b: Interval(a.lower + b.lower, a.upper + b.upper)
-    return graph.add(affine, [x, y], shape, dtype, Affine(lambda a, b: a + b, lambda a, b: a + b, 1, span), virtual)
+    total = lambda a, b: a + b
+    return graph.add(affine, [x, y], shape, dtype, Affine(total, total, 1, span, plain=True), virtual)  # pyright: ignore[reportArgumentType]
+
+
+def offset(graph: Graph, x: Node, y: Const, shape: Any, dtype: Any, virtual: bool = False, sign: int = 1) -> Node:
+    """A constant plus (or minus) a node."""
+    same = lambda v: v
+    shift = (widest(y.value), 0.0 if y.slack is None else y.slack)
+    if sign > 0:
+        data = Affine(same, same, 1, lambda v: v, shift=shift, plain=True)
+    else:
+        data = Affine(lambda v: -v, same, 1, lambda v: Interval(-v.upper, -v.lower), shift=shift, plain=True)
+    return graph.add(affine, [x], shape, dtype, data, virtual)
 
 
 def _add(graph: Graph, equation: Any, *operands: Value) -> Value:
@@ -162,9 +177,12 @@ def _add(graph: Graph, equation: Any, *operands: Value) -> Value:
 def _sub(graph: Graph, equation: Any, *operands: Value) -> Value:
     x, y = fit(graph, equation, *operands)
     out = equation.outvars[0].aval
-    x, y = nodes_of(graph, [x, y])
     if not jnp.issubdtype(out.dtype, jnp.floating):
-        return graph.add(INTEGERS["sub"], [x, y], out.shape, out.dtype)
+        return graph.add(INTEGERS["sub"], nodes_of(graph, [x, y]), out.shape, out.dtype)
+    if isinstance(x, Const):
+        return offset(graph, y, x, out.shape, out.dtype, sign=-1)  # pyright: ignore[reportArgumentType]
+    if isinstance(y, Const):
+        return offset(graph, x, Const(-widest(y.value), y.slack), out.shape, out.dtype)
     if x is y:
         # Zero where it is finite.
         graph.premises.append(x)
@@ -178,7 +196,7 @@ def _sub(graph: Graph, equation: Any, *operands: Value) -> Value:
 def sub(graph: Graph, x: Node, y: Node, *, shape: Any, dtype: Any) -> Node:
     """The difference of two nodes of one shape."""
     span = lambda a, b: Interval(a.lower - b.upper, a.upper - b.lower)
-    return graph.add(affine, [x, y], shape, dtype, Affine(lambda a, b: a - b, lambda a, b: a + b, 1, span))
+    return graph.add(affine, [x, y], shape, dtype, Affine(lambda a, b: a - b, lambda a, b: a + b, 1, span, plain=True))
 
 
 def scale(graph: Graph, x: Node, factor: Const, dtype: Any, virtual: bool = False, divide: bool = False) -> Node:
@@ -314,6 +332,8 @@ def _dot_general(graph: Graph, equation: Any, x: Value, y: Value) -> Value:
         contracted = math.prod(x.shape[a] for a in cx)
         size = math.prod(const.shape) // max(math.prod(x.shape[a] for a in bx), 1)
         terms = max(contracted, size // max(contracted, 1))
+        if not bx and len(cx) == 1:
+            return _by_parts(graph, function, x, y, out, terms, (cx[0], cy[0]))
         return contraction(graph, function, x, y, out, terms)
     # Every product of two that vary, then their sum.
     free_x = [a for a in range(len(x.shape)) if a not in (*cx, *bx)]
@@ -337,6 +357,39 @@ def _dot_general(graph: Graph, equation: Any, x: Value, y: Value) -> Value:
     found = graphs.rewrite_sum(graph, terms, axes)
     function = lambda v: jnp.sum(v, axis=axes)
     return found or linear(graph, function, terms, terms=count + 1, span=ends(function))
+
+
+def _by_parts(graph: Graph, function: Callable, x: Value, y: Value, out: Any, terms: int, axes: Any) -> Node:
+    """A contraction with what was concatenated, part by part, so that constant parts (a context beside a state) have no
+    coefficients to compute."""
+    node, const = (x, y) if isinstance(y, Const) else (y, x)
+    joined = node.tag if isinstance(node, Node) else None
+    at, other = axes if node is x else axes[::-1]
+    fixed = lambda v: isinstance(v, Const) and v.slack is None
+    if joined is None or joined[0] != "concatenate" or joined[1]["dimension"] != at or not any(map(fixed, joined[2])):
+        return contraction(graph, function, x, y, out, terms)
+    assert isinstance(const, Const)
+    begin, results = 0, []
+    for part in joined[2]:
+        end = begin + part.shape[at]
+        cut = lambda v, begin=begin, end=end: lax.slice_in_dim(jnp.asarray(v), begin, end, axis=other)
+        weights = Const(cut(const.value), None if const.slack is None else cut(const.slack))
+        pair = (part, weights) if node is x else (weights, part)
+        if isinstance(part, Node):
+            results.append(contraction(graph, function, *pair, out, terms + 1))
+        else:
+            (point,) = nodes_of(graph, [part])
+            known = contraction(graph, function, *((point, weights) if node is x else (weights, point)), out, terms + 1)
+            with jax.ensure_compile_time_eval() if not graphs.is_traced(part.value) else contextlib.nullcontext():
+                value = function(*(widest(v.value) for v in pair))
+                spread = graphs.range_of(known)
+                slack = jnp.maximum(spread.upper - value, value - spread.lower)
+            results.append(Const(value, slack))
+        begin = end
+    total = results[0]
+    for more in results[1:]:
+        total = add(graph, total, more, shape=out.shape, dtype=out.dtype)
+    return total
 
 
 def _conv(graph: Graph, equation: Any, x: Value, y: Value) -> Value:

@@ -11,9 +11,9 @@ from jax import lax
 from . import _graph as graphs
 from ._graph import TRANSLATIONS, Graph, Value, concrete
 from ._interval import Interval, eps, is_anything, wide
-from ._linear import fit, linear, linear_as, negative, nodes_of, scale
+from ._linear import fit, linear, linear_as, negative, nodes_of, offset, scale
 from ._pairs import COMPARISONS, INTEGERS, LOGIC, is_finite, maximum
-from ._rule import Affine, Const, Node, Plane, Relaxation, Rule, affine, exactly
+from ._rule import Const, Node, Plane, Relaxation, Rule, exactly
 from ._scalar import RULES, fractional, power, reciprocal
 
 
@@ -220,11 +220,10 @@ def _abs(graph: Graph, equation: Any, x: Node) -> Value:
 
 
 def _erfc(graph: Graph, equation: Any, x: Node) -> Value:
-    one = Const(jnp.ones(x.shape, x.dtype))
     erf = graph.add(RULES["erf"], [x], x.shape, x.dtype)
-    (base,) = nodes_of(graph, [one])
-    span = lambda a, b: Interval(a.lower - b.upper, a.upper - b.lower)
-    return graph.add(affine, [base, erf], x.shape, x.dtype, Affine(lambda a, b: a - b, lambda a, b: a + b, 4, span))
+    # Its evaluation is off by some units of what is at most 2.
+    one = Const(jnp.ones(x.shape, x.dtype), 256 * float(jnp.finfo(x.dtype).eps))
+    return offset(graph, erf, one, x.shape, x.dtype, sign=-1)
 
 
 TRANSLATIONS |= {name: _elementwise(rule) for name, rule in RULES.items()}

@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Array
 
 from .._types import describe, is_traced
-from ._interval import Interval, eps, tiny, wide
+from ._interval import Interval, eps, middle, tiny, wide, zero_safe
 
 
 class Box(eqx.Module):
@@ -60,11 +60,18 @@ class Box(eqx.Module):
         good = lower <= upper
         return Interval(jnp.where(good, lower, -jnp.inf), jnp.where(good, upper, jnp.inf))
 
-    def support(self, coefficients: Array) -> Array:
-        """Σ c x at most, for coefficients [count, ...] of the widest type: [count], up to rounding."""
-        lower, upper = self.ranges()
-        terms = jnp.where(coefficients > 0, coefficients * upper, coefficients * lower)
-        return jnp.sum(jnp.where(coefficients == 0, 0, terms).reshape(len(coefficients), -1), axis=1)
+    def extremes(self, coefficients: Array) -> tuple[Array, Array]:
+        """Σ c x at least and at most, for coefficients [count, ...] of the widest type: [count], up to rounding."""
+        return self.extremes_of(self.ranges(), coefficients)
+
+    @staticmethod
+    def extremes_of(x: Interval, coefficients: Array) -> tuple[Array, Array]:
+        """The same of a range."""
+        center, half = middle(x)
+        size = len(coefficients)
+        at = jnp.sum((coefficients * center).reshape(size, -1), axis=1)
+        off = jnp.sum(zero_safe(jnp.abs(coefficients), half).reshape(size, -1), axis=1)
+        return at - off, at + off
 
 
 class Ball(eqx.Module):
@@ -103,12 +110,13 @@ class Ball(eqx.Module):
         good = self.radius >= 0
         return Interval(jnp.where(good, center - slack, -jnp.inf), jnp.where(good, center + slack, jnp.inf))
 
-    def support(self, coefficients: Array) -> Array:
-        """Σ c x at most, for coefficients [count, ...] of the widest type: [count], up to rounding."""
+    def extremes(self, coefficients: Array) -> tuple[Array, Array]:
+        """Σ c x at least and at most, for coefficients [count, ...] of the widest type: [count], up to rounding."""
         rows = coefficients.reshape(len(coefficients), -1)
         # Not sqrt(sum): its derivative is infinite where all of them are 0.
         largest = jnp.max(jnp.abs(rows), axis=1, keepdims=True)
         safe = jnp.where(largest > 0, largest, 1)
         length = jnp.where(largest > 0, jnp.sqrt(jnp.sum((rows / safe) ** 2, axis=1, keepdims=True)), 0) * safe
-        value = rows @ jnp.asarray(self.center, wide()).reshape(-1) + self.radius * length[:, 0]
-        return jnp.where(self.radius >= 0, value, jnp.inf)
+        at = rows @ jnp.asarray(self.center, wide()).reshape(-1)
+        off = jnp.where(self.radius >= 0, zero_safe(length[:, 0], self.radius), jnp.inf)
+        return at - off, at + off

@@ -28,12 +28,28 @@ class Plane(NamedTuple):
 class Relaxation(NamedTuple):
     """The planes below and above an operation's exact result, and what rounding in computing with them amounts to.
 
-    `upper` is `lower` for an operation that is affine itself.
+    `upper` is `lower` for an operation that is affine itself. `lines` are the coefficients and biases of planes of inputs
+    that have the shape of the output.
     """
 
     lower: Plane
     upper: Plane
     rounding: Any
+    lines: Any = None
+
+
+class Band(NamedTuple):
+    """Parallel planes: an affine function of the inputs that is within `half` of the output.
+
+    **Arguments:**
+
+    - `transposes`, `bias`: as of a `Plane`.
+    - `half`: of the output's shape, with what rounding amounts to.
+    """
+
+    transposes: tuple[Callable[[Any], Any] | None, ...]
+    bias: Any
+    half: Any
 
 
 class Rule(NamedTuple):
@@ -46,6 +62,7 @@ class Rule(NamedTuple):
     - `slack`: (node, range of the result, *ranges of the inputs) -> how far both the floating-point evaluation of the
         operation and the computed range may be from the exact one, of the output's shape.
     - `relax`: (node, range of the result, *ranges of the inputs) -> `Relaxation`; `None` where only the range is known.
+    - `band`: the same as parallel planes, where those made of the planes of `relax` would be too far apart.
     - `guides`: how many inputs, from the first on, tighter ranges make the planes better of; all where it is `None`.
     """
 
@@ -54,6 +71,7 @@ class Rule(NamedTuple):
     slack: Callable[..., Any]
     relax: Callable[..., Relaxation] | None = None
     guides: int | None = None
+    band: Callable[..., Band] | None = None
 
 
 class Node:
@@ -100,6 +118,10 @@ class Const(NamedTuple):
         return jnp.result_type(self.value)
 
 
+# No rounding at all.
+NONE = 0.0
+
+
 def roundoff(node: Node, steps: Any, size: Any) -> Any:
     """What `steps` operations in a row, of the function or of the engine, add to a result of up to `size`."""
     own = 0.0 if node.virtual or not node.is_float else steps * eps(node.dtype)
@@ -107,8 +129,8 @@ def roundoff(node: Node, steps: Any, size: Any) -> Any:
 
 
 def exactly(node: Node, out: Interval, *ranges: Interval) -> Any:
-    """The slack of what moves numbers only."""
-    return jnp.zeros((), wide())
+    """The slack of what moves numbers only: none, which takes no computing."""
+    return NONE
 
 
 def elementwise(
@@ -122,7 +144,35 @@ def elementwise(
         Plane(tuple(_scale(a) for a in lower), low),
         Plane(tuple(_scale(a) for a in upper), high),
         4 * eps(wide()) * (size + finite) + tiny(wide()),
+        (ranges, lower, low, upper, high),
     )
+
+
+def band_of(found: Relaxation) -> Band | None:
+    """Parallel planes from others: their mean, as far off as the ends of the ranges say. `None` for what has no lines."""
+    if found.lower is found.upper:
+        return Band(found.upper.transposes, found.upper.bias, found.rounding)
+    if found.lines is None:
+        return None
+    ranges, lower, low, upper, high = found.lines
+    mean = [0.5 * a + 0.5 * b for a, b in zip(lower, upper, strict=True)]
+    size = jnp.zeros((), wide())
+    for x, a, b, m in zip(ranges, lower, upper, mean, strict=True):
+        ends = [zero_safe(b - m, x.lower), zero_safe(b - m, x.upper)]
+        high = high + jnp.maximum(*ends)
+        ends = [zero_safe(a - m, x.lower), zero_safe(a - m, x.upper)]
+        low = low + jnp.minimum(*ends)
+        size = size + zero_safe(jnp.abs(b - m) + jnp.abs(a - m), magnitude(x))
+    return between(tuple(_scale(m) for m in mean), low, high, found.rounding + 8 * eps(wide()) * size)
+
+
+def between(transposes: tuple[Callable[[Any], Any] | None, ...], low: Any, high: Any, rounding: Any) -> Band:
+    """The band of parallel planes with these biases."""
+    finite = jnp.isfinite(low) & jnp.isfinite(high)
+    low, high = jnp.where(finite, low, 0), jnp.where(finite, high, 0)
+    bias = 0.5 * low + 0.5 * high
+    half = jnp.maximum(high - bias, bias - low) + 4 * eps(wide()) * (jnp.abs(low) + jnp.abs(high))
+    return Band(transposes, bias, jnp.where(finite, half + rounding, jnp.inf))
 
 
 def _scale(a: Any) -> Callable[[Any], Any]:
@@ -132,7 +182,7 @@ def _scale(a: Any) -> Callable[[Any], Any]:
 def flat(out: Interval, count: int) -> Relaxation:
     """The range itself as planes, without the inputs."""
     none = (None,) * count
-    return Relaxation(Plane(none, out.lower), Plane(none, out.upper), jnp.zeros((), wide()))
+    return Relaxation(Plane(none, out.lower), Plane(none, out.upper), NONE)
 
 
 class Affine(NamedTuple):
@@ -145,6 +195,8 @@ class Affine(NamedTuple):
     - `terms`: how many numbers are added for one output or one gradient; 0 for what moves numbers only.
     - `span`: a better range than `apply` of the centers and `absolute` of the half-widths give.
     - `uncertain`: as `absolute`, of how far the coefficients may be from those of the evaluation.
+    - `shift`: a constant that is added, and how far the evaluated one may be from it.
+    - `plain`: whether every output is one number of each input, or its negative, in the same place.
     """
 
     apply: Callable[..., Any]
@@ -152,33 +204,43 @@ class Affine(NamedTuple):
     terms: int
     span: Callable[..., Interval] | None = None
     uncertain: Callable[..., Any] | None = None
+    shift: tuple[Any, Any] | None = None
+    plain: bool = False
 
 
 def _affine_range(node: Node, *ranges: Interval) -> Interval:
     data: Affine = node.data
     if data.span is not None:
-        return data.span(*ranges)
+        return _moved(data.span(*ranges), data)
     centers, halves = zip(*(middle(x) for x in ranges), strict=True)
     center, half = data.apply(*centers), data.absolute(*halves)
     # Infinity times zero is NaN: nothing is known then.
     half = jnp.where(jnp.isnan(half), jnp.inf, half)
-    return Interval(center - half, center + half)
+    return _moved(Interval(center - half, center + half), data)
+
+
+def _moved(x: Interval, data: Affine) -> Interval:
+    return x if data.shift is None else Interval(x.lower + data.shift[0], x.upper + data.shift[0])
 
 
 def reach(node: Node, *ranges: Interval) -> Any:
     """Σ |aᵢ| |xᵢ|, the size of what a linear operation adds up."""
     total = node.data.absolute(*(magnitude(x) for x in ranges))
+    if node.data.shift is not None:
+        total = total + jnp.abs(node.data.shift[0])
     return jnp.where(jnp.isnan(total), jnp.inf, total)
 
 
 def _affine_slack(node: Node, out: Interval, *ranges: Interval) -> Any:
     data: Affine = node.data
     if data.terms == 0 and data.uncertain is None:
-        return jnp.zeros((), wide())
+        return NONE
     total = reach(node, *ranges)
     slack = roundoff(node, data.terms, total)
     if data.uncertain is not None:
         slack = slack + 2 * data.uncertain(*(magnitude(x) for x in ranges))
+    if data.shift is not None:
+        slack = slack + data.shift[1]
     # A sum that may overflow on its way may be NaN.
     return jnp.where(total < 0.25 * float(jnp.finfo(node.dtype).max), slack, jnp.inf)
 
@@ -188,9 +250,9 @@ def _affine_relax(node: Node, out: Interval, *ranges: Interval) -> Relaxation:
     like = [jax.ShapeDtypeStruct(x.shape, wide()) for x in node.inputs]
     transpose = jax.vmap(jax.linear_transpose(data.apply, *like))
     transposes = tuple((lambda c, i=i: transpose(c)[i]) for i in range(len(like)))
-    plane = Plane(transposes, jnp.zeros((), wide()))
+    plane = Plane(transposes, NONE if data.shift is None else data.shift[0])
     # The slack of the node has the rounding of the coefficients in it.
-    return Relaxation(plane, plane, jnp.zeros((), wide()))
+    return Relaxation(plane, plane, NONE)
 
 
 affine = Rule("affine", _affine_range, _affine_slack, _affine_relax)

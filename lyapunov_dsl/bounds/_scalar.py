@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from jaxtyping import Array
 
 from ._interval import Interval, anything, eps, is_anything, magnitude, tiny, wide
-from ._rule import Node, Relaxation, Rule, elementwise, exactly, roundoff
+from ._rule import Band, Node, Relaxation, Rule, between, elementwise, exactly, roundoff
 
 
 class Shape(NamedTuple):
@@ -101,8 +101,30 @@ def _sigmoid_above(value: Callable, derivative: Callable, inverse: Callable, low
     return slope, above(value, slope, lower, upper, highest)
 
 
-def monotone(name: str, shape: Shape, lines: Callable[[Any, Any], tuple[Line, Line]], falling: bool = False) -> Rule:
-    """The rule of a monotone function."""
+def sigmoid_band(shape: Shape, inverse: Callable, lower: Any, upper: Any) -> tuple[Any, Any, Any]:
+    """(slope, lower intercept, upper intercept) of lines parallel to the chord of the function that `sigmoid` is about."""
+    steepest = shape.derivative(jnp.zeros((), wide()))
+    flattest = steepest * eps(wide()) ** 0.6
+    slope = chord(shape.value, shape.derivative, lower, upper)
+    slope = jnp.where(slope < flattest, 0, slope)
+    point = jax.lax.stop_gradient(inverse(jnp.clip(slope, flattest, steepest)))
+    ends = [shape.value(v) - slope * v for v in (lower, upper)]
+    high = jnp.maximum(*ends)
+    low = jnp.minimum(*ends)
+    for at in (jnp.clip(point, lower, upper), jnp.clip(-point, lower, upper)):
+        rest = shape.value(at) - slope * at
+        low, high = jnp.minimum(low, rest), jnp.maximum(high, rest)
+    return slope, low, high
+
+
+def monotone(
+    name: str,
+    shape: Shape,
+    lines: Callable[[Any, Any], tuple[Line, Line]],
+    falling: bool = False,
+    parallel: Callable[[Any, Any], tuple[Any, Any, Any]] | None = None,
+) -> Rule:
+    """The rule of a monotone function, with its lines and, where these are not good for it, its parallel lines."""
 
     def span(node: Node, x: Interval) -> Interval:
         first, last = (x.upper, x.lower) if falling else (x.lower, x.upper)
@@ -111,15 +133,25 @@ def monotone(name: str, shape: Shape, lines: Callable[[Any, Any], tuple[Line, Li
         undefined = is_anything(x) | (x.lower < shape.domain)
         return Interval(jnp.where(undefined, -jnp.inf, out.lower), jnp.where(undefined, jnp.inf, out.upper))
 
-    def relax(node: Node, out: Interval, x: Interval) -> Relaxation:
+    def inside(out: Interval, x: Interval) -> tuple[Any, Any, Any]:
         lower, upper, finite = _ends(x)
         # A place inside of the domain for what has no lines.
         finite = finite & (lower >= shape.domain) & jnp.isfinite(out.lower) & jnp.isfinite(out.upper)
         safe = 1.0 if shape.domain == 0 else 0.0
-        lower, upper = jnp.where(finite, lower, safe), jnp.where(finite, upper, safe)
+        return jnp.where(finite, lower, safe), jnp.where(finite, upper, safe), finite
+
+    def relax(node: Node, out: Interval, x: Interval) -> Relaxation:
+        lower, upper, finite = inside(out, x)
         return planes(out, x, finite, *lines(lower, upper), ulps=shape.ulps)
 
-    return Rule(name, span, _ulps(shape.ulps), relax)
+    def band(node: Node, out: Interval, x: Interval) -> Band:
+        assert parallel is not None
+        lower, upper, finite = inside(out, x)
+        slope, low, high = parallel(lower, upper)
+        found = planes(out, x, finite, (slope, low), (slope, high), ulps=shape.ulps)
+        return between(found.upper.transposes, found.lower.bias, found.upper.bias, found.rounding)
+
+    return Rule(name, span, _ulps(shape.ulps), relax, band=band if parallel else None)
 
 
 def planes(out: Interval, x: Interval, good: Any, below: Line, above: Line, *, ulps: int = 8) -> Relaxation:
@@ -211,8 +243,13 @@ def _atan_point(slope: Any) -> Any:
     return jnp.sqrt(1 / slope - 1)
 
 
-def _sigmoid_lines(shape: Shape, inverse: Callable) -> Callable[[Any, Any], tuple[Line, Line]]:
-    return lambda lower, upper: sigmoid(shape, inverse, lower, upper)
+def _sigmoid(name: str, shape: Shape, inverse: Callable) -> Rule:
+    return monotone(
+        name,
+        shape,
+        lambda lower, upper: sigmoid(shape, inverse, lower, upper),
+        parallel=lambda lower, upper: sigmoid_band(shape, inverse, lower, upper),
+    )
 
 
 def _decreasing_root(lower: Any, upper: Any) -> Any:
@@ -228,10 +265,10 @@ RULES: dict[str, Rule] = {
     "log1p": monotone("log1p", _log1p, _bent(_log1p, -1)),
     "sqrt": monotone("sqrt", _sqrt, _bent(_sqrt, -1, _inside)),
     "rsqrt": monotone("rsqrt", _rsqrt, _bent(_rsqrt, 1, _decreasing_root), falling=True),
-    "tanh": monotone("tanh", _tanh, _sigmoid_lines(_tanh, _tanh_point)),
-    "logistic": monotone("logistic", _logistic, _sigmoid_lines(_logistic, _logistic_point)),
-    "erf": monotone("erf", _erf, _sigmoid_lines(_erf, _erf_point)),
-    "atan": monotone("atan", _atan, _sigmoid_lines(_atan, _atan_point)),
+    "tanh": _sigmoid("tanh", _tanh, _tanh_point),
+    "logistic": _sigmoid("logistic", _logistic, _logistic_point),
+    "erf": _sigmoid("erf", _erf, _erf_point),
+    "atan": _sigmoid("atan", _atan, _atan_point),
     "floor": Rule("floor", lambda node, x: _steps(jnp.floor, x), exactly),
     "ceil": Rule("ceil", lambda node, x: _steps(jnp.ceil, x), exactly),
     "round": Rule("round", lambda node, x: _steps(jnp.round, x), exactly),

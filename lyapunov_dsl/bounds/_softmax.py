@@ -4,13 +4,14 @@ With p = softmax(a): lse is convex with gradient p; p_j = exp(-lse(a - a_j)); an
 lse along t is.
 """
 
+import math
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from ._interval import Interval, eps, intersect, magnitude, tiny, wide, widen
-from ._rule import Node, Plane, Relaxation, Rule, exactly, roundoff
+from ._rule import NONE, Node, Plane, Relaxation, Rule, exactly, roundoff
 
 
 def _steps_of(a: Interval) -> Any:
@@ -51,26 +52,57 @@ def _lse_slack(node: Node, out: Interval, a: Interval) -> Any:
     return roundoff(node, _steps(node, a)[..., 0], 1.0) + roundoff(node, 4, size)
 
 
-def lse_above(lower: Any, upper: Any) -> tuple[Any, Any]:
+class Start(NamedTuple):
+    """A box of exponents with what its planes are made of: center, half-widths, their exponentials, up to a cap, softmax and
+    log-sum-exp at the center."""
+
+    center: Any
+    half: Any
+    grown: Any
+    p: Any
+    lse: Any
+
+
+def start(lower: Any, upper: Any) -> Start:
+    """That of a box."""
+    center, half = 0.5 * (lower + upper), 0.5 * (upper - lower) * (1 + 4 * eps(wide()))
+    most = jnp.max(center, axis=-1, keepdims=True)
+    weights = jnp.exp(center - most)
+    total = jnp.sum(weights, axis=-1, keepdims=True)
+    return Start(center, half, jnp.exp(jnp.minimum(half, 0.25 * _most())), weights / total, jnp.log(total) + most)
+
+
+def pairs(x: Start) -> Start:
+    """That of the boxes of a - a_j, a row for each j: nothing but the half-widths is new, and their exponentials are products."""
+    count = x.center.shape[-1]
+    off = 1 - jnp.eye(count, dtype=wide())
+    half = (x.half[..., None, :] + x.half[..., :, None]) * off
+    grown = jnp.where(off > 0, x.grown[..., None, :] * x.grown[..., :, None], 1)
+    center = x.center[..., None, :] - x.center[..., :, None]
+    return Start(center, half, grown, x.p[..., None, :], (x.lse - x.center)[..., None])
+
+
+def lse_above(x: Start) -> tuple[Any, Any]:
     """(coefficients, bias) of a plane above log-sum-exp on a box: the exponentials are below their chords, the logarithm of
     the sum is below a tangent. All entries are taken relative to the center, or to the largest of them, whichever
     leaves less between plane and function at the center."""
-    center, half = 0.5 * (lower + upper), 0.5 * (upper - lower)
-    half = half * (1 + 4 * eps(wide()))
-    p = jax.nn.softmax(center, axis=-1)
-    lse = jax.nn.logsumexp(center, axis=-1, keepdims=True)
-    # exp(d) <= cosh(r) + d sinh(r)/r on [-r, r].
-    capped = jnp.minimum(half, 300.0)
-    slope = jnp.where(capped > 1e-4, jnp.sinh(capped) / jnp.where(capped > 1e-4, capped, 1), 1 + capped**2 / 5)
-    total = jnp.sum(p * jnp.cosh(capped), axis=-1, keepdims=True)
-    first = p * slope / total
+
+    def chords(half: Any, grown: Any) -> tuple[Any, Any]:
+        """exp(d) <= cosh(r) + d sinh(r)/r on [-r, r]."""
+        up, down = 0.5 * grown, 0.5 / grown
+        small = half < 1e-4
+        return up + down, jnp.where(small, 1 + half**2 / 5, (up - down) / jnp.where(small, 1, half))
+
+    cosh, slope = chords(x.half, x.grown)
+    total = jnp.sum(x.p * cosh, axis=-1, keepdims=True)
+    first = x.p * slope / total
     gap_first = jnp.log(total)
-    # Relative to the largest entry, of which the others differ by twice as much at most.
-    top = jax.nn.one_hot(jnp.argmax(center, axis=-1), center.shape[-1], dtype=center.dtype)
-    both = jnp.minimum(half + jnp.sum(top * half, axis=-1, keepdims=True), 300.0)
-    slope = jnp.where(both > 1e-4, jnp.sinh(both) / jnp.where(both > 1e-4, both, 1), 1 + both**2 / 5)
-    others = (1 - top) * p
-    total = jnp.sum(top * p, axis=-1, keepdims=True) + jnp.sum(others * jnp.cosh(both), axis=-1, keepdims=True)
+    # Relative to the largest entry, of which the others differ by both half-widths at most.
+    top = jax.nn.one_hot(jnp.argmax(x.center, axis=-1), x.center.shape[-1], dtype=x.center.dtype)
+    pick = lambda v: jnp.sum(top * v, axis=-1, keepdims=True)
+    cosh, slope = chords(x.half + pick(x.half), x.grown * pick(x.grown))
+    others = (1 - top) * x.p
+    total = pick(x.p) + jnp.sum(others * cosh, axis=-1, keepdims=True)
     second = others * slope / total
     second = second + top * (1 - jnp.sum(second, axis=-1, keepdims=True))
     gap_second = jnp.log(total)
@@ -78,18 +110,21 @@ def lse_above(lower: Any, upper: Any) -> tuple[Any, Any]:
     coefficients = jnp.where(better, second, first)
     gap = jnp.where(better, gap_second, gap_first)
     # Beyond the cap the chords are no bounds: the largest value is.
-    huge = jnp.max(half, axis=-1, keepdims=True) > 150
+    huge = jnp.max(x.half, axis=-1, keepdims=True) > 0.4 * _most()
     coefficients = jnp.where(huge, 0, coefficients)
-    bias = lse + gap - jnp.sum(coefficients * center, axis=-1, keepdims=True)
-    bias = jnp.where(huge, jax.nn.logsumexp(upper, axis=-1, keepdims=True), bias)
-    return coefficients, bias[..., 0]
+    bias = x.lse + gap - jnp.sum(coefficients * x.center, axis=-1, keepdims=True)
+    highest = jnp.max(x.center + x.half, axis=-1, keepdims=True) + math.log(x.center.shape[-1])
+    return coefficients, jnp.where(huge, highest, bias)[..., 0]
 
 
-def lse_below(lower: Any, upper: Any) -> tuple[Any, Any]:
+def lse_below(x: Start) -> tuple[Any, Any]:
     """(coefficients, bias) of the tangent at the center."""
-    center = 0.5 * (lower + upper)
-    p = jax.nn.softmax(center, axis=-1)
-    return p, jax.nn.logsumexp(center, axis=-1) - jnp.sum(p * center, axis=-1)
+    return x.p, (x.lse - jnp.sum(x.p * x.center, axis=-1, keepdims=True))[..., 0]
+
+
+def _most() -> float:
+    """The largest number whose exponential is finite."""
+    return math.log(float(jnp.finfo(wide()).max))
 
 
 def _rows(coefficients: Any) -> Any:
@@ -99,8 +134,9 @@ def _rows(coefficients: Any) -> Any:
 
 def _lse_relax(node: Node, out: Interval, a: Interval) -> Relaxation:
     lower, upper, bad = _safe(a)
-    low, low_bias = lse_below(lower, upper)
-    high, high_bias = lse_above(lower, upper)
+    box = start(lower, upper)
+    low, low_bias = lse_below(box)
+    high, high_bias = lse_above(box)
     void = bad[..., 0]
     size = jnp.max(jnp.where(bad, 0, magnitude(a)), axis=-1) + 1
     rounding = jnp.where(void, 0, (4 * size + 8 * node.inputs[0].shape[-1] + 64) * 4 * eps(wide()) * size)
@@ -152,12 +188,14 @@ def softmax_planes(lower: Any, upper: Any) -> Planes:
     """p_j = exp(-L_j) with L_j = lse(a - a_j): its chord with L_j's plane below, its tangent with L_j's plane above."""
     count = lower.shape[-1]
     identity = jnp.eye(count, dtype=lower.dtype)
-    # Row j: the box of a - a_j.
-    pair_low = jnp.where(identity > 0, 0, lower[..., None, :] - upper[..., :, None])
-    pair_high = jnp.where(identity > 0, 0, upper[..., None, :] - lower[..., :, None])
-    below, below_bias = lse_below(pair_low, pair_high)
-    above, above_bias = lse_above(pair_low, pair_high)
-    first, last = jax.nn.logsumexp(pair_low, axis=-1), jax.nn.logsumexp(pair_high, axis=-1)
+    rows = pairs(start(lower, upper))
+    below, below_bias = lse_below(rows)
+    above, above_bias = lse_above(rows)
+    # The range of L_j, from the same exponentials for all j.
+    shift = jnp.max(upper, axis=-1, keepdims=True)
+    weak, strong = jnp.exp(lower - shift), jnp.exp(upper - shift)
+    first = jnp.log(strong + weak @ (1 - identity)) - (upper - shift)
+    last = jnp.log(weak + strong @ (1 - identity)) - (lower - shift)
     most, least = jnp.exp(-first), jnp.exp(-last)
     width = last - first
     slope = jnp.where(width > 1e-9, (least - most) / jnp.where(width > 1e-9, width, 1), -most)
@@ -167,13 +205,16 @@ def softmax_planes(lower: Any, upper: Any) -> Planes:
     tangent = -jnp.exp(-middle_log)
     # c · (a - a_j): what row j takes from entry j.
     turn = lambda rows: rows - identity * jnp.sum(rows, axis=-1, keepdims=True)
+    # On boxes so wide that these exponentials may vanish, p_j is between 0 and 1.
+    huge = jnp.max(shift - lower, axis=-1, keepdims=True) > 0.8 * _most()
+    none = huge[..., None]
     size = jnp.max(jnp.maximum(jnp.abs(lower), jnp.abs(upper)), axis=-1, keepdims=True) + 1
     return Planes(
-        turn(tangent[..., None] * above),
-        tangent * above_bias - tangent * (1 + middle_log),
-        turn(slope[..., None] * below),
-        slope * below_bias + intercept,
-        (8 * size + 16 * count + 128) * 4 * eps(wide()) * size * (1 + first),
+        jnp.where(none, 0, turn(tangent[..., None] * above)),
+        jnp.where(huge, 0, tangent * above_bias - tangent * (1 + middle_log)),
+        jnp.where(none, 0, turn(slope[..., None] * below)),
+        jnp.where(huge, 1, slope * below_bias + intercept),
+        (8 * size + 16 * count + 128) * 4 * eps(wide()) * size * (1 + jnp.where(huge, 0, first)),
     )
 
 
@@ -308,8 +349,8 @@ def _tie_slack(node: Node, out: Interval, exact: Interval, a: Interval, t: Inter
 
 
 def _first(node: Node, out: Interval, *inputs: Interval) -> Relaxation:
-    plane = Plane((lambda c: c, *[None] * (len(inputs) - 1)), jnp.zeros((), wide()))
-    return Relaxation(plane, plane, jnp.zeros((), wide()))
+    plane = Plane((lambda c: c, *[None] * (len(inputs) - 1)), NONE)
+    return Relaxation(plane, plane, NONE)
 
 
 # m(a, t) - t_i, evaluated so, and the same real number as m(a, t - t_i): inputs are the latter, a and t.
