@@ -71,6 +71,12 @@ def magnitude(x: Interval) -> Array:
     return jnp.maximum(jnp.abs(x.lower), jnp.abs(x.upper))
 
 
+def finite_magnitude(x: Interval) -> Array:
+    """The largest absolute value of a finite end; 0 where neither is."""
+    size = lambda end: jnp.where(jnp.isfinite(end), jnp.abs(end), 0)
+    return jnp.maximum(size(x.lower), size(x.upper))
+
+
 def middle(x: Interval) -> tuple[Array, Array]:
     """Center and half-width, the latter rounded up; 0 and infinity where the range is infinite."""
     finite = jnp.isfinite(x.lower) & jnp.isfinite(x.upper)

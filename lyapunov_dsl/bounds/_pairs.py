@@ -5,7 +5,7 @@ from typing import Any
 
 import jax.numpy as jnp
 
-from ._interval import Interval, is_anything, magnitude, wide
+from ._interval import Interval, finite_magnitude, is_anything, wide
 from ._rule import Node, Relaxation, Rule, elementwise, exactly, flat, roundoff
 
 
@@ -56,8 +56,7 @@ def _mul_relax(node: Node, out: Interval, x: Interval, y: Interval) -> Relaxatio
 
 def _one(count: int) -> Callable[..., Any]:
     def slack(node: Node, out: Interval, *ranges: Interval) -> Any:
-        size = magnitude(out)
-        return roundoff(node, count, jnp.where(jnp.isfinite(size), size, 0))
+        return roundoff(node, count, finite_magnitude(out))
 
     return slack
 

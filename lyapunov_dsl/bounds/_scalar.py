@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from ._interval import Interval, anything, eps, is_anything, magnitude, tiny, wide
+from ._interval import Interval, anything, eps, finite_magnitude, is_anything, magnitude, tiny, wide
 from ._rule import Band, Node, Relaxation, Rule, between, elementwise, exactly, roundoff
 
 
@@ -167,8 +167,7 @@ def planes(out: Interval, x: Interval, good: Any, below: Line, above: Line, *, u
 
 def _ulps(count: int, least: float = 0.0) -> Callable[..., Any]:
     def slack(node: Node, out: Interval, *ranges: Interval) -> Any:
-        size = jnp.where(jnp.isfinite(magnitude(out)), magnitude(out), 0)
-        return roundoff(node, count, jnp.maximum(size, least))
+        return roundoff(node, count, jnp.maximum(finite_magnitude(out), least))
 
     return slack
 
