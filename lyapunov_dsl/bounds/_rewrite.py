@@ -31,7 +31,7 @@ def _core(value: Any) -> tuple[Any, list[Any]]:
         if value.rule is affine and value.data.terms == 0 and len(value.inputs) == 1 and _tag(value, "neg") is None:
             movers.append(value.data.apply)
             value = value.inputs[0]
-        elif choice is not None and is_zero(choice[1]) and _tag(choice[0], "is_finite") is not None:
+        elif choice is not None and is_zero(choice[1]) and _tag(choice[0], "is_finite") == (choice[2],):
             # The largest number, or 0 where it is infinite: then the result is NaN or nothing is known of it.
             value = choice[2]
         else:
@@ -118,7 +118,7 @@ def _values(graph: Graph, value: Any, terms: Node) -> Any:
 def composite(graph: Graph, rule: Rule, axis: int, a: Node, *more: Value) -> Node:
     """A composite over one axis, moved to the end and back."""
     others = [v if isinstance(v, Node) else graph.point(v) for v in more]
-    key = (rule.name, axis, a, *more)
+    key = (rule.name, axis, a, *map(graph.name_of, more))
     if key in graph.marks:
         return graph.marks[key]
     last = len(a.shape) - 1
