@@ -11,9 +11,9 @@ from .._types import shown
 from . import _linear, _reduce, _rewrite  # noqa: F401  (they register their rules)
 from ._engine import Pass, finite_or_all
 from ._graph import trace
-from ._interval import Interval, intersect, widest
+from ._interval import intersect
 from ._region import Ball, Box
-from ._rule import Const
+from ._rule import Const, Node
 
 Method = Literal["interval", "backward", "crown"]
 
@@ -76,14 +76,11 @@ def bound(
     found = Pass(graph, regions, method == "crown", rounding == "real")
     results = []
     for value in graph.outputs:
-        if isinstance(value, Const):
-            middle, slack = widest(value.value), 0.0 if value.slack is None else value.slack
-            results.append(Interval(middle - slack, middle + slack))
-            continue
-        span = found.ranges[value]
-        if method != "interval" and value.is_float:
+        span = value.range() if isinstance(value, Const) else found.ranges[value]
+        if method != "interval" and isinstance(value, Node) and value.is_float:
             span = intersect(span, found.planes(value))
-        results.append(finite_or_all(span, found.good) if value.is_float else span)
+        # Where a premise fails, a decision that rests on it may be any.
+        results.append(finite_or_all(span, found.good))
     lower, upper = ([v[side] for v in results] for side in (0, 1))
     unflatten = jax.tree.unflatten
     return Bounds(unflatten(out, lower), unflatten(out, upper), f"PROVED_{rounding.upper()}")

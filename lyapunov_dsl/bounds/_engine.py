@@ -291,6 +291,12 @@ def added(one: Any, other: Any) -> Any:
 
 def finite_or_all(found: Interval, good: Any) -> Interval:
     """The range where the premises hold, anything elsewhere."""
-    return Interval(jnp.where(good, found.lower, -jnp.inf), jnp.where(good, found.upper, jnp.inf))
+    lower, upper = jnp.asarray(found.lower), jnp.asarray(found.upper)
+    if jnp.issubdtype(lower.dtype, jnp.floating):
+        least, most = -jnp.inf, jnp.inf
+    else:
+        limits = (False, True) if lower.dtype == bool else (jnp.iinfo(lower.dtype).min, jnp.iinfo(lower.dtype).max)
+        least, most = (jnp.asarray(v, lower.dtype) for v in limits)
+    return Interval(jnp.where(good, lower, least), jnp.where(good, upper, most))
 
 

@@ -161,9 +161,7 @@ class Graph:
     def point(self, value: Const) -> Node:
         """A constant as an input of known range."""
         node = Node(None, (), value.shape, value.dtype)
-        center = widest(value.value)
-        slack = 0.0 if value.slack is None else value.slack
-        node.data = Interval(center - slack, center + slack)
+        node.data = value.range()
         return node
 
 

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
-from ._interval import Interval, eps, magnitude, middle, tiny, wide, zero_safe
+from ._interval import Interval, eps, magnitude, middle, tiny, wide, widest, zero_safe
 
 
 class Plane(NamedTuple):
@@ -108,6 +108,16 @@ class Const(NamedTuple):
 
     value: Any
     slack: Any = None
+
+    def range(self) -> Interval:
+        """What the evaluated one lies between: anything where that may be NaN."""
+        center = widest(self.value)
+        if not jnp.issubdtype(self.dtype, jnp.floating):
+            return Interval(center, center)
+        slack = NONE if self.slack is None else self.slack
+        low, high = center - slack, center + slack
+        bad = jnp.isnan(low) | jnp.isnan(high)
+        return Interval(jnp.where(bad, -jnp.inf, low), jnp.where(bad, jnp.inf, high))
 
     @property
     def shape(self) -> tuple[int, ...]:
