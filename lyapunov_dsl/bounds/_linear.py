@@ -8,6 +8,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 
 from . import _graph as graphs
@@ -77,11 +78,28 @@ def _gather(graph: Graph, equation: Any, x: Value, indices: Value) -> Value:
     params = equation.params
     if not isinstance(indices, Const) or not isinstance(x, Node):
         raise graph.unsupported("indices that depend on the input")
-    if params["mode"] == lax.GatherScatterMode.FILL_OR_DROP and params["fill_value"] not in (None, 0):
-        raise graph.unsupported("a fill value")
-    options = {k: params[k] for k in ("slice_sizes", "unique_indices", "indices_are_sorted", "mode")}
-    # Filled places hold NaN in the function itself; clipping, they hold a value, and that is refused where it can be seen.
-    return linear(graph, lambda x: lax.gather(x, indices.value, params["dimension_numbers"], **options), x)
+    numbers, sizes = params["dimension_numbers"], params["slice_sizes"]
+    known = graphs.concrete(indices)
+    at = indices.value if known is None else known
+    last = jnp.iinfo(indices.dtype).max
+    limits = np.asarray([min(x.shape[a] - sizes[a], last) for a in numbers.start_index_map], indices.dtype)
+    within = (at >= 0) & (at <= limits)
+    # Evaluations clip, and so do transposes then, which by themselves would drop what is out of range.
+    inside = np.clip(at, 0, limits) if known is not None else jnp.clip(at, 0, limits)
+    options = {"slice_sizes": sizes, "mode": lax.GatherScatterMode.CLIP}
+    take = lambda v: lax.gather(v, inside, numbers, **options)
+    if params["mode"] != lax.GatherScatterMode.FILL_OR_DROP or (known is not None and within.all()):
+        return linear(graph, take, x)
+    if known is not None:
+        raise graph.unsupported("indices out of range, whose places are filled with NaN")
+    # Not known before the bounds are evaluated: NaN in one place is taken for NaN in all.
+    good = jnp.all(within)
+
+    def span(v: Interval) -> Interval:
+        return Interval(jnp.where(good, take(v.lower), -jnp.inf), jnp.where(good, take(v.upper), jnp.inf))
+
+    fill = jnp.where(good, 1.0, jnp.inf)
+    return linear(graph, lambda v: take(v) * fill, x, span=span)
 
 
 def _dynamic_slice(graph: Graph, equation: Any, x: Value, *starts: Value) -> Value:
