@@ -5,7 +5,7 @@ from typing import Any
 
 import jax.numpy as jnp
 
-from ._interval import Interval, finite_magnitude, is_anything, wide
+from ._interval import Interval, eps, finite_magnitude, is_anything, magnitude, wide
 from ._rule import Node, Relaxation, Rule, elementwise, exactly, flat, roundoff
 
 
@@ -190,18 +190,45 @@ select = Rule("select_n", _select_range, exactly, _select_relax)
 
 
 def _convert_range(node: Node, x: Interval) -> Interval:
-    """Between booleans, integers and floating-point numbers."""
+    """From booleans and integers."""
     if node.is_float:
         return Interval(x.lower.astype(wide()), x.upper.astype(wide()))
-    return Interval(x.lower.astype(node.dtype), x.upper.astype(node.dtype))
+    if node.dtype == bool:
+        return Interval((x.lower > 0) | (x.upper < 0), (x.lower != 0) | (x.upper != 0))
+    if node.inputs[0].dtype == bool:
+        return Interval(x.lower.astype(node.dtype), x.upper.astype(node.dtype))
+    return _wrapped(node, x, x.lower.astype(wide()), x.upper.astype(wide()))
 
 
-convert = Rule("convert_element_type", _convert_range, exactly, lambda node, out, x: flat(out, 1))
+def _wrapped(node: Node, x: Interval, low: Any, high: Any) -> Interval:
+    """A range of integers, given also as floating-point numbers: anything where these do not fit, since then it wraps."""
+    info = jnp.iinfo(node.dtype)
+    # Numbers near the limits may have been rounded.
+    room = 4 * eps(wide()) * max(abs(float(info.min)), float(info.max))
+    fits = (low >= info.min + (room if info.min else 0)) & (high <= info.max - room)
+    least, most = (jnp.asarray(v, node.dtype) for v in (info.min, info.max))
+    return Interval(
+        jnp.where(fits, x.lower.astype(node.dtype), least), jnp.where(fits, x.upper.astype(node.dtype), most)
+    )
+
+
+def _convert_slack(node: Node, out: Interval, x: Interval) -> Any:
+    """Integers of more digits than the type has are rounded."""
+    size = magnitude(out)
+    return jnp.where(size * eps(node.dtype) < 1, 0, roundoff(node, 1, size))
+
+
+convert = Rule("convert_element_type", _convert_range, _convert_slack, lambda node, out, x: flat(out, 1))
 
 
 def integer(name: str, low: Callable, high: Callable) -> Rule:
-    """Arithmetic of integers, which neither rounds nor (it is assumed of so small ones) overflows."""
-    return Rule(name, lambda node, x, y: Interval(low(x, y), high(x, y)), exactly)
+    """Arithmetic of integers, which does not round, but wraps."""
+
+    def span(node: Node, x: Interval, y: Interval) -> Interval:
+        real = [Interval(v.lower.astype(wide()), v.upper.astype(wide())) for v in (x, y)]
+        return _wrapped(node, Interval(low(x, y), high(x, y)), low(*real), high(*real))
+
+    return Rule(name, span, exactly)
 
 
 INTEGERS = {

@@ -195,6 +195,20 @@ def _elementwise(rule: Rule) -> Any:
     return translate
 
 
+def _logic(rule: Rule) -> Any:
+    def translate(graph: Graph, equation: Any, *operands: Value) -> Value:
+        if equation.outvars[0].aval.dtype != bool:
+            raise graph.unsupported("bits of integers that vary")
+        return _elementwise(rule)(graph, equation, *operands)
+
+    return translate
+
+
+def _round(graph: Graph, equation: Any, x: Node) -> Value:
+    away = equation.params["rounding_method"] == lax.RoundingMethod.AWAY_FROM_ZERO
+    return graph.add(RULES["round away from zero" if away else "round"], [x], x.shape, x.dtype)
+
+
 def _pow(graph: Graph, equation: Any, x: Value, y: Value) -> Value:
     out = equation.outvars[0].aval
     exponent = concrete(y)
@@ -227,9 +241,11 @@ def _erfc(graph: Graph, equation: Any, x: Node) -> Value:
 
 
 TRANSLATIONS |= {name: _elementwise(rule) for name, rule in RULES.items()}
-TRANSLATIONS |= {name: _elementwise(rule) for name, rule in (COMPARISONS | LOGIC).items()}
+TRANSLATIONS |= {name: _elementwise(rule) for name, rule in COMPARISONS.items()}
+TRANSLATIONS |= {name: _logic(rule) for name, rule in LOGIC.items()}
 TRANSLATIONS |= {
     "is_finite": _elementwise(is_finite),
+    "round": _round,
     "abs": _abs,
     "erfc": _erfc,
     "pow": _pow,

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from jaxtyping import Array
 
 from ._interval import Interval, anything, eps, finite_magnitude, is_anything, magnitude, tiny, wide
-from ._rule import Band, Node, Relaxation, Rule, between, elementwise, exactly, roundoff
+from ._rule import Band, Node, Relaxation, Rule, between, elementwise, exactly, flat, roundoff
 
 
 class Shape(NamedTuple):
@@ -268,11 +268,19 @@ RULES: dict[str, Rule] = {
     "logistic": _sigmoid("logistic", _logistic, _logistic_point),
     "erf": _sigmoid("erf", _erf, _erf_point),
     "atan": _sigmoid("atan", _atan, _atan_point),
-    "floor": Rule("floor", lambda node, x: _steps(jnp.floor, x), exactly),
-    "ceil": Rule("ceil", lambda node, x: _steps(jnp.ceil, x), exactly),
-    "round": Rule("round", lambda node, x: _steps(jnp.round, x), exactly),
-    "sign": Rule("sign", lambda node, x: _steps(jnp.sign, x), exactly),
 }
+
+
+def _stairs(name: str, function: Callable) -> None:
+    range_ = lambda node, x: _steps(function, x)
+    RULES[name] = Rule(name, range_, exactly, lambda node, out, x: flat(out, 1))
+
+
+_stairs("floor", jnp.floor)
+_stairs("ceil", jnp.ceil)
+_stairs("sign", jnp.sign)
+_stairs("round", jnp.round)
+_stairs("round away from zero", lambda x: jax.lax.round(x, jax.lax.RoundingMethod.AWAY_FROM_ZERO))
 
 
 def _steps(function: Callable, x: Interval) -> Interval:
