@@ -3,12 +3,23 @@
 from typing import Any
 
 import equinox as eqx
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
 from .._types import describe, is_traced
 from ._interval import Interval, eps, middle, tiny, wide, zero_safe
+
+
+def _subnormal(x: Array, sign: int) -> Array:
+    """An array in the widest type; numbers so small that an evaluation may take them for zero, to below (-1) or above (1)
+    both. They cannot be compared with zero, as that takes them for it as well."""
+    kind = {2: jnp.uint16, 4: jnp.uint32, 8: jnp.uint64}[x.dtype.itemsize]
+    bits = jax.lax.bitcast_convert_type(jax.lax.stop_gradient(x), kind)
+    least = tiny(x.dtype)
+    vague = (jnp.abs(x) < least) & (bits << 1 != 0)
+    return jnp.where(vague, sign * least, jnp.asarray(x, wide()))
 
 
 class Box(eqx.Module):
@@ -56,7 +67,7 @@ class Box(eqx.Module):
 
     def ranges(self) -> Interval:
         """The range of every entry."""
-        lower, upper = jnp.asarray(self.lower, wide()), jnp.asarray(self.upper, wide())
+        lower, upper = _subnormal(self.lower, -1), _subnormal(self.upper, 1)
         good = lower <= upper
         return Interval(jnp.where(good, lower, -jnp.inf), jnp.where(good, upper, jnp.inf))
 
@@ -106,9 +117,10 @@ class Ball(eqx.Module):
         """The range of every entry."""
         center = jnp.asarray(self.center, wide())
         slack = self.radius + 2 * eps(wide()) * (jnp.abs(center) + self.radius)
-        slack = jnp.where(self.radius > 0, slack, 0)
+        slack = jnp.where(self.radius > 0, slack + tiny(self.center.dtype), 0)
         good = self.radius >= 0
-        return Interval(jnp.where(good, center - slack, -jnp.inf), jnp.where(good, center + slack, jnp.inf))
+        lower, upper = _subnormal(self.center, -1) - slack, _subnormal(self.center, 1) + slack
+        return Interval(jnp.where(good, lower, -jnp.inf), jnp.where(good, upper, jnp.inf))
 
     def extremes(self, coefficients: Array) -> tuple[Array, Array]:
         """Σ c x at least and at most, for coefficients [count, ...] of the widest type: [count], up to rounding."""
