@@ -150,10 +150,16 @@ def _lse_relax(node: Node, out: Interval, a: Interval) -> Relaxation:
 logsumexp = Rule("logsumexp", _lse_range, _lse_slack, _lse_relax)
 
 
+def _weights(lower: Any, upper: Any) -> tuple[Any, Any]:
+    """Exponentials of both ends relative to the largest: what vanishes counts as more than nothing among the upper ones,
+    beside which a lower one that is nearly as small would look like all there is."""
+    top = jnp.max(upper, axis=-1, keepdims=True)
+    return jnp.exp(lower - top), jnp.exp(upper - top) + 2 * tiny(wide())
+
+
 def softmax_bounds(lower: Any, upper: Any) -> Interval:
     """The exact ranges of the entries of a softmax on a box, up to rounding: its largest entry and the least others."""
-    top = jnp.max(upper, axis=-1, keepdims=True)
-    low, high = jnp.exp(lower - top), jnp.exp(upper - top)
+    low, high = _weights(lower, upper)
     count = lower.shape[-1]
     off = 1 - jnp.eye(count, dtype=lower.dtype)
     # Sums without the own entry, not differences: these would cancel.
@@ -240,8 +246,7 @@ def _mean_bad(a: Interval, t: Interval) -> Any:
 def _mean_most(lower: Any, upper: Any, t: Any) -> Any:
     """The largest mean of t over all softmaxes of the box: the weights of all t above some level are largest, the others
     least."""
-    top = jnp.max(upper, axis=-1, keepdims=True)
-    low, high = jnp.exp(lower - top), jnp.exp(upper - top)
+    low, high = _weights(lower, upper)
     chosen = t[..., None, :] >= t[..., :, None]
     weights = jnp.where(chosen, high[..., None, :], low[..., None, :])
     total = jnp.maximum(jnp.sum(weights, axis=-1), tiny(wide()))
@@ -257,7 +262,9 @@ def _mean_range(node: Node, a: Interval, t: Interval) -> Interval:
 
 def _mean_slack(node: Node, out: Interval, a: Interval, t: Interval) -> Any:
     size = jnp.max(magnitude(t), axis=-1)
-    return roundoff(node, _steps(node, a)[..., 0], jnp.where(jnp.isfinite(size), size, 0))
+    slack = roundoff(node, _steps(node, a)[..., 0], jnp.where(jnp.isfinite(size), size, 0))
+    # The sum that is divided may overflow though the mean does not.
+    return jnp.where(size * t.lower.shape[-1] < 0.25 * float(jnp.finfo(node.dtype).max), slack, jnp.inf)
 
 
 def _psi(d: Any) -> Any:
