@@ -123,6 +123,7 @@ def monotone(
     lines: Callable[[Any, Any], tuple[Line, Line]],
     falling: bool = False,
     parallel: Callable[[Any, Any], tuple[Any, Any, Any]] | None = None,
+    slack: Callable[..., Any] | None = None,
 ) -> Rule:
     """The rule of a monotone function, with its lines and, where these are not good for it, its parallel lines."""
 
@@ -151,7 +152,7 @@ def monotone(
         found = planes(out, x, finite, (slope, low), (slope, high), ulps=shape.ulps)
         return between(found.upper.transposes, found.lower.bias, found.upper.bias, found.rounding)
 
-    return Rule(name, span, _ulps(shape.ulps), relax, band=band if parallel else None)
+    return Rule(name, span, slack or _ulps(shape.ulps), relax, band=band if parallel else None)
 
 
 def planes(out: Interval, x: Interval, good: Any, below: Line, above: Line, *, ulps: int = 8) -> Relaxation:
@@ -170,6 +171,12 @@ def _ulps(count: int, least: float = 0.0) -> Callable[..., Any]:
         return roundoff(node, count, jnp.maximum(finite_magnitude(out), least))
 
     return slack
+
+
+def _exp_slack(node: Node, out: Interval, x: Interval) -> Any:
+    """XLA makes one exponential of a product or quotient of two, whose argument is rounded: as relative errors of the result,
+    half an ulp of each argument."""
+    return roundoff(node, _exp.ulps + finite_magnitude(x), finite_magnitude(out))
 
 
 def _middle(lower: Any, upper: Any) -> Any:
@@ -257,8 +264,8 @@ def _decreasing_root(lower: Any, upper: Any) -> Any:
 
 
 RULES: dict[str, Rule] = {
-    "exp": monotone("exp", _exp, _bent(_exp, at=_exp_at)),
-    "exp2": monotone("exp2", _exp2, _bent(_exp2, at=_exp_at)),
+    "exp": monotone("exp", _exp, _bent(_exp, at=_exp_at), slack=_exp_slack),
+    "exp2": monotone("exp2", _exp2, _bent(_exp2, at=_exp_at), slack=_exp_slack),
     "expm1": monotone("expm1", _expm1, _bent(_expm1, at=_exp_at)),
     "log": monotone("log", _log, _bent(_log, -1, _inside)),
     "log1p": monotone("log1p", _log1p, _bent(_log1p, -1)),
