@@ -118,17 +118,19 @@ class Folder:
         """Whether the last checkpoint is old enough for another."""
         return time.monotonic() - self.written >= self.interval
 
-    def log(self, record: dict[str, Any]) -> None:
-        """Appends one line of metrics; a figure that is not finite becomes null."""
-        if not self.team.leads:
-            return
-        clean = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in record.items()}
+    def log(self, records: list[dict[str, Any]]) -> None:
+        """Appends lines of metrics; a figure that is not finite becomes null. Where that fails, a warning says so."""
+        self.team.told(lambda: self._log(records))
+
+    def _log(self, records: list[dict[str, Any]]) -> None:
+        finite = lambda value: None if isinstance(value, float) and not math.isfinite(value) else value
+        lines = [json.dumps({name: finite(value) for name, value in record.items()}) + "\n" for record in records]
         try:
             with open(self.metrics, "a") as file:
-                file.write(json.dumps(clean) + "\n")
-            self.lines += 1
+                file.write("".join(lines))
+            self.lines += len(lines)
         except OSError as error:
-            warnings.warn(f"{self.metrics}: could not be written ({error}); training goes on", stacklevel=3)
+            warnings.warn(f"{self.metrics}: could not be written ({error}); training goes on", stacklevel=6)
 
 
 def fingerprint(tree: PyTree) -> str:

@@ -133,62 +133,74 @@ def fit(
 
     **Warns:** where a later checkpoint or a line of metrics cannot be written; training goes on.
     """
-    _check_arguments(
-        program,
-        optimizer,
-        epochs,
-        batch_size,
-        key,
-        validation,
-        select,
-        folder,
-        checkpoint_every,
-        augment,
-        steps_per_dispatch,
-    )
     team = Team(mesh)
-    x, y = _pair("data", data)
-    declaration = program.declaration if augment is None else _before(augment, program.declaration, x)
-    size = check_data(declaration, program.certificate, x, y)
-    if validation is not None:
-        check_data(program.declaration, program.certificate, *_pair("validation", validation))
-        validation = jax.tree.map(jnp.asarray, tuple(validation))
-    batch_size = min(batch_size, size)
-    team.check_batch(batch_size, size)
-    data = jax.tree.map(jnp.asarray, (x, y))
+    with team.together():
+        _check_arguments(
+            program,
+            optimizer,
+            epochs,
+            batch_size,
+            key,
+            validation,
+            select,
+            folder,
+            checkpoint_every,
+            augment,
+            steps_per_dispatch,
+        )
+        if folder is not None and mesh is None and jax.process_count() > 1:
+            raise ValueError(
+                f"mesh: expected one, since {jax.process_count()} processes would write the same folder, got None (a process "
+                "that trains by itself gives a mesh of its own devices, and a folder of its own)"
+            )
+        x, y = _pair("data", data)
+        declaration = program.declaration if augment is None else _before(augment, program.declaration, x)
+        size = check_data(declaration, program.certificate, x, y)
+        if validation is not None:
+            check_data(program.declaration, program.certificate, *_pair("validation", validation))
+            validation = jax.tree.map(jnp.asarray, tuple(validation))
+        batch_size = min(batch_size, size)
+        team.check_batch(batch_size, size)
+        data = jax.tree.map(jnp.asarray, (x, y))
 
-    params, static = eqx.partition(program, trainable(program))
-    if not jax.tree.leaves(params):
-        raise ValueError("program: expected a system with trainable arrays (floating-point, not Constant), got none")
-    # Copied, because the step donates them: the caller's program has to outlive training.
-    params = jax.tree.map(jnp.copy, params)
-    # So are the moments: some optimizers keep the parameters, or an array of the caller's, in their state.
-    moments = jax.tree.map(lambda leaf: jnp.copy(leaf) if eqx.is_array(leaf) else leaf, optimizer.init(params))
-    best = jax.tree.map(jnp.copy, params) if select == "best" else None
-    order_key, step_key = jax.random.split(key)
-    per_epoch = size // batch_size
-    chunk = steps_per_dispatch or (1 if jax.default_backend() == "cpu" else 16)
+        params, static = eqx.partition(program, trainable(program))
+        if not jax.tree.leaves(params):
+            raise ValueError(
+                "program: expected a system with trainable arrays (floating-point, not Constant), got none"
+            )
+        # Copied, because the step donates them: the caller's program has to outlive training.
+        params = jax.tree.map(jnp.copy, params)
+        # So are the moments: some optimizers keep the parameters, or an array of the caller's, in their state.
+        moments = jax.tree.map(lambda leaf: jnp.copy(leaf) if eqx.is_array(leaf) else leaf, optimizer.init(params))
+        best = jax.tree.map(jnp.copy, params) if select == "best" else None
+        order_key, step_key = jax.random.split(key)
+        per_epoch = size // batch_size
+        chunk = steps_per_dispatch or (1 if jax.default_backend() == "cpu" else 16)
+        # A checkpoint holds whole systems and certificates, so that `load` can read it.
+        system = lambda some: None if some is None else stored(eqx.combine(some, static))
+        state = lambda: {"program": system(params), "moments": moments, "best": system(best)}
+        identity, more = {}, {}
+        if folder is not None or not team.alone:
+            identity = {
+                "program": program_text(program),
+                "objective or solver": structure((program.objective, program.solver)),
+                "optimizer": structure(moments),
+                "set of constants": fingerprint(static),
+                "data set": fingerprint(data),
+                "validation set": fingerprint(validation),
+                "batch size": str(batch_size),
+                "augmentation": structure(augment) + fingerprint(augment),
+                "key": fingerprint(key),
+                "selection": select,
+            }
+            more = {
+                "initial program": fingerprint(params),
+                "number of epochs": str(epochs),
+                "number of steps per dispatch": str(chunk),
+                "folder": str(folder is None),
+            }
+    team.check_same({**identity, **more})
     run, place = _Run(), None
-    # A checkpoint holds whole systems and certificates, so that `load` can read it.
-    system = lambda some: None if some is None else stored(eqx.combine(some, static))
-    state = lambda: {"program": system(params), "moments": moments, "best": system(best)}
-    identity = {}
-    if folder is not None or not team.alone:
-        identity = {
-            "program": program_text(program),
-            "objective or solver": structure((program.objective, program.solver)),
-            "optimizer": structure(moments),
-            "set of constants": fingerprint(static),
-            "data set": fingerprint(data),
-            "validation set": fingerprint(validation),
-            "batch size": str(batch_size),
-            "augmentation": structure(augment) + fingerprint(augment),
-            "key": fingerprint(key),
-            "selection": select,
-        }
-    if not team.alone:
-        more = {"initial program": fingerprint(params), "number of epochs": str(epochs), "folder": str(folder is None)}
-        team.check_same({**identity, **more, "number of steps per dispatch": str(chunk)})
     if folder is not None:
         place = Folder(folder, identity, float(checkpoint_every), team)
         begun = place.resume(state())
@@ -247,8 +259,7 @@ def fit(
                 shown = {k: f"{v:.4g}" for k, v in record.items() if k in ("loss", "validation")}
                 bar.set_postfix(shown, refresh=False)
             if place is not None:
-                for line in lines:
-                    place.log(line)
+                place.log(lines)
             asked, due = team.agree(bool(pressed), place is not None and place.due())
             if asked and not stop:
                 stop.append(True)
