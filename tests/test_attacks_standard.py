@@ -1,6 +1,7 @@
 """The standard attacks against closed forms, the bounds they keep, and an attack of another library."""
 
 import functools
+import re
 import warnings
 from typing import Any
 
@@ -14,7 +15,8 @@ import pytest
 
 import lyapunov_dsl as ld
 from lyapunov_dsl.attacks._climb import _checkpoints
-from lyapunov_dsl.attacks._square import _hills
+from lyapunov_dsl.attacks._noise import _keep
+from lyapunov_dsl.attacks._square import _hills, _window
 
 pytestmark = pytest.mark.usefixtures("quick_module")
 
@@ -225,6 +227,44 @@ def test_hills_and_valleys() -> None:
     assert (hills[:, 7:] == 0).all()
 
 
+def test_windows_shrink_as_in_the_paper() -> None:
+    """Section 5: the share p is halved after 10, 50, 200, 500, 1000, 2000, 4000, 6000 and 8000 of 10,000 queries."""
+    marks = [10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000]
+    sides = lambda query, norm="inf", shape=(1, 3, 32, 32): [int(v) for v in _window(shape, 0.8, query / 10_000, norm)]
+    for halvings, (first, last) in enumerate(zip([1, *(mark + 1 for mark in marks)], [*marks, 9999], strict=True)):
+        side = max(round((0.8 * 32**2 / 2**halvings) ** 0.5), 1)
+        assert sides(first) == sides(last) == [side, side]
+    assert sides(1) == [29, 29]
+    assert sides(9999) == [1, 1]
+    # In the 2-norm hills and valleys need some room, and inputs that are no images have intervals.
+    assert sides(9999, "2") == [3, 3]
+    assert sides(100, shape=(1, 1000)) == [1, 200]
+    assert sides(9999, shape=(1, 1000)) == [1, 2]
+    # Squares no larger than the image.
+    assert sides(1, shape=(1, 3, 4, 64)) == [4, 4]
+
+
+def test_noise_keeps_the_smallest_margin_and_what_is_no_number() -> None:
+    y, best, lowest = jnp.zeros(3, int), jnp.zeros((3, 1)), jnp.full(3, jnp.inf)
+    for place, other in enumerate([[0.0, 0.4, 0.2], [0.6, jnp.nan, -1.0], [0.3, 0.0, 0.9]], start=1):
+        logits = jnp.stack([jnp.full(3, 1.0), jnp.asarray(other)], axis=1)
+        best, lowest = _keep(best, lowest, jnp.full((3, 1), float(place)), logits, y)
+    # NaN misleads, and stays.
+    np.testing.assert_array_equal(best[:, 0], [2, 2, 3])
+    np.testing.assert_allclose(lowest, [0.4, -np.inf, 0.1], rtol=1e-5)
+
+
+@pytest.mark.parametrize("name", [*ATTACKS, "pgd"])
+def test_probabilities_of_few_digits(name: str, strict: Any) -> None:
+    """bfloat16 has three digits: logits tie, gradients vanish, and nothing breaks."""
+    function = lambda x: jax.nn.softmax(4 * linear(x)).astype(jnp.bfloat16)
+    attack = ATTACKS.get(name, ld.attacks.pgd)
+    out = attack(function, X[:SIZE], Y[:SIZE], radius=0.15, norm="2", key=jax.random.key(0), batch_size=SIZE)
+    assert out.dtype == np.float32
+    assert (lengths(np.asarray(out, np.longdouble) - X[:SIZE], "2") <= 0.15).all()
+    assert misled(function, out, Y[:SIZE]).sum() >= 3
+
+
 def test_parts_with_their_keys_give_the_answers_of_the_whole() -> None:
     """For processes that attack a share each."""
     keys = jax.random.split(jax.random.key(0), 2 * SIZE)
@@ -249,7 +289,7 @@ def test_a_surrogate_gives_gradients_and_the_function_decides() -> None:
 
 def test_a_surrogate_that_is_misled_is_no_success() -> None:
     """It is wrong everywhere, with the gradient of the function's own margins."""
-    some = np.flatnonzero((Y == Y[-1]) & (distances("inf") > 0))
+    some = np.flatnonzero((Y[-1] == Y) & (distances("inf") > 0))
     wrong = lambda x: linear(x) - 9 * jax.nn.one_hot(Y[-1], 5)[None]
     options: Any = {"radius": 0.15, "key": jax.random.key(0), "clip": None, "surrogate": wrong}
     found = misled(linear, ATTACKS["apgd_ce"](linear, X[some], Y[some], **options), Y[some])
@@ -304,10 +344,62 @@ def test_messages(changes: Any, message: str) -> None:
             )
 
 
-def test_a_function_that_cannot_be_traced_needs_a_surrogate() -> None:
-    for name in ("apgd_ce", "apgd_t", "fab"):
-        with pytest.raises(ValueError, match=r"^function: expected one that JAX can take gradients of, or a surrogate"):
-            ATTACKS[name](lambda x: np.asarray(x) @ W.T, X, Y, radius=0.1, key=jax.random.key(0))
+FOLLOW = {"pgd": ld.attacks.pgd, **{name: ATTACKS[name] for name in ("apgd_ce", "apgd_t", "fab")}}
+
+
+@pytest.mark.parametrize("name", FOLLOW)
+def test_a_function_that_cannot_be_traced_needs_a_surrogate(name: str) -> None:
+    """Before anything is attacked: here all inputs are wrong already."""
+    plain, options = lambda x: np.asarray(x) @ W.T, {"radius": 0.1, "key": jax.random.key(0)}
+    y = np.argmin(X @ W.T, axis=1)
+    with pytest.raises(
+        ValueError, match=r"^function: expected one that JAX can take gradients of, or a surrogate that is one"
+    ):
+        FOLLOW[name](plain, X, y, **options)
+    with pytest.raises(
+        ValueError, match=r"^surrogate: expected one that JAX can take gradients of, got one that JAX cannot"
+    ):
+        FOLLOW[name](linear, X, y, surrogate=plain, **options)
+
+
+@pytest.mark.parametrize("name", FOLLOW)
+@pytest.mark.parametrize("function", [linear, lambda x: np.asarray(x) @ W.T], ids=["JAX", "NumPy"])
+def test_a_surrogate_with_other_classes_is_refused(name: str, function: Any) -> None:
+    other = lambda x: linear(x)[:, :3]
+    expected = (
+        "predictions like those of function, float32[60,5]"
+        if name == "pgd"
+        else "as many logits as those of function, float[60,5]"
+    )
+    with pytest.raises(ValueError, match=f"^surrogate: expected {re.escape(expected)}, got float32\\[60,3\\]"):
+        FOLLOW[name](function, X, np.argmin(X @ W.T, axis=1), surrogate=other, radius=0.1, key=jax.random.key(0))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"steps": 0}, "steps: expected a positive integer, got int 0"),
+        ({"steps": True}, "steps: expected a positive integer, got bool True"),
+        ({"step_size": float("inf")}, "step_size: expected a positive number, got float inf"),
+        ({"step_size": 0}, "step_size: expected a positive number, got int 0"),
+        ({"radius": float("inf")}, "radius: expected a positive number, got float inf"),
+        ({"batch_size": 0}, "batch_size: expected a positive integer, got int 0"),
+        ({"y": Y[:5]}, "y: expected targets with a leading batch axis of 60, got int32[5]"),
+        ({"y": Y + 1}, "cross_entropy: expected integer targets in [0, 5), got 5 at example"),
+        ({"y": X}, "cross_entropy: expected a target that is an integer class int[] or a one-hot vector float[5]"),
+        ({"y": {"class": Y[:7]}, "loss": lambda p, t: -p[t["class"]]}, "y: expected targets with a leading batch axis of 60, got"),
+        ({"y": X[:, :5], "loss": ld.squared_error}, None),
+        ({"y": np.eye(5, dtype=np.float32)[Y]}, None),
+        ({"y": {"class": Y}, "loss": lambda p, t: -p[t["class"]]}, None),
+    ],
+)  # fmt: skip
+def test_what_pgd_is_given(changes: Any, message: str | None) -> None:
+    options: Any = {"y": Y, "radius": 0.1, "steps": 1} | changes
+    if message is None:
+        assert ld.attacks.pgd(linear, X, **options).shape == X.shape
+        return
+    with pytest.raises(ValueError, match="^" + re.escape(message)):
+        ld.attacks.pgd(linear, X, **options)
 
 
 def test_messages_of_counts() -> None:

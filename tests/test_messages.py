@@ -694,10 +694,21 @@ USE: dict[str, Mistake] = {
     **{
         f"{name} of pgd {value}": (
             lambda ld, name=name, value=value: ld.attacks.pgd(jnp.negative, X, Y, **{name: value}),
-            f"expected positive radius, step_size and steps, got .*{value}",
+            rf"^{name}: expected a positive (number|integer), got \w+ {value}$",
         )
-        for name, value in (("radius", 0), ("radius", NAN), ("step_size", -1), ("steps", 0))
+        for name, value in (
+            ("radius", 0),
+            ("radius", NAN),
+            ("step_size", -1),
+            ("step_size", INF),
+            ("steps", 0),
+            ("steps", 2.5),
+        )
     },
+    "targets of pgd": (
+        lambda ld: ld.attacks.pgd(jnp.negative, X, Y),
+        r"cross_entropy: expected integer targets in \[0, 4\), got 4 at example 4",
+    ),
     "pgd on integers": (
         lambda ld: ld.attacks.pgd(jnp.negative, X.astype(np.uint8), Y),
         r"x: expected floating-point inputs, got uint8\[6,4\]",

@@ -11,7 +11,7 @@ from jaxtyping import Array, Float
 from .._potential import cross_entropy
 from ._ball import Ball, check_counts
 from ._climb import climb
-from ._search import count_classes, search
+from ._search import search
 
 
 def apgd_ce(
@@ -27,6 +27,7 @@ def apgd_ce(
     clip: tuple[Any, Any] | None = (0.0, 1.0),
     batch_size: int = 100,
     surrogate: Callable | None = None,
+    mesh: Any = None,
 ) -> Float[Array, "batch ..."]:
     """Auto-PGD on cross entropy (Croce & Hein 2020, Algorithm 1): gradient ascent that needs no step size.
 
@@ -46,23 +47,27 @@ def apgd_ce(
     - `batch_size`: how many inputs are attacked together; the last batch is filled up.
     - `surrogate`: a differentiable stand-in that gradients are taken of, for example the same model through a solver of
         fixed steps. Success is still that of `function`, in each step, and `function` need not be differentiable.
+    - `mesh`: a `jax.sharding.Mesh` with one axis of type Auto, over whose devices the batches are split; `batch_size` is a
+        multiple of their number, and JAX can trace `function`. The devices may belong to several processes, which then all
+        make the same call; each attacks a share of the inputs, and all get the whole result. It is that of one device up to
+        rounding.
 
     **Returns:** inputs shaped like `x`, in the ball and in `clip` without any rounding error: where the function was
     wrong already, x itself; where it was misled, such a point; else the point with
     the largest loss of the first restart.
 
     **Raises:** `ValueError` for options that are out of range, inputs that are not floating-point or not finite,
-    classes that are no integers or do not exist, and for a function that returns no logits.
+    classes that are no integers or do not exist, for a function that returns no logits, a surrogate with another number of
+    them, and a mesh of another kind.
     """
     check_counts(steps=steps, restarts=restarts)
-    of = surrogate or function
-    count_classes(of, x)
 
-    def attempt(ball: Ball, y: Array, keys: Any, call: Callable) -> Array:
+    def attempt(of: Callable, ball: Ball, y: Array, keys: Any, call: Callable) -> Array:
         return climb(of, _cross_entropy, ball, y, y, keys, steps, call if surrogate else None)
 
-    options: Any = {"radius": radius, "norm": norm, "clip": clip, "key": key, "batch_size": batch_size}
-    return search([attempt] * restarts, function, x, y, **options)
+    options: Any = {"radius": radius, "norm": norm, "clip": clip, "key": key, "batch_size": batch_size, "mesh": mesh}
+    options |= {"follow": surrogate or function, "settings": (steps, restarts)}
+    return search(lambda classes: [attempt] * restarts, function, x, y, **options)
 
 
 def apgd_t(
@@ -78,6 +83,7 @@ def apgd_t(
     clip: tuple[Any, Any] | None = (0.0, 1.0),
     batch_size: int = 100,
     surrogate: Callable | None = None,
+    mesh: Any = None,
 ) -> Float[Array, "batch ..."]:
     """Auto-PGD on the targeted difference-of-logits ratio (Croce & Hein 2020, eq. 6), which no scale of the logits masks:
 
@@ -87,17 +93,17 @@ def apgd_t(
     Arguments, result and errors are those of [`lyapunov_dsl.attacks.apgd_ce`][] but for `targets`.
     """
     check_counts(steps=steps, targets=targets)
-    of = surrogate or function
 
     def aimed(rank: int) -> Callable:
-        def attempt(ball: Ball, y: Array, keys: Any, call: Callable) -> Array:
+        def attempt(of: Callable, ball: Ball, y: Array, keys: Any, call: Callable) -> Array:
             target = ranked(of, ball.center, y, jnp.asarray(rank))
             return climb(of, _dlr, ball, y, target, keys, steps, call if surrogate else None)
 
         return attempt
 
-    options: Any = {"radius": radius, "norm": norm, "clip": clip, "key": key, "batch_size": batch_size}
-    return search([aimed(k) for k in range(min(targets, max(count_classes(of, x) - 1, 1)))], function, x, y, **options)
+    options: Any = {"radius": radius, "norm": norm, "clip": clip, "key": key, "batch_size": batch_size, "mesh": mesh}
+    options |= {"follow": surrogate or function, "settings": (steps, targets)}
+    return search(lambda classes: [aimed(k) for k in range(min(targets, classes - 1))], function, x, y, **options)
 
 
 @eqx.filter_jit

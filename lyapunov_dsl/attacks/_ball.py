@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float
 
+from .._mesh import Team
 from .._types import describe, is_finite, shown
 
 
@@ -45,18 +46,31 @@ class Ball(eqx.Module):
         return self.project(self.center + self.radius * share)
 
 
-def around(x: np.ndarray, radius: float, norm: str, clip: Any) -> Ball:
-    """The balls around concrete inputs."""
-    low, high = np.full_like(x, -np.inf), np.full_like(x, np.inf)
-    if clip is not None:
-        low = np.minimum(x, _rounded(np.asarray(clip[0], np.longdouble), x.dtype, np.inf))
-        high = np.maximum(x, _rounded(np.asarray(clip[1], np.longdouble), x.dtype, -np.inf))
+def around(x: np.ndarray, radius: float, norm: str, clip: Any, team: Team) -> Ball:
+    """The balls around concrete inputs, on the devices that attack them."""
+    lowest, highest = _range(clip, x.dtype)
+    low, high = np.minimum(x, lowest), np.maximum(x, highest)
     if norm == "inf":
         wide = x.astype(np.longdouble)
         low = np.maximum(low, _rounded(wide - radius, x.dtype, np.inf))
         high = np.minimum(high, _rounded(wide + radius, x.dtype, -np.inf))
     edge = _rounded(np.asarray(radius, np.longdouble), x.dtype, -np.inf)
-    return Ball(jnp.asarray(x), jnp.asarray(low), jnp.asarray(high), jnp.asarray(edge), norm)
+    center, low, high = team.spread((x, low, high))
+    return Ball(center, low, high, team.spare(jnp.asarray(edge)), norm)
+
+
+def unbounded(ball: Ball, clip: Any) -> Ball:
+    """The range without the ball, whose points it does not project."""
+    lowest, highest = _range(clip, ball.center.dtype)
+    low, high = jnp.minimum(ball.center, lowest), jnp.maximum(ball.center, highest)
+    return Ball(ball.center, low, high, ball.radius, ball.norm)
+
+
+def _range(clip: Any, dtype: Any) -> tuple[np.ndarray, np.ndarray]:
+    """The ends of the range, rounded inwards."""
+    low, high = (-np.inf, np.inf) if clip is None else clip
+    lowest, highest = np.asarray(low, np.longdouble), np.asarray(high, np.longdouble)
+    return _rounded(lowest, dtype, np.inf), _rounded(highest, dtype, -np.inf)
 
 
 def _rounded(value: np.ndarray, dtype: Any, towards: float) -> np.ndarray:

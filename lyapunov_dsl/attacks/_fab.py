@@ -10,8 +10,8 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from ._apgd import ranked
-from ._ball import Ball, around, check_counts, expand, lengths, select
-from ._search import count_classes, search, wrong
+from ._ball import Ball, check_counts, expand, lengths, select, unbounded
+from ._search import search, wrong
 
 _OVERSHOOT, _BACK, _BIAS, _BISECTIONS, _HALVINGS = 1.05, 0.9, 0.1, 8, 40
 
@@ -29,6 +29,7 @@ def fab(
     clip: tuple[Any, Any] | None = (0.0, 1.0),
     batch_size: int = 100,
     surrogate: Callable | None = None,
+    mesh: Any = None,
 ) -> Float[Array, "batch ..."]:
     """The targeted FAB attack (Croce & Hein 2020, Algorithm 1): it looks for the nearest point of another decision.
 
@@ -41,19 +42,19 @@ def fab(
     nothing. An example counts as misled where the nearest point found lies in the ball.
     """
     check_counts(steps=steps, targets=targets)
-    of = surrogate or function
 
     def aimed(rank: int) -> Callable:
-        def attempt(ball: Ball, y: Array, keys: Any, call: Callable) -> Array:
-            # Its low and high are the range alone: the search may leave the ball.
-            space = around(np.asarray(ball.center), float(ball.radius), "2", clip)
+        def attempt(of: Callable, ball: Ball, y: Array, keys: Any, call: Callable) -> Array:
+            # The search may leave the ball.
+            space = unbounded(ball, clip)
             target = ranked(of, ball.center, y, jnp.asarray(rank))
             return _nearest(of, space, norm, y, target, steps, call)
 
         return attempt
 
-    options: Any = {"radius": radius, "norm": norm, "clip": clip, "key": key, "batch_size": batch_size}
-    return search([aimed(k) for k in range(min(targets, max(count_classes(of, x) - 1, 1)))], function, x, y, **options)
+    options: Any = {"radius": radius, "norm": norm, "clip": clip, "key": key, "batch_size": batch_size, "mesh": mesh}
+    options |= {"follow": surrogate or function, "settings": (steps, targets)}
+    return search(lambda classes: [aimed(k) for k in range(min(targets, classes - 1))], function, x, y, **options)
 
 
 def _nearest(function: Callable, space: Ball, norm: str, y: Array, target: Array, steps: int, call: Callable) -> Array:

@@ -24,6 +24,7 @@ def noise(
     queries: int = 20,
     clip: tuple[Any, Any] | None = (0.0, 1.0),
     batch_size: int = 100,
+    mesh: Any = None,
 ) -> Float[Array, "batch ..."]:
     """Random points of the ball; the one with the smallest margin is kept. A baseline that any attack must beat.
 
@@ -32,15 +33,15 @@ def noise(
     """
     check_counts(queries=queries)
 
-    def attempt(ball: Ball, y: Array, keys: Any, call: Callable) -> Array:
+    def attempt(_: Any, ball: Ball, y: Array, keys: Any, call: Callable) -> Array:
         best, lowest = ball.center, jnp.full(y.shape, jnp.inf, ball.center.dtype)
         for k in range(queries):
             x = _draw(ball, keys, jnp.asarray(k))
             best, lowest = _keep(best, lowest, x, call(x), y)
         return best
 
-    options: Any = {"radius": radius, "norm": norm, "clip": clip, "key": key, "batch_size": batch_size}
-    return search([attempt], function, x, y, **options)
+    options: Any = {"radius": radius, "norm": norm, "clip": clip, "key": key, "batch_size": batch_size, "mesh": mesh}
+    return search(lambda classes: [attempt], function, x, y, settings=queries, **options)
 
 
 @eqx.filter_jit
@@ -51,5 +52,7 @@ def _draw(ball: Ball, keys: Any, k: Array) -> Array:
 @eqx.filter_jit
 def _keep(best: Array, lowest: Array, x: Array, logits: Array, y: Array) -> tuple[Array, Array]:
     margin = margins(logits, y).astype(lowest.dtype)
-    better = ~(margin >= lowest)
+    # NaN misleads, so that no number is better.
+    margin = jnp.where(jnp.isnan(margin), -jnp.inf, margin)
+    better = margin < lowest
     return select(better, x, best), jnp.where(better, margin, lowest)

@@ -29,6 +29,7 @@ def square(
     share: Any = 0.8,
     clip: tuple[Any, Any] | None = (0.0, 1.0),
     batch_size: int = 100,
+    mesh: Any = None,
 ) -> Float[Array, "batch ..."]:
     """A random search that sees logits only (Andriushchenko et al. 2020, Algorithms 1 to 3): no gradient misleads it.
 
@@ -39,7 +40,7 @@ def square(
     **Arguments:**
 
     - `function`: a function from a batch of inputs to logits float[batch, classes]; it need not be differentiable.
-    - `x`, `y`, `radius`, `norm`, `key`, `clip`, `batch_size`: as for [`lyapunov_dsl.attacks.apgd_ce`][].
+    - `x`, `y`, `radius`, `norm`, `key`, `clip`, `batch_size`, `mesh`: as for [`lyapunov_dsl.attacks.apgd_ce`][].
     - `queries`: how often the function is called for each input.
     - `share`: p, the share of the entries in the first windows; it is halved nine times on the way, at the
         paper's shares of `queries` (of 10,000 there).
@@ -51,7 +52,7 @@ def square(
         raise ValueError(f"share: expected a number in (0, 1], got {shown(share)}")
     first, propose = (_stripes, _move_inf) if norm == "inf" else (_tiles, _move_2)
 
-    def attempt(ball: Ball, y: Array, keys: Any, call: Callable) -> Array:
+    def attempt(_: Any, ball: Ball, y: Array, keys: Any, call: Callable) -> Array:
         best = first(ball, keys)
         margin = margins(call(best), y)
         for k in range(1, queries):
@@ -61,8 +62,8 @@ def square(
             best, margin = _accept(best, margin, x, call(x), y)
         return best
 
-    options: Any = {"radius": radius, "norm": norm, "clip": clip, "key": key, "batch_size": batch_size}
-    return search([attempt], function, x, y, **options)
+    options: Any = {"radius": radius, "norm": norm, "clip": clip, "key": key, "batch_size": batch_size, "mesh": mesh}
+    return search(lambda classes: [attempt], function, x, y, settings=(queries, share), **options)
 
 
 def _as_images(shape: tuple[int, ...]) -> tuple[int, int, int, int]:
