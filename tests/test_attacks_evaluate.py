@@ -203,6 +203,23 @@ def test_it_works_on_a_program() -> None:
     assert report.errors["pgd"] == report.errors["early"] == 0.5
 
 
+def test_a_mesh_is_given_to_every_attack() -> None:
+    mesh = jax.make_mesh((1,), ("data",), axis_types=(jax.sharding.AxisType.Auto,), devices=jax.devices()[:1])
+    given: list[Any] = []
+
+    def mine(function: Any, x: Any, y: Any, **options: Any) -> Any:
+        given.append(options["mesh"])
+        return x
+
+    attacks = {**FEW, "mine": mine}
+    report = evaluate(linear, attacks=attacks, mesh=mesh)
+    plain = evaluate(linear, attacks=FEW)
+    assert given == [mesh]
+    assert {name: report.errors[name] for name in plain.errors} == plain.errors
+    with pytest.raises(ValueError, match=r"^mesh: expected a jax\.sharding\.Mesh"):
+        evaluate(linear, mesh=3)
+
+
 @pytest.mark.parametrize(
     ("attacks", "message"),
     [

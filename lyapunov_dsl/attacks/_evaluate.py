@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from .._mesh import Team
 from .._types import describe, shown
 from . import _diagnose as diagnose
 from ._apgd import apgd_ce, apgd_t
@@ -60,6 +61,7 @@ def evaluate(
     clip: tuple[Any, Any] | None = (0.0, 1.0),
     batch_size: int = 100,
     tolerance: float = 0.01,
+    mesh: Any = None,
 ) -> AttackReport:
     """Attacks a classifier in every way at hand, and says what makes the answer less than it seems.
 
@@ -84,6 +86,8 @@ def evaluate(
     - `batch_size`: how many inputs are attacked together.
     - `tolerance`: the share of the inputs from which on a warning is given for gradients that are zero or have vanished,
         and for what only attacks without the gradient found.
+    - `mesh`: devices that all attacks are given, as for [`lyapunov_dsl.attacks.apgd_ce`][]; attacks of one's own then take a
+        `mesh`, too. The rest is done on the default device, in every process.
 
     **Returns:** an [`lyapunov_dsl.attacks.AttackReport`][].
 
@@ -102,7 +106,8 @@ def evaluate(
     unknown = set(black_box) - set(attacks)
     if unknown:
         raise ValueError(f"black_box: expected names of attacks, {list(attacks)}, got {sorted(unknown)}")
-    check_counts(steps=steps)
+    check_counts(steps=steps, batch_size=batch_size)
+    Team(mesh).check_batch(batch_size)
     x, y, radius, size = checked(function, x, y, radius, norm, clip, key, batch_size)
     logits, again = diagnose.outputs(function, x, size), diagnose.outputs(function, x, size)
     nominal = judge(function, x, y, size)
@@ -119,6 +124,8 @@ def evaluate(
             runs[name], through[name] = functools.partial(apgd_ce, steps=steps), other
     misled, seconds, examples = {}, {}, x.copy()
     options: Any = {"radius": radius, "norm": norm, "clip": clip, "batch_size": size}
+    if mesh is not None:
+        options |= {"batch_size": batch_size, "mesh": mesh}
     for index, (name, attack) in enumerate(runs.items()):
         began = time.perf_counter()
         more = {"surrogate": through[name]} if name in through else {}
