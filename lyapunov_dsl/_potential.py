@@ -12,6 +12,7 @@ import numpy as np
 from jaxtyping import Array, PyTree
 
 from ._constant import Constant
+from ._logsumexp import logsumexp, margins
 from ._types import Scalar, describe, is_finite, is_traced
 
 
@@ -59,25 +60,18 @@ class Loss(eqx.Module):
 class CrossEntropy(Loss):
     """Cross entropy of logits against an integer class, a one-hot vector or a distribution over the classes.
 
-    Evaluated as M + log1p(Σ_{j≠a} exp(d_j - M)) with d = z - <y, z> and a = argmax d, M = d_a. For a one-hot target
+    Evaluated as the log-sum-exp of d = z - <y, z>, M + log1p(Σ_{j≠a} exp(d_j - M)) with a = argmax d, M = d_a. For a one-hot target
     that is won, M is exactly 0 and the value keeps its relative precision down to the smallest floats, where the
     textbook form cancels to 0.
     """
 
     def __call__(self, prediction: PyTree, target: PyTree) -> Scalar:
         logits, target = jnp.asarray(prediction), jnp.asarray(target)
-        classes = logits.shape[-1]
         if jnp.issubdtype(target.dtype, jnp.integer):
-            target = jax.nn.one_hot(target, classes, dtype=logits.dtype)
-        margins = logits - jnp.sum(target.astype(logits.dtype) * logits)
+            return logsumexp(margins(logits, target))
+        left = logits - jnp.sum(target.astype(logits.dtype) * logits)
         # The target's own margin is 0; as a constant, so that its part of the gradient does not cancel either.
-        margins = jnp.where(target == 1, jnp.zeros_like(margins), margins)
-        top = jnp.argmax(jax.lax.stop_gradient(margins))
-        is_top = jnp.arange(classes) == top
-        # Not `max`: its derivative at a tie is an average that the sum below would count twice.
-        largest = jnp.sum(jnp.where(is_top, margins, jnp.zeros_like(margins)))
-        others = jnp.where(is_top, jnp.zeros_like(margins), jnp.exp(margins - largest))
-        return largest + jnp.log1p(jnp.sum(others))
+        return logsumexp(jnp.where(target == 1, jnp.zeros_like(left), left))
 
     def check(self, prediction: PyTree, target: PyTree) -> None:
         if not _is_array(prediction) or len(prediction.shape) != 1 or prediction.shape[0] < 2:

@@ -84,5 +84,3 @@ def bound(
     lower, upper = ([v[side] for v in results] for side in (0, 1))
     unflatten = jax.tree.unflatten
     return Bounds(unflatten(out, lower), unflatten(out, upper), f"PROVED_{rounding.upper()}")
-
-

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 
 from . import _graph as graphs
 from ._graph import Graph
-from ._interval import Interval, clean, eps, intersect, magnitude, widen, wide, zero_safe
+from ._interval import Interval, clean, eps, intersect, magnitude, wide, widen, zero_safe
 from ._region import Box
 from ._rule import NONE, Band, Node, Relaxation, affine, band_of
 
@@ -298,5 +298,3 @@ def finite_or_all(found: Interval, good: Any) -> Interval:
         limits = (False, True) if lower.dtype == bool else (jnp.iinfo(lower.dtype).min, jnp.iinfo(lower.dtype).max)
         least, most = (jnp.asarray(v, lower.dtype) for v in limits)
     return Interval(jnp.where(good, lower, least), jnp.where(good, upper, most))
-
-

@@ -1,6 +1,7 @@
 """From a JAX function to a graph of the operations that the engine has rules for."""
 
 import contextlib
+import hashlib
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -59,7 +60,9 @@ class Graph:
         self.kept: list[Const] = []
         self._equation: Any = None
 
-    def add(self, rule: Rule, inputs: Sequence[Node], shape: Any, dtype: Any, data: Any = None, virtual: bool = False) -> Node:
+    def add(
+        self, rule: Rule, inputs: Sequence[Node], shape: Any, dtype: Any, data: Any = None, virtual: bool = False
+    ) -> Node:
         """A new node."""
         return Node(rule, inputs, shape, dtype, data, virtual)
 
@@ -108,11 +111,11 @@ class Graph:
         """What tells values apart: the same operation on the same ones has the same result."""
         if isinstance(value, Node):
             return value
-        self.kept.append(value)
         known = concrete(value)
-        if known is None or known.size > 16:
+        if known is None:
+            self.kept.append(value)
             return id(value.value)
-        return (known.dtype.name, known.shape, known.tobytes())
+        return (known.dtype.name, known.shape, hashlib.blake2b(known.tobytes()).digest())
 
     def call(self, body: Any, operands: Sequence[Value]) -> list[Value]:
         """The results of a jaxpr, closed or not."""
@@ -121,42 +124,39 @@ class Graph:
 
     def fold(self, equation: Any, operands: Sequence[Const]) -> list[Value]:
         """Constants of constants: evaluated now, with what an evaluation elsewhere may make of it."""
-        name = equation.primitive.name
-        known = not any(is_traced(v.value) for v in operands)
+        known = not any(is_traced(v.value) or is_traced(v.slack) for v in operands)
         # What is known now stays so within a `jit` of the user's.
         with jax.ensure_compile_time_eval() if known else contextlib.nullcontext():
-            out = equation.primitive.bind(*(v.value for v in operands), **equation.params)
+            return self._fold(equation, operands, known)
+
+    def _fold(self, equation: Any, operands: Sequence[Const], known: bool) -> list[Value]:
+        name = equation.primitive.name
+        out = equation.primitive.bind(*(v.value for v in operands), **equation.params)
         out = list(out) if equation.primitive.multiple_results else [out]
-        floats = [jnp.issubdtype(jnp.result_type(value), jnp.floating) for value in out]
-        if name in EXACT and all(v.slack is None for v in operands):
-            return [Const(value) for value in out]
-        if not any(floats) and all(v.slack is None for v in operands):
+        sure = all(v.slack is None for v in operands)
+        floats = any(jnp.issubdtype(jnp.result_type(value), jnp.floating) for value in out)
+        points = [self.point(v) if jnp.issubdtype(v.dtype, jnp.floating) else v for v in operands]
+        exact = sure and (name in EXACT or not floats)
+        if exact or (name in RANDOM and name not in TRANSLATIONS) or all(isinstance(v, Const) for v in points):
             return [Const(value) for value in out]
         if name not in TRANSLATIONS:
-            if name in RANDOM:
-                return [Const(value) for value in out]
             raise self.unsupported("no rule")
-        points = [self.point(v) if jnp.issubdtype(v.dtype, jnp.floating) else v for v in operands]
-        if all(isinstance(v, Const) for v in points):
-            return [Const(value) for value in out]
         found = TRANSLATIONS[name](self, equation, *points)
         found = found if isinstance(found, list) else [found]
-        results: list[Value] = []
-        for value, node in zip(out, found, strict=True):
-            if isinstance(node, Const):
-                results.append(node)
-                continue
-            with jax.ensure_compile_time_eval() if known else contextlib.nullcontext():
-                spread = range_of(node)
-            if not node.is_float:
-                if is_traced(spread.lower) or not bool(jnp.all(spread.lower == spread.upper)):
-                    raise self.unsupported("a decision on constants that rounding may change")
-                results.append(Const(value))
-                continue
-            middle = widest(value)
-            slack = jnp.maximum(spread.upper - middle, middle - spread.lower)
-            results.append(Const(value, slack))
-        return results
+        return [
+            v if isinstance(v, Const) else self._folded(value, v, known) for value, v in zip(out, found, strict=True)
+        ]
+
+    def _folded(self, value: Any, node: Node, known: bool) -> Const:
+        """A constant from its value and the node of known range that it is."""
+        spread = range_of(node)
+        if not node.is_float:
+            if not known or not bool(jnp.all(spread.lower == spread.upper)):
+                raise self.unsupported("a decision on constants that rounding may change")
+            return Const(value)
+        center = widest(value)
+        slack = jnp.maximum(spread.upper - center, center - spread.lower)
+        return Const(value, None if known and not np.asarray(slack).any() else slack)
 
     def point(self, value: Const) -> Node:
         """A constant as an input of known range."""
@@ -256,4 +256,12 @@ stack: Callable[[Graph, list[Value]], Value]
 choose: Callable[[Graph, Value, list[Value]], Value]
 # Operations that move numbers and round nothing.
 EXACT: set[str] = set()
-RANDOM = {"random_bits", "threefry2x32", "random_wrap", "random_unwrap", "random_fold_in", "random_seed", "random_split"}
+RANDOM = {
+    "random_bits",
+    "threefry2x32",
+    "random_wrap",
+    "random_unwrap",
+    "random_fold_in",
+    "random_seed",
+    "random_split",
+}

@@ -64,7 +64,19 @@ def _same(graph: Graph, equation: Any, x: Value, *_: Value) -> Value:
 for _name in ("copy", "copy_p", "stop_gradient", "optimization_barrier", "real", "sharding_constraint"):
     TRANSLATIONS[_name] = _same
     EXACT.add(_name)
-EXACT |= {"iota", "neg", "select_n", "gather", "dynamic_slice", "dynamic_update_slice", "split", "max", "min", "abs", "sign"}
+EXACT |= {
+    "iota",
+    "neg",
+    "select_n",
+    "gather",
+    "dynamic_slice",
+    "dynamic_update_slice",
+    "split",
+    "max",
+    "min",
+    "abs",
+    "sign",
+}
 
 
 def _split(graph: Graph, equation: Any, x: Node) -> list[Value]:
@@ -343,9 +355,11 @@ def _dot_general(graph: Graph, equation: Any, x: Value, y: Value) -> Value:
     p, out = equation.params, equation.outvars[0].aval
     check_precision(graph, equation, out.dtype)
     (cx, cy), (bx, by) = p["dimension_numbers"]
-    function = functools.partial(lax.dot_general, dimension_numbers=p["dimension_numbers"], precision=lax.Precision.HIGHEST)
+    function = functools.partial(
+        lax.dot_general, dimension_numbers=p["dimension_numbers"], precision=lax.Precision.HIGHEST
+    )
     if isinstance(x, Const) or isinstance(y, Const):
-        node, const = (x, y) if isinstance(y, Const) else (y, x)
+        const = y if isinstance(y, Const) else x
         # As many terms forward as are contracted, backward as the constant has other entries.
         contracted = math.prod(x.shape[a] for a in cx)
         size = math.prod(const.shape) // max(math.prod(x.shape[a] for a in bx), 1)

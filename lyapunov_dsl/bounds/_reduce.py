@@ -39,12 +39,14 @@ def _largest_relax(node: Node, out: Interval, x: Interval) -> Relaxation:
     rest = jnp.where(jnp.isfinite(rest), rest, own_low)
     # max(x, rest) of the entry x and a number.
     mixed = (own_low < rest) & (rest < own_high)
-    a = jnp.where(mixed, (own_high - rest) / jnp.where(mixed, own_high - own_low, 1), jnp.where(rest <= own_low, 1.0, 0.0))
+    a = jnp.where(
+        mixed, (own_high - rest) / jnp.where(mixed, own_high - own_low, 1), jnp.where(rest <= own_low, 1.0, 0.0)
+    )
     b = jnp.maximum(rest - a * own_low, own_high - a * own_high)
     b = jnp.where(rest <= own_low, 0, jnp.where(rest >= own_high, rest, b))
     bias_low, bias_high = jnp.where(finite, 0, out.lower), jnp.where(finite, b, out.upper)
     zero = jnp.where(finite, 1.0, 0.0)[..., None]
-    rows = lambda c: (lambda v: v[..., None] * c)
+    rows = lambda c: lambda v: v[..., None] * c
     size = jnp.abs(own_low) + jnp.abs(own_high) + jnp.abs(rest)
     return Relaxation(
         Plane((rows(best * zero),), bias_low),
@@ -131,9 +133,9 @@ def _windows(graph: Graph, equation: Any, x: Node) -> Node:
     def cut(v: Any) -> Any:
         counts = [(n - s) // t + 1 for n, s, t in zip(v.shape, size, strides, strict=True)]
         parts = []
-        for offset in itertools.product(*(range(n) for n in size)):
-            stop = [o + (n - 1) * t + 1 for o, n, t in zip(offset, counts, strides, strict=True)]
-            parts.append(lax.slice(v, offset, stop, strides))
+        for begin in itertools.product(*(range(n) for n in size)):
+            stop = [o + (n - 1) * t + 1 for o, n, t in zip(begin, counts, strides, strict=True)]
+            parts.append(lax.slice(v, begin, stop, strides))
         return jnp.stack(parts, axis=-1)
 
     return linear(graph, cut, x)

@@ -4,6 +4,7 @@ What is found is equal in real arithmetic whatever the shift of the exponents, a
 evaluation by shifted exponentials. Code that is not recognized is bounded operation by operation, which is looser.
 """
 
+import functools
 from typing import Any
 
 import jax
@@ -11,10 +12,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from . import _graph as graphs
-from ._graph import Graph, Value, concrete
-from ._linear import add, is_zero, linear, mul, negative, sub
-from ._rule import Node, Rule, affine
-from ._softmax import logsumexp, narrow, softmax, softmax_mean, tie
+from ._graph import TRANSLATIONS, Graph, Value, concrete
+from ._interval import wide
+from ._linear import add, is_zero, linear, mul, negative, nodes_of, sub
+from ._rule import Const, Node, Rule, affine
+from ._softmax import logsumexp, softmax, softmax_mean, tie, told
 
 
 def _tag(value: Any, name: str) -> Any:
@@ -159,7 +161,7 @@ def rewrite_div(graph: Graph, x: Value, y: Node) -> Node | None:
         b = _values(graph, _tag(numerator, "reduce_sum")[0], terms)
         if b is not None and _is_same(core, movers) and _is_same(numerator, others):
             mean = _mean(graph, axis, a, b)
-            return mean if mean.shape == x.shape else linear(graph, lambda v: v.reshape(x.shape), mean)
+            return _shaped(graph, mean, x.shape)
     return None
 
 
@@ -194,11 +196,24 @@ def rewrite_mul(graph: Graph, x: Node, y: Node) -> Node | None:
             b = _values(graph, _tag(summed, "reduce_sum")[0], terms)
             if b is not None and _is_spread(summed, [*spread, *more], terms.shape, axis):
                 mean = _mean(graph, axis, a, b)
-                shape = terms.shape
-                wide = linear(graph, lambda v: jnp.broadcast_to(jnp.expand_dims(v, axis), shape), mean)
+                spread_out = functools.partial(_repeat, shape=terms.shape, axis=axis)
                 p = composite(graph, softmax, axis, a)
-                return negative(graph, mul(graph, wide, p, x.dtype))
+                return negative(graph, mul(graph, linear(graph, spread_out, mean), p, x.dtype))
     return None
+
+
+def _repeat(v: Any, shape: tuple[int, ...], axis: int) -> Any:
+    return jnp.broadcast_to(jnp.expand_dims(v, axis), shape)
+
+
+def _shaped(graph: Graph, node: Node, shape: tuple[int, ...]) -> Node:
+    return node if node.shape == shape else linear(graph, lambda v: v.reshape(shape), node)
+
+
+def _weighted(graph: Graph, node: Node, row: np.ndarray, axis: int) -> Node:
+    """Σ c v over an axis, for constants c."""
+    total = lambda weights: lambda v: jnp.sum(v * weights, axis=axis)
+    return linear(graph, total(row), node, terms=node.shape[axis], absolute=total(abs(row)), span=None)
 
 
 def rewrite_sum(graph: Graph, x: Node, axes: tuple[int, ...]) -> Node | None:
@@ -224,30 +239,73 @@ def rewrite_sum(graph: Graph, x: Node, axes: tuple[int, ...]) -> Node | None:
             row = concrete(constant)
             chosen = np.flatnonzero(row)
             if row.ndim == 1 and len(chosen) == 1 and row[chosen[0]] == -1:
-                return shifted(graph, mean, int(chosen[0]))
-            weighted = linear(graph, lambda v: jnp.sum(v * row, axis=axis), other, terms=x.shape[axis], absolute=lambda v: jnp.sum(v * abs(row), axis=axis), span=None)
+                return shifted(graph, mean, _one_hot(int(chosen[0]), len(row)), int(chosen[0]))
+            weighted = _weighted(graph, other, row, axis)
             return add(graph, mean, weighted, shape=mean.shape, dtype=mean.dtype)
     return None
 
 
-def shifted(graph: Graph, node: Node, place: int) -> Node:
+def _one_hot(place: int, size: int) -> np.ndarray:
+    return (np.arange(size) == place).astype(np.float64)
+
+
+def difference(graph: Graph, a: Node, own: Any, virtual: bool = True) -> Node:
+    """a - a_i over the last axis, exactly 0 at i, where `own` is 1."""
+    at = lambda v: jnp.sum(own * v, axis=-1, keepdims=True)
+    less, size = (lambda v: (1 - own) * (v - at(v))), (lambda v: (1 - own) * (v + at(v)))
+    return linear(graph, less, a, terms=1, absolute=size, span=None, virtual=virtual)
+
+
+def shifted(graph: Graph, node: Node, own: Any, name: Any) -> Node:
     """m(a, t) - t_i as m(a, t - t_i), and lse(a) - a_i as lse(a - a_i): what the differences range over is less than what the
     range of both sides allows."""
-    key = ("shifted", node, place)
+    key = ("shifted", node, name)
     if key not in graph.marks:
         *first, last = node.inputs
-        mask = np.arange(last.shape[-1]) != place
-        size = lambda v: (v + v[..., place : place + 1]) * mask
-        less = lambda v: (v - v[..., place : place + 1]) * mask
-        moved = linear(graph, less, last, terms=1, absolute=size, span=None, virtual=True)
-        exact = graph.add(node.rule, [*first, moved], node.shape, node.dtype, virtual=True)  # pyright: ignore[reportArgumentType]
+        exact = graph.add(node.rule, [*first, difference(graph, last, own)], node.shape, node.dtype, virtual=True)  # pyright: ignore[reportArgumentType]
         if node.rule is softmax_mean:
             graph.marks[key] = graph.add(tie, [exact, *node.inputs], node.shape, node.dtype)
         else:
-            entry = linear(graph, lambda v: v[..., place], last)
-            value = sub(graph, node, entry, shape=node.shape, dtype=node.dtype)
-            graph.marks[key] = graph.add(narrow, [value, exact, last], node.shape, node.dtype)
+            graph.marks[key] = _told(graph, node, exact, last, own)
     return graph.marks[key]
+
+
+def _told(graph: Graph, lse: Node, other: Node, a: Node, own: Any) -> Node:
+    entry = linear(graph, lambda v: jnp.sum(own * v, axis=-1), a)
+    value = sub(graph, lse, entry, shape=lse.shape, dtype=lse.dtype)
+    return graph.add(told, [value, other, a], lse.shape, lse.dtype)
+
+
+def _margins(graph: Graph, equation: Any, z: Node, label: Any) -> Node:
+    """z - z_label, remembered as such."""
+    if not isinstance(label, Const):
+        raise graph.unsupported("a class that depends on the input")
+    own = (jnp.arange(z.shape[-1]) == jnp.asarray(label.value)[..., None]).astype(wide())
+    node = difference(graph, z, own, virtual=False)
+    graph.marks[node] = ("margins", z, own)
+    return node
+
+
+def _lse(graph: Graph, equation: Any, d: Node) -> Node:
+    """Of margins, the planes are those of lse(z) - z_label."""
+    axis = len(d.shape) - 1
+    node = composite(graph, logsumexp, axis, d)
+    mark = graph.marks.get(d)
+    if mark is None:
+        return node
+    _, z, own = mark
+    key = ("of margins", z)
+    if key not in graph.marks:
+        graph.marks[key] = graph.add(logsumexp, [z], d.shape[:-1], d.dtype, virtual=True)
+    return _told(graph, graph.marks[key], node, z, own)
+
+
+def _softmax_mean(graph: Graph, equation: Any, d: Value, t: Value) -> Node:
+    """Of margins, the weights are those of the logits."""
+    d, t = nodes_of(graph, [d, t])
+    mark = graph.marks.get(d)
+    a = d if mark is None else mark[1]
+    return composite(graph, softmax_mean, len(a.shape) - 1, a, t)
 
 
 def rewrite_sub(graph: Graph, x: Node, y: Node) -> Node | None:
@@ -263,8 +321,9 @@ def rewrite_sub(graph: Graph, x: Node, y: Node) -> Node | None:
     (places,) = np.nonzero((rows == _map(source, less).reshape(-1, 1)).all(axis=0))
     if len(places) != 1:
         return None
-    found = shifted(graph, core, int(places[0]))
-    return found if found.shape == x.shape else linear(graph, lambda v: v.reshape(x.shape), found)
+    place = int(places[0])
+    found = shifted(graph, core, _one_hot(place, rows.shape[1]), place)
+    return _shaped(graph, found, x.shape)
 
 
 def rewrite_add(graph: Graph, x: Value, y: Value) -> Node | None:
@@ -283,8 +342,7 @@ def rewrite_add(graph: Graph, x: Value, y: Value) -> Node | None:
             continue
         if _is_same(summed, [*movers, *before]) and _is_same(top, more):
             node = composite(graph, logsumexp, axis, a)
-            shape = one.shape
-            return node if node.shape == shape else linear(graph, lambda v: v.reshape(shape), node)
+            return _shaped(graph, node, one.shape)
     return None
 
 
@@ -304,5 +362,20 @@ def rewrite_abs(graph: Graph, x: Node) -> Node | None:
     return x if _weights(graph, x) is not None else None
 
 
-for _name in ("rewrite_div", "rewrite_mul", "rewrite_sub", "rewrite_sum", "rewrite_add", "rewrite_select", "rewrite_abs"):
+for _name in (
+    "rewrite_div",
+    "rewrite_mul",
+    "rewrite_sub",
+    "rewrite_sum",
+    "rewrite_add",
+    "rewrite_select",
+    "rewrite_abs",
+):
     setattr(graphs, _name, globals()[_name])
+
+
+TRANSLATIONS |= {
+    "lyapunov_dsl_margins": _margins,
+    "lyapunov_dsl_logsumexp": _lse,
+    "lyapunov_dsl_softmax_mean": _softmax_mean,
+}

@@ -6,7 +6,6 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array
 
 from ._interval import Interval, eps, magnitude, middle, tiny, wide, widest, zero_safe
 
@@ -87,7 +86,13 @@ class Node:
     """
 
     def __init__(
-        self, rule: Rule | None, inputs: Sequence["Node"], shape: Any, dtype: Any, data: Any = None, virtual: bool = False
+        self,
+        rule: Rule | None,
+        inputs: Sequence["Node"],
+        shape: Any,
+        dtype: Any,
+        data: Any = None,
+        virtual: bool = False,
     ):
         self.rule, self.inputs, self.data, self.virtual = rule, tuple(inputs), data, virtual
         self.shape, self.dtype = tuple(shape), np.dtype(dtype)

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from ._interval import Interval, anything, eps, finite_magnitude, is_anything, magnitude, tiny, wide
+from ._interval import Interval, eps, finite_magnitude, is_anything, magnitude, tiny, wide
 from ._rule import Band, Node, Relaxation, Rule, between, elementwise, exactly, flat, roundoff
 
 
@@ -292,9 +292,7 @@ _stairs("round away from zero", lambda x: jax.lax.round(x, jax.lax.RoundingMetho
 
 def _steps(function: Callable, x: Interval) -> Interval:
     unknown = is_anything(x)
-    return Interval(
-        jnp.where(unknown, -jnp.inf, function(x.lower)), jnp.where(unknown, jnp.inf, function(x.upper))
-    )
+    return Interval(jnp.where(unknown, -jnp.inf, function(x.lower)), jnp.where(unknown, jnp.inf, function(x.upper)))
 
 
 def _wave(peak: float) -> tuple[Callable, Callable]:
@@ -378,7 +376,9 @@ def _power_relax(node: Node, out: Interval, x: Interval) -> Relaxation:
         other = _bent(shape, -1)(lower, upper)
         bend = n * (n - 1) * (lambda v: _power(v, n - 2) if n > 2 else jnp.ones_like(v))(jnp.stack([lower, upper]))
         mixed = _by_curvature(shape.value, shape.derivative, lower, upper, bend[0], bend[1])
-        pick = lambda i, j: jnp.where(lower >= 0, (below, above_)[i][j], jnp.where(upper <= 0, other[i][j], mixed[i][j]))
+        pick = lambda i, j: jnp.where(
+            lower >= 0, (below, above_)[i][j], jnp.where(upper <= 0, other[i][j], mixed[i][j])
+        )
         below, above_ = (pick(0, 0), pick(0, 1)), (pick(1, 0), pick(1, 1))
     return planes(out, x, finite, below, above_, ulps=4 * n)
 

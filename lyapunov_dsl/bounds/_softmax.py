@@ -10,8 +10,8 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from ._interval import Interval, eps, intersect, magnitude, tiny, wide, widen
-from ._rule import NONE, Node, Plane, Relaxation, Rule, exactly, roundoff
+from ._interval import Interval, eps, intersect, magnitude, tiny, wide
+from ._rule import NONE, Node, Plane, Relaxation, Rule, roundoff
 
 
 def _steps_of(a: Interval) -> Any:
@@ -364,11 +364,12 @@ def _first(node: Node, out: Interval, *inputs: Interval) -> Relaxation:
 tie = Rule("tie", lambda node, exact, *_: exact, _tie_slack, _first, guides=0)
 
 
-def _narrow_range(node: Node, value: Interval, exact: Interval, a: Interval) -> Interval:
+def _told_slack(node: Node, out: Interval, value: Interval, other: Interval, a: Interval) -> Any:
     size = jnp.max(magnitude(a), axis=-1)
     size = jnp.where(jnp.isfinite(size), size, 0)
-    return intersect(value, widen(exact, roundoff(node, _steps_of(a), 1.0) + roundoff(node, 8, size)))
+    return roundoff(node, _steps_of(a), 1.0) + roundoff(node, 16, size)
 
 
-# lse(a) - a_i, and the same real number as lse(a - a_i), of which only the range is of use; the last input is a.
-narrow = Rule("narrow", _narrow_range, exactly, _first, guides=0)
+# lse(a) - a_i, evaluated in either way, and the same real number as lse(a - a_i): inputs are both, the first with the better
+# planes, and a.
+told = Rule("told", lambda node, value, other, _: intersect(value, other), _told_slack, _first, guides=0)
