@@ -92,7 +92,8 @@ class Graph:
         """The results of one equation."""
         name = equation.primitive.name
         if name in CALLS:
-            return self.call(equation.params[CALLS[name]], operands)
+            found = rewrite_call(self, equation, operands)
+            return found if found is not None else self.call(equation.params[CALLS[name]], operands)
         if name in ("scan", "while", "cond"):
             return CONTROL[name](self, equation, operands)
         if all(isinstance(value, Const) for value in operands):
@@ -251,6 +252,10 @@ rewrite_sub: Callable[..., Any]
 rewrite_sum: Callable[..., Any]
 rewrite_select: Callable[..., Any]
 rewrite_abs: Callable[..., Any]
+rewrite_activation: Callable[..., Any]
+rewrite_call: Callable[..., Any]
+rewrite_exp: Callable[..., Any]
+fit: Callable[..., Any]
 index: Callable[[Graph, Value, int], Value]
 stack: Callable[[Graph, list[Value]], Value]
 choose: Callable[[Graph, Value, list[Value]], Value]

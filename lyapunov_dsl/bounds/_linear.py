@@ -271,7 +271,8 @@ def mul(graph: Graph, x: Node, y: Node, dtype: Any, virtual: bool = False) -> No
     """The product of two nodes of one shape."""
     if x is y:
         return graph.add(power(2), [x], x.shape, dtype, 2, virtual)
-    return graphs.rewrite_mul(graph, x, y) or graph.add(multiply, [x, y], x.shape, dtype, None, virtual)
+    found = graphs.rewrite_mul(graph, x, y) or graphs.rewrite_activation(graph, x, y)
+    return found or graph.add(multiply, [x, y], x.shape, dtype, None, virtual)
 
 
 def _div(graph: Graph, equation: Any, *operands: Value) -> Value:
@@ -495,7 +496,7 @@ def _stack(graph: Graph, values: list[Value]) -> Value:
     return linear(graph, lambda *v: jnp.stack(v), *nodes_of(graph, values))
 
 
-graphs.index, graphs.stack, graphs.choose = _index, _stack, pick
+graphs.index, graphs.stack, graphs.choose, graphs.fit = _index, _stack, pick, fit
 TRANSLATIONS |= {
     "add": _add,
     "add_any": _add,

@@ -10,10 +10,10 @@ from jax import lax
 
 from . import _graph as graphs
 from ._graph import TRANSLATIONS, Graph, Value, concrete
-from ._interval import Interval, eps, is_anything, wide
+from ._interval import Interval, eps, finite_magnitude, is_anything, wide
 from ._linear import fit, linear, linear_as, negative, nodes_of, offset, scale
-from ._pairs import COMPARISONS, INTEGERS, LOGIC, is_finite, maximum
-from ._rule import Const, Node, Plane, Relaxation, Rule, exactly
+from ._pairs import COMPARISONS, INTEGERS, LOGIC, hull_above, is_finite, maximum
+from ._rule import Const, Node, Plane, Relaxation, Rule, ends, exactly
 from ._scalar import RULES, fractional, power, reciprocal
 
 
@@ -124,7 +124,7 @@ def _argmax(graph: Graph, equation: Any, x: Node, sign: int = 1) -> Value:
 def _windows(graph: Graph, equation: Any, x: Node) -> Node:
     """The entries of each window along a new last axis."""
     p = equation.params
-    if any(d != 1 for d in (*p["base_dilation"], *p["window_dilation"])):
+    if any(d != 1 for d in (*p.get("base_dilation", ()), *p.get("window_dilation", ()))):
         raise graph.unsupported("a dilated window")
     if any(tuple(pair) != (0, 0) for pair in p["padding"]):
         raise graph.unsupported("the largest value of windows that are padded")
@@ -152,6 +152,59 @@ def _window_winner(graph: Graph, equation: Any, values: Node, keys: Node) -> Val
         raise graph.unsupported("this choice in windows")
     parts = [_windows(graph, equation, node) for node in nodes_of(graph, [keys, values])]
     return graph.add(winner, parts, parts[0].shape[:-1], values.dtype)
+
+
+def _scatter_range(node: Node, keys: Interval, values: Interval) -> Interval:
+    possible, sure = _winners(keys)
+    low, high = (jnp.broadcast_to(v[..., None], keys.lower.shape) for v in values)
+    return Interval(
+        jnp.where(sure, low, jnp.where(possible, jnp.minimum(low, 0), 0)),
+        jnp.where(sure, high, jnp.where(possible, jnp.maximum(high, 0), 0)),
+    )
+
+
+def _winners(keys: Interval) -> tuple[Any, Any]:
+    """Where the largest key may be, and where it is for sure."""
+    least = jnp.max(keys.lower, axis=-1, keepdims=True)
+    possible = (keys.upper >= least) | jnp.any(is_anything(keys), axis=-1, keepdims=True)
+    return possible, possible & (jnp.sum(possible, axis=-1, keepdims=True) == 1)
+
+
+def _scatter_relax(node: Node, out: Interval, keys: Interval, values: Interval) -> Relaxation:
+    possible, sure = _winners(keys)
+    shape = keys.lower.shape
+    good = jnp.isfinite(values.lower) & jnp.isfinite(values.upper)
+    zero = Interval(jnp.zeros_like(values.lower), jnp.zeros_like(values.upper))
+    safe = Interval(jnp.where(good, values.lower, 0), jnp.where(good, values.upper, 0))
+    a, _, b = hull_above(safe, zero)
+    # The smaller of two is minus the larger of their negatives.
+    c, _, d = hull_above(Interval(-safe.upper, -safe.lower), zero)
+    mixed = possible & ~sure & good[..., None]
+    row = lambda v: jnp.where(sure, 1.0, jnp.where(mixed, jnp.broadcast_to(v[..., None], shape), 0.0))
+    edge = lambda v, end: jnp.where(mixed, jnp.broadcast_to(v[..., None], shape), jnp.where(sure | ~possible, 0, end))
+    back = lambda rows: lambda coefficients: jnp.sum(coefficients * rows, axis=-1)
+    lower, upper = row(c), row(a)
+    return Relaxation(
+        Plane((None, back(lower)), edge(-d, out.lower)),
+        Plane((None, back(upper)), edge(b, out.upper)),
+        8 * eps(wide()) * finite_magnitude(out),
+    )
+
+
+scatter = Rule("value put at the largest key", _scatter_range, exactly, _scatter_relax)
+
+
+def _window_scatter(graph: Graph, equation: Any, values: Value, keys: Value) -> Value:
+    """The transposed derivative of the largest value of windows: each value at the place of its window's largest key."""
+    if equation.params["select_prim"].name != "ge":
+        raise graph.unsupported("this choice in windows")
+    keys, values = nodes_of(graph, [keys, values])
+    windows = _windows(graph, equation, keys)
+    placed = graph.add(scatter, [windows, values], windows.shape, values.dtype)
+    cut = windows.data.apply
+    back = lambda v: jax.linear_transpose(cut, jax.ShapeDtypeStruct(keys.shape, v.dtype))(v)[0]
+    count = math.prod(equation.params["window_dimensions"])
+    return linear(graph, back, placed, terms=count, span=ends(back))
 
 
 def _extreme(sign: int) -> Any:
@@ -231,6 +284,10 @@ def _pow(graph: Graph, equation: Any, x: Value, y: Value) -> Value:
     raise graph.unsupported("a power whose exponent varies")
 
 
+def _exp(graph: Graph, equation: Any, x: Node) -> Value:
+    return graphs.rewrite_exp(graph, x) or graph.add(RULES["exp"], [x], x.shape, x.dtype)
+
+
 def _abs(graph: Graph, equation: Any, x: Node) -> Value:
     return graphs.rewrite_abs(graph, x) or graph.add(RULES["abs"], [x], x.shape, x.dtype)
 
@@ -260,4 +317,6 @@ TRANSLATIONS |= {
     "argmin": lambda graph, equation, x: _argmax(graph, equation, x, -1),
     "reduce_window_max": _window_max,
     "select_and_gather_add": _window_winner,
+    "select_and_scatter_add": _window_scatter,
+    "exp": _exp,
 }

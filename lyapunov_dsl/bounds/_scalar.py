@@ -35,7 +35,7 @@ class Shape(NamedTuple):
 Line = tuple[Any, Any]
 
 
-def _ends(x: Interval) -> tuple[Any, Any, Any]:
+def ends(x: Interval) -> tuple[Any, Any, Any]:
     """The ends, and where both are finite; 0 stands for the others."""
     finite = jnp.isfinite(x.lower) & jnp.isfinite(x.upper)
     return jnp.where(finite, x.lower, 0), jnp.where(finite, x.upper, 0), finite
@@ -135,7 +135,7 @@ def monotone(
         return Interval(jnp.where(undefined, -jnp.inf, out.lower), jnp.where(undefined, jnp.inf, out.upper))
 
     def inside(out: Interval, x: Interval) -> tuple[Any, Any, Any]:
-        lower, upper, finite = _ends(x)
+        lower, upper, finite = ends(x)
         # A place inside of the domain for what has no lines.
         finite = finite & (lower >= shape.domain) & jnp.isfinite(out.lower) & jnp.isfinite(out.upper)
         safe = 1.0 if shape.domain == 0 else 0.0
@@ -183,7 +183,7 @@ def _middle(lower: Any, upper: Any) -> Any:
     return 0.5 * lower + 0.5 * upper
 
 
-def _bent(shape: Shape, sign: int = 1, at: Callable = _middle) -> Callable[[Any, Any], tuple[Line, Line]]:
+def bent(shape: Shape, sign: int = 1, at: Callable = _middle) -> Callable[[Any, Any], tuple[Line, Line]]:
     """The lines of a convex function (`sign` 1) or a concave one (-1)."""
     if sign > 0:
         return lambda lower, upper: convex(shape, lower, upper, at(lower, upper))
@@ -264,13 +264,13 @@ def _decreasing_root(lower: Any, upper: Any) -> Any:
 
 
 RULES: dict[str, Rule] = {
-    "exp": monotone("exp", _exp, _bent(_exp, at=_exp_at), slack=_exp_slack),
-    "exp2": monotone("exp2", _exp2, _bent(_exp2, at=_exp_at), slack=_exp_slack),
-    "expm1": monotone("expm1", _expm1, _bent(_expm1, at=_exp_at)),
-    "log": monotone("log", _log, _bent(_log, -1, _inside)),
-    "log1p": monotone("log1p", _log1p, _bent(_log1p, -1)),
-    "sqrt": monotone("sqrt", _sqrt, _bent(_sqrt, -1, _inside)),
-    "rsqrt": monotone("rsqrt", _rsqrt, _bent(_rsqrt, 1, _decreasing_root), falling=True),
+    "exp": monotone("exp", _exp, bent(_exp, at=_exp_at), slack=_exp_slack),
+    "exp2": monotone("exp2", _exp2, bent(_exp2, at=_exp_at), slack=_exp_slack),
+    "expm1": monotone("expm1", _expm1, bent(_expm1, at=_exp_at)),
+    "log": monotone("log", _log, bent(_log, -1, _inside)),
+    "log1p": monotone("log1p", _log1p, bent(_log1p, -1)),
+    "sqrt": monotone("sqrt", _sqrt, bent(_sqrt, -1, _inside)),
+    "rsqrt": monotone("rsqrt", _rsqrt, bent(_rsqrt, 1, _decreasing_root), falling=True),
     "tanh": _sigmoid("tanh", _tanh, _tanh_point),
     "logistic": _sigmoid("logistic", _logistic, _logistic_point),
     "erf": _sigmoid("erf", _erf, _erf_point),
@@ -307,7 +307,7 @@ def _wave(peak: float) -> tuple[Callable, Callable]:
     value = jnp.cos if peak == 0 else jnp.sin
 
     def span(node: Node, x: Interval) -> Interval:
-        lower, upper, finite = _ends(x)
+        lower, upper, finite = ends(x)
         one, other = value(lower), value(upper)
         low = jnp.where(reaches(Interval(lower, upper), peak + math.pi), -1, jnp.minimum(one, other))
         high = jnp.where(reaches(Interval(lower, upper), peak), 1, jnp.maximum(one, other))
@@ -316,7 +316,7 @@ def _wave(peak: float) -> tuple[Callable, Callable]:
     derivative = (lambda x: -jnp.sin(x)) if peak == 0 else jnp.cos
 
     def relax(node: Node, out: Interval, x: Interval) -> Relaxation:
-        lower, upper, finite = _ends(x)
+        lower, upper, finite = ends(x)
         # The second derivative is minus the function.
         below, above = _by_curvature(value, derivative, lower, upper, -out.upper, -out.lower)
         wide_range = (jnp.abs(out.upper) + jnp.abs(out.lower)) * (upper - lower) ** 2 / 8 > out.upper - out.lower
@@ -336,7 +336,7 @@ def _abs_range(node: Node, x: Interval) -> Interval:
 
 
 def _abs_relax(node: Node, out: Interval, x: Interval) -> Relaxation:
-    lower, upper, finite = _ends(x)
+    lower, upper, finite = ends(x)
     shape = Shape(jnp.abs, jnp.sign, 1)
     slope = chord(jnp.abs, jnp.sign, lower, upper)
     side = jnp.where(lower + upper >= 0, 1.0, -1.0)
@@ -367,13 +367,13 @@ def _power_range(node: Node, x: Interval) -> Interval:
 
 def _power_relax(node: Node, out: Interval, x: Interval) -> Relaxation:
     n = node.data
-    lower, upper, finite = _ends(x)
+    lower, upper, finite = ends(x)
     finite = finite & jnp.isfinite(out.lower) & jnp.isfinite(out.upper)
     shape = Shape(lambda v: _power(v, n), lambda v: n * (_power(v, n - 1) if n > 1 else jnp.ones_like(v)), 2 * n)
     below, above_ = convex(shape, lower, upper, _middle(lower, upper))
     if n % 2:
         # Convex right of 0, concave left of it, and in between as close to its chord as the curvature says.
-        other = _bent(shape, -1)(lower, upper)
+        other = bent(shape, -1)(lower, upper)
         bend = n * (n - 1) * (lambda v: _power(v, n - 2) if n > 2 else jnp.ones_like(v))(jnp.stack([lower, upper]))
         mixed = _by_curvature(shape.value, shape.derivative, lower, upper, bend[0], bend[1])
         pick = lambda i, j: jnp.where(
@@ -396,7 +396,7 @@ def _reciprocal_range(node: Node, x: Interval) -> Interval:
 
 
 def _reciprocal_relax(node: Node, out: Interval, x: Interval) -> Relaxation:
-    lower, upper, finite = _ends(x)
+    lower, upper, finite = ends(x)
     good = finite & ((lower > 0) | (upper < 0)) & jnp.isfinite(out.lower) & jnp.isfinite(out.upper)
     negative = upper < 0
     small = jnp.where(good, jnp.where(negative, -upper, lower), 1)
@@ -419,4 +419,4 @@ def fractional(exponent: float) -> Rule:
     # Its own ulps grow with the logarithm of the result, as in exp(y log x).
     sign = 1 if y < 0 or y > 1 else -1
     at = _decreasing_root if y < 0 else _inside
-    return monotone(f"pow {exponent}", shape, _bent(shape, sign, at), falling=y < 0)
+    return monotone(f"pow {exponent}", shape, bent(shape, sign, at), falling=y < 0)
