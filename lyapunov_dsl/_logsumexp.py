@@ -9,6 +9,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.core import ShapedArray
 from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
 
@@ -63,7 +64,7 @@ def _new(name: str, function: Any, keeps: bool = False) -> Primitive:
     """A primitive that computes a function over the last axis of its operands, which it removes or keeps."""
     primitive = Primitive(name)
     primitive.def_impl(jax.jit(function))
-    primitive.def_abstract_eval(lambda d, *_: jax.core.ShapedArray(d.shape if keeps else d.shape[:-1], d.dtype))
+    primitive.def_abstract_eval(lambda d, *_: ShapedArray(d.shape if keeps else d.shape[:-1], d.dtype))
     mlir.register_lowering(primitive, mlir.lower_fun(function, multiple_results=False))
 
     def batched(operands: Any, axes: Any) -> tuple[Any, int]:

@@ -97,7 +97,7 @@ class Graph:
         if name in ("scan", "while", "cond"):
             return CONTROL[name](self, equation, operands)
         if all(isinstance(value, Const) for value in operands):
-            return self.fold(equation, operands)
+            return self.fold(equation, operands)  # pyright: ignore[reportArgumentType]
         if name not in TRANSLATIONS:
             raise self.unsupported("no rule")
         key = (name, repr(sorted(equation.params.items(), key=lambda item: item[0])), *map(self.name_of, operands))

@@ -136,7 +136,7 @@ def rewrite_activation(graph: Graph, x: Node, y: Node) -> Node | None:
             for base, cubed in (parts, parts[::-1]) if len(parts) == 2 else ():
                 cube = _factor(cubed)
                 power = _tag(cube[1], "integer_pow") if cube else ()
-                if base is one and power and power[0] is one and cube[1].tag[1]["y"] == 3:
+                if cube and scaled and base is one and power and power[0] is one and cube[1].tag[1]["y"] == 3:
                     data = (scaled[0], cube[0])
                     if abs(data[0] - math.sqrt(2 / math.pi)) < 1e-4 and abs(data[1] - 0.044715) < 1e-6:
                         return graph.add(tanh_gelu, [one], one.shape, one.dtype, data)
@@ -144,7 +144,7 @@ def rewrite_activation(graph: Graph, x: Node, y: Node) -> Node | None:
         half, turned = _factor(one), _factor(argument)
         if half and turned and half[0] == 0.5 and abs(turned[0] - math.sqrt(0.5)) < 1e-6:
             (negative,) = _tag(turned[1], "neg") or (None,)
-            if negative is half[1]:
+            if negative is not None and negative is half[1]:
                 return graph.add(gelu, [negative], negative.shape, negative.dtype)
     return None
 
