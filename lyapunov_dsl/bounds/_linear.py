@@ -115,16 +115,16 @@ def _gather(graph: Graph, equation: Any, x: Value, indices: Value) -> Value:
 
 
 def _dynamic_slice(graph: Graph, equation: Any, x: Value, *starts: Value) -> Value:
-    if not isinstance(x, Node) or not all(isinstance(s, Const) for s in starts):
+    values = [s.value for s in starts if isinstance(s, Const)]
+    if not isinstance(x, Node) or len(values) < len(starts):
         raise graph.unsupported("indices that depend on the input")
-    values = [s.value for s in starts]
     return linear(graph, lambda x: lax.dynamic_slice(x, values, equation.params["slice_sizes"]), x)
 
 
 def _dynamic_update_slice(graph: Graph, equation: Any, x: Value, update: Value, *starts: Value) -> Value:
-    if not all(isinstance(s, Const) for s in starts):
+    values = [s.value for s in starts if isinstance(s, Const)]
+    if len(values) < len(starts):
         raise graph.unsupported("indices that depend on the input")
-    values = [s.value for s in starts]
     nodes = [v if isinstance(v, Node) else graph.point(v) for v in (x, update)]
     return linear(graph, lambda x, u: lax.dynamic_update_slice(x, u, values), *nodes)
 
@@ -341,7 +341,7 @@ def contraction(graph: Graph, function: Callable, x: Value, y: Value, out: Any, 
     assert isinstance(const, Const)
     call = (lambda w: lambda v: function(w, v)) if turned else (lambda w: lambda v: function(v, w))
     value = widest(const.value)
-    more = {} if const.slack is None else {"uncertain": call(jnp.asarray(const.slack))}
+    more: dict[str, Any] = {} if const.slack is None else {"uncertain": call(jnp.asarray(const.slack))}
     data = Affine(call(value), call(jnp.abs(value)), terms, **more)
     return graph.add(affine, [node], out.shape, out.dtype, data)
 

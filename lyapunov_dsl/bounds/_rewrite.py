@@ -82,8 +82,7 @@ def _shifted(graph: Graph, value: Any) -> tuple[Node, int] | None:
     if isinstance(a, Node) and isinstance(difference, Node) and a.shape == difference.shape:
         top, movers = _core(shift)
         axis = _axis(top, "reduce_max") if isinstance(top, Node) else None
-        shape_fits = axis is not None and _tag(top, "reduce_max")[0] is a
-        if shape_fits:
+        if axis is not None and _tag(top, "reduce_max")[0] is a:
             # The shift may have fewer axes than a, as far as the operation broadcasts it.
             places = _map(top, movers)
             expected = np.expand_dims(np.arange(top.size).reshape(top.shape), axis)

@@ -376,10 +376,8 @@ def _power_relax(node: Node, out: Interval, x: Interval) -> Relaxation:
         other = bent(shape, -1)(lower, upper)
         bend = n * (n - 1) * (lambda v: _power(v, n - 2) if n > 2 else jnp.ones_like(v))(jnp.stack([lower, upper]))
         mixed = _by_curvature(shape.value, shape.derivative, lower, upper, bend[0], bend[1])
-        pick = lambda i, j: jnp.where(
-            lower >= 0, (below, above_)[i][j], jnp.where(upper <= 0, other[i][j], mixed[i][j])
-        )
-        below, above_ = (pick(0, 0), pick(0, 1)), (pick(1, 0), pick(1, 1))
+        pick = lambda right, left, both: jnp.where(lower >= 0, right, jnp.where(upper <= 0, left, both))
+        below, above_ = jax.tree.map(pick, (below, above_), tuple(other), tuple(mixed))
     return planes(out, x, finite, below, above_, ulps=4 * n)
 
 
