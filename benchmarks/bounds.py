@@ -1,6 +1,7 @@
 """Bounds of residuals: how tight, and how long they take, beside auto_LiRPA in one process.
 
-    python benchmarks/bounds.py --networks DIR           # docs/results/bounds.json
+    python benchmarks/bounds.py --networks DIR                  # half an hour on two quiet cores; docs/results/bounds.json
+    python benchmarks/bounds.py --rounds 1 --batch 8 --examples 2 --untrained    # a smoke test, no measurement
 
 For fields f of several widths, depths and activations, V = cross entropy of the first class and g = dV/dt + V along f:
 
@@ -9,7 +10,9 @@ For fields f of several widths, depths and activations, V = cross entropy of the
 - time per box of the upper bound, compiled and warm, in batches, the two engines in turn, on the same cores.
 
 DIR holds `net_k10.npz` and its likes: x, W0, b0, W1, b1, W2, b2; without it only networks drawn here are bounded. auto_LiRPA, which
-needs PyTorch, is no dependency: where it is not installed, its columns stay empty. Install it from source beside this library.
+needs PyTorch, is no dependency: where it is not installed, its columns stay empty. It is not on PyPI in a version that this was
+tried with: version 0.7.1 from https://github.com/Verified-Intelligence/auto_LiRPA works with PyTorch 2.13, past the limit its setup
+names, if its folder is on PYTHONPATH and appdirs, graphviz, ninja, packaging, pyyaml, sortedcontainers and tqdm are installed.
 Its CROWN is given g as softmax, log(sum(exp)) and linear layers, the context folded into a bias, and asked for upper bounds only.
 
 Then the digits: bounds of the convolutional encoder over boxes of pixels, and of the residual of the program over boxes of time and
@@ -19,22 +22,26 @@ state along trajectories, in both precisions. Their widths tend to 0 with the bo
 import argparse
 import functools
 import importlib.util
-import os
+import itertools
 import time
 from collections.abc import Callable
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import common
+import diffrax
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
+from digits_folds import in_float64
 
 import lyapunov_dsl as ld
 from lyapunov_dsl import bounds
 
 WIDTHS = (0.01, 0.05, 0.1, 0.5, 1.0)
-SIZES = (1e-1, 1e-2, 1e-3, 1e-4)
+SIZES = (1e-1, 1e-2, 1e-3, 1e-4, 1e-5, 0.0)
 METHODS = ("interval", "backward", "crown")
 # Name: activation, state, widths of the hidden layers, factor on the weights' usual size.
 DRAWN = {
@@ -46,21 +53,24 @@ DRAWN = {
     "relu_k3_narrow": ("relu", 3, (32, 32), 2.0),
 }
 ACTIVATIONS = {"tanh": jnp.tanh, "relu": jax.nn.relu, "softplus": jax.nn.softplus, "logistic": jax.nn.sigmoid}
+# The type of the digits program, and whether JAX has float64: the ranges of the engine are in the widest type that it has.
+ARITHMETIC = {
+    "float32": (np.float32, False),
+    "float32, ranges in float64": (np.float32, True),
+    "float64": (np.float64, True),
+}
 LIRPA = importlib.util.find_spec("auto_LiRPA") is not None and importlib.util.find_spec("torch") is not None
 
 
-def networks(folder: Path) -> dict[str, dict[str, Any]]:
+def networks(folder: Path | None) -> dict[str, dict[str, Any]]:
     """Layers, context, activation and half-width of the domain, by name; float64."""
     found = {}
     for name in ("net_k10", "net_k2", "rand_k10", "rand_k2"):
-        path = folder / f"{name}.npz"
-        if path.exists():
-            data = np.load(path)
+        if folder is not None:
+            data = np.load(folder / f"{name}.npz")
             layers = [(data[f"W{i}"], data[f"b{i}"]) for i in range(3)]
             radius = 2.0 if name.endswith("k2") else 1.5
             found[name] = {"layers": layers, "x": data["x"], "activation": "tanh", "radius": radius}
-        else:
-            print(f"{path}: not found, skipped")
     for seed, (name, (activation, k, hidden, gain)) in enumerate(DRAWN.items()):
         rng = np.random.default_rng(seed)
         sizes = (k + 16, *hidden, k)
@@ -125,6 +135,8 @@ def theirs(network: dict[str, Any], dtype: Any) -> Callable[[Any, Any], Any]:
     from auto_LiRPA import BoundedModule, BoundedTensor, PerturbationLpNorm  # pyright: ignore[reportMissingImports]
 
     kind = torch.float64 if dtype == np.float64 else torch.float32
+    # Its tables of tangent points are of the default type.
+    torch.set_default_dtype(kind)
     functions = {
         "tanh": torch.tanh,
         "relu": torch.relu,
@@ -168,6 +180,13 @@ def theirs(network: dict[str, Any], dtype: Any) -> Callable[[Any, Any], Any]:
         return found.numpy()[:, 0]
 
     return upper
+
+
+def lirpa() -> str:
+    """The version of auto_LiRPA."""
+    import auto_LiRPA  # pyright: ignore[reportMissingImports]
+
+    return str(auto_LiRPA.__version__)
 
 
 def tightness(network: dict[str, Any], dtype: Any, engines: dict[str, Callable]) -> dict[str, list[float]]:
@@ -235,61 +254,100 @@ def report(row: dict[str, Any]) -> list[str]:
 
 
 def digits(options: argparse.Namespace) -> dict[str, Any]:
-    """Widths of bounds of the digits program, by part, precision, size of the box and method."""
+    """Widths of the bounds of the digits program, by part, arithmetic and method."""
     images, classes = common.load()
     program = ld.compile(common.make_system(jax.random.key(0)), common.certificate(), example=(images[0], classes[0]))
     if not options.untrained:
-        import optax
-
         _, _, step = common.make_step(program, optax.adam(3e-3))
         program = common.train(program, step, optax.adam(3e-3), images, classes, epochs=20, seed=0)
-        print(f"\ndigits: trained, training error {program.error(images, classes):.3f}")
-    results = {}
-    for dtype in (np.float32, np.float64):
-        with jax.enable_x64(True):
-            results[np.dtype(dtype).name] = digits_widths(cast(program, dtype), images.astype(dtype), classes, options)
+    images, classes = images[: options.examples], classes[: options.examples]
+    # A state on the trajectory of every image, each at a time of its own.
+    times = np.linspace(0.1, 0.9, len(images), dtype=np.float32)
+    paths = program.trajectory(images, saveat=diffrax.SaveAt(ts=times)).ys
+    inputs = (images, times, np.asarray(paths)[np.arange(len(images)), np.arange(len(images))])
+    results: dict[str, Any] = {"trained": not options.untrained, "half-widths": SIZES}
+    for arithmetic, (dtype, x64) in ARITHMETIC.items():
+        with jax.enable_x64(x64):
+            same = in_float64(program) if dtype == np.float64 else program
+            for part, (function, center, fixed) in parts(same, *(v.astype(dtype) for v in inputs), classes).items():
+                found = widths(function, center, fixed)
+                results.setdefault(part, {})[arithmetic] = found
+                print(f"\ndigits, {part}, {arithmetic}\n  {'half-width':16}" + "".join(f"{r:>9.0e}" for r in SIZES))
+                for name, row in found.items():
+                    print(f"  {name:16}" + "".join(f"{v:9.1e}" for v in row), flush=True)
     return results
 
 
-def cast(program: ld.Program, dtype: Any) -> ld.Program:
-    """A program of the same weights in another precision."""
-    change = lambda leaf: leaf.astype(dtype) if jnp.issubdtype(jnp.result_type(leaf), jnp.floating) else leaf
-    return jax.tree.map(lambda leaf: change(leaf) if isinstance(leaf, jax.Array) else leaf, program)
-
-
-def digits_widths(
-    program: ld.Program, images: np.ndarray, classes: np.ndarray, options: argparse.Namespace
-) -> dict[str, Any]:
-    """Median widths of the bounds of encoder and residual in one precision, with a check by sampled points."""
-    dtype = images.dtype
+def parts(program: ld.Program, images: Any, times: Any, states: Any, classes: Any) -> dict[str, tuple]:
+    """What is bounded: a function of one example, centers of the boxes of what varies, and what is fixed."""
     condition = program.condition
-    count = options.examples
-    # States on the trajectories of the first images, each at a time of its own.
-    at = jnp.linspace(0.1, 0.9, count, dtype=dtype)
-    paths = program.trajectory(images[:count], times=jnp.linspace(0, 1, 11, dtype=dtype)) if False else None
-    del paths
-    states = jnp.stack([_state(program, x, t) for x, t in zip(images[:count], at, strict=True)])
+    context = jax.jit(jax.vmap(lambda image: condition.continuous.input(image).context))(images)
 
-    def encoder(image: Any) -> Any:
-        return program.system.start(image).context
+    def residual_of(t: Any, state: Any, context: Any, label: Any) -> Any:
+        point = condition.point(ld.Start(state, context), label)
+        return condition.residuals(t, state, point)["exponential"]
 
-    def residual_of(context: Any, label: Any) -> Callable[[Any, Any], Any]:
-        def function(t: Any, state: Any) -> Any:
-            point = condition.point(ld.Start(state, context), label)
-            return condition.residuals(t, state, point)["exponential"]
-
-        return function
-
-    results: dict[str, Any] = {}
-    return results
+    encoder = lambda image: condition.continuous.input(image).context
+    return {"encoder": (encoder, (images,), ()), "residual": (residual_of, (times, states), (context, classes))}
 
 
-def _state(program: ld.Program, image: Any, t: Any) -> Any:
-    return image, t
+def widths(function: Callable, center: tuple, fixed: tuple, samples: int = 500) -> dict[str, list[float]]:
+    """The largest width over outputs, the median over examples, for every half-width. Raises where a sampled point, half of them
+    corners, lies outside, and where a smaller box has wider bounds."""
+    values = jax.jit(jax.vmap(jax.vmap(function, (0,) * len(center) + (None,) * len(fixed))))
+    rows: dict[str, list[float]] = {name: [] for name in (*METHODS, "of samples")}
+    engines = {name: jax.jit(jax.vmap(functools.partial(bound_of, function, name))) for name in METHODS}
+    rng = np.random.default_rng(0)
+    median = lambda low, high: float(np.median((high - low).reshape(len(low), -1).max(axis=1)))
+    for r in SIZES:
+        low = tuple(v - v.dtype.type(r) for v in center)
+        high = tuple(v + v.dtype.type(r) for v in center)
+        at = []
+        for v, least, most in zip(center, low, high, strict=True):
+            share = rng.uniform(-1, 1, (len(v), samples, *v.shape[1:]))
+            share[:, ::2] = np.sign(share[:, ::2])
+            at.append(np.clip(v[:, None] + (r * share).astype(v.dtype), least[:, None], most[:, None]))
+        found = np.asarray(values(*at, *fixed), np.float64)
+        rows["of samples"].append(median(found.min(axis=1), found.max(axis=1)))
+        for name, engine in engines.items():
+            lower, upper = (np.asarray(v, np.float64)[:, None] for v in engine(low, high, fixed))
+            if not ((lower <= found) & (found <= upper)).all():
+                raise AssertionError(f"{name} at half-width {r}: a sampled point lies outside of the bounds")
+            rows[name].append(median(lower, upper))
+    for name in METHODS:
+        if any(after > 1.01 * before for before, after in itertools.pairwise(rows[name])):
+            raise AssertionError(f"{name}: bounds of a smaller box are wider: {rows[name]}")
+    return rows
+
+
+def bound_of(function: Callable, method: Any, low: tuple, high: tuple, fixed: tuple) -> tuple[Any, Any]:
+    """Bounds of one example over its boxes."""
+    regions = map(bounds.Box, low, high)
+    found = bounds.bound(lambda *v: function(*v, *fixed), *regions, method=method)
+    return found.lower, found.upper
 
 
 def main() -> None:
-    pass
+    parser = argparse.ArgumentParser(description="Tightness and time of bounds, beside auto_LiRPA.")
+    parser.add_argument("--networks", type=Path, default=None, help="a folder with net_k10.npz and its likes")
+    parser.add_argument("--rounds", type=int, default=7, help="of timing, every engine once in each")
+    parser.add_argument("--batch", type=int, nargs="*", default=[64, 1024], help="boxes that are bounded at once")
+    parser.add_argument("--precision", nargs="*", choices=("float32", "float64"), default=["float32", "float64"])
+    parser.add_argument("--no-lirpa", action="store_true", help="without auto_LiRPA also where it is installed")
+    parser.add_argument("--examples", type=int, default=16, help="images of the digits; 0 leaves the digits out")
+    parser.add_argument("--untrained", action="store_true", help="the digits program at initialization")
+    parser.add_argument("--out", type=Path, default=None)
+    options = parser.parse_args()
+    options.lirpa = LIRPA and not options.no_lirpa
+    record: dict[str, Any] = {"environment": common.environment(), "rounds": options.rounds}
+    if options.lirpa:
+        record["environment"]["versions"] |= {"torch": version("torch"), "auto_LiRPA": lirpa()}
+    for precision in options.precision:
+        with jax.enable_x64(precision == "float64"):
+            record[precision] = compare(options, np.dtype(precision).type)
+    if options.examples:
+        record["digits"] = digits(options)
+    common.write(options.out, "bounds", record)
 
 
 if __name__ == "__main__":
