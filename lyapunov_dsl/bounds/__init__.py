@@ -2,4 +2,7 @@
 
 from ._bound import Bounds as Bounds, bound as bound
 from ._graph import UnknownPrimitive as UnknownPrimitive
+from ._interval import Interval as Interval
 from ._region import Ball as Ball, Box as Box
+from ._register import lines as lines, register as register, ulps as ulps
+from ._rule import Rule as Rule
