@@ -140,7 +140,8 @@ def theirs(network: dict[str, Any], dtype: Any) -> Callable[[Any, Any], Any]:
     functions = {
         "tanh": torch.tanh,
         "relu": torch.relu,
-        "softplus": torch.nn.functional.softplus,
+        # Its own softplus has no planes.
+        "softplus": lambda x: torch.log(1 + torch.exp(x)),
         "logistic": torch.sigmoid,
     }
     activation = functions[network["activation"]]
@@ -263,13 +264,14 @@ def digits(options: argparse.Namespace) -> dict[str, Any]:
     images, classes = images[: options.examples], classes[: options.examples]
     # A state on the trajectory of every image, each at a time of its own.
     times = np.linspace(0.1, 0.9, len(images), dtype=np.float32)
-    paths = program.trajectory(images, saveat=diffrax.SaveAt(ts=times)).ys
+    paths = program.trajectory(images, saveat=diffrax.SaveAt(ts=jnp.asarray(times))).ys
     inputs = (images, times, np.asarray(paths)[np.arange(len(images)), np.arange(len(images))])
     results: dict[str, Any] = {"trained": not options.untrained, "half-widths": SIZES}
     for arithmetic, (dtype, x64) in ARITHMETIC.items():
         with jax.enable_x64(x64):
             same = in_float64(program) if dtype == np.float64 else program
-            for part, (function, center, fixed) in parts(same, *(v.astype(dtype) for v in inputs), classes).items():
+            images, times, states = (v.astype(dtype) for v in inputs)
+            for part, (function, center, fixed) in parts(same, images, times, states, classes).items():
                 found = widths(function, center, fixed)
                 results.setdefault(part, {})[arithmetic] = found
                 print(f"\ndigits, {part}, {arithmetic}\n  {'half-width':16}" + "".join(f"{r:>9.0e}" for r in SIZES))
