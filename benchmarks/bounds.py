@@ -10,9 +10,9 @@ For fields f of several widths, depths and activations, V = cross entropy of the
 - time per box of the upper bound, compiled and warm, in batches, the two engines in turn, on the same cores.
 
 DIR holds `net_k10.npz` and its likes: x, W0, b0, W1, b1, W2, b2; without it only networks drawn here are bounded. auto_LiRPA, which
-needs PyTorch, is no dependency: where it is not installed, its columns stay empty. It is not on PyPI in a version that this was
-tried with: version 0.7.1 from https://github.com/Verified-Intelligence/auto_LiRPA works with PyTorch 2.13, past the limit its setup
-names, if its folder is on PYTHONPATH and appdirs, graphviz, ninja, packaging, pyyaml, sortedcontainers and tqdm are installed.
+needs PyTorch, is no dependency: where it is not installed, its columns stay empty. Version 0.7.1, from
+https://github.com/Verified-Intelligence/auto_LiRPA, works with PyTorch 2.13, which its setup does not allow, if its folder is on
+PYTHONPATH and appdirs, graphviz, ninja, packaging, pyyaml, sortedcontainers and tqdm are installed.
 Its CROWN is given g as softmax, log(sum(exp)) and linear layers, the context folded into a bias, and asked for upper bounds only.
 
 Then the digits: bounds of the convolutional encoder over boxes of pixels, and of the residual of the program over boxes of time and
@@ -21,6 +21,7 @@ state along trajectories, in both precisions. Their widths tend to 0 with the bo
 
 import argparse
 import functools
+import importlib
 import importlib.util
 import itertools
 import time
@@ -102,8 +103,7 @@ def residual(network: dict[str, Any], dtype: Any) -> Callable[[Any], Any]:
 
 
 def centers(network: dict[str, Any], count: int, dtype: Any) -> np.ndarray:
-    k = len(network["layers"][-1][1])
-    reach = 0.7 * network["radius"]
+    k, reach = len(network["layers"][-1][1]), 0.7 * network["radius"]
     return np.random.default_rng(1).uniform(-reach, reach, (count, k)).astype(dtype)
 
 
@@ -183,17 +183,9 @@ def theirs(network: dict[str, Any], dtype: Any) -> Callable[[Any, Any], Any]:
     return upper
 
 
-def lirpa() -> str:
-    """The version of auto_LiRPA."""
-    import auto_LiRPA  # pyright: ignore[reportMissingImports]
-
-    return str(auto_LiRPA.__version__)
-
-
 def tightness(network: dict[str, Any], dtype: Any, engines: dict[str, Callable]) -> dict[str, list[float]]:
     """The median ratio of every engine at every half-width."""
-    g = residual(network, dtype)
-    center = centers(network, 64, dtype)
+    g, center = residual(network, dtype), centers(network, 64, dtype)
     at = np.asarray(jax.vmap(g)(center))
     rows: dict[str, list[float]] = {name: [] for name in engines}
     for r in WIDTHS:
@@ -343,7 +335,8 @@ def main() -> None:
     options.lirpa = LIRPA and not options.no_lirpa
     record: dict[str, Any] = {"environment": common.environment(), "rounds": options.rounds}
     if options.lirpa:
-        record["environment"]["versions"] |= {"torch": version("torch"), "auto_LiRPA": lirpa()}
+        found = importlib.import_module("auto_LiRPA").__version__
+        record["environment"]["versions"] |= {"torch": version("torch"), "auto_LiRPA": found}
     for precision in options.precision:
         with jax.enable_x64(precision == "float64"):
             record[precision] = compare(options, np.dtype(precision).type)

@@ -45,7 +45,7 @@ def register(name: str, rule: Rule) -> None:
     TRANSLATIONS[name] = translate
 
 
-def ulps(count: float, argument: float = 0.0) -> Callable[..., Any]:
+def ulps(count: int | float, argument: int | float = 0) -> Callable[..., Any]:
     """The `slack` of a function that is evaluated with a relative error.
 
     **Arguments:**

@@ -1,0 +1,117 @@
+"""The pages about bounds: their code runs as printed, and their table names every operation that has a rule."""
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from lyapunov_dsl import bounds
+from lyapunov_dsl.bounds._graph import CALLS, CONTROL, TRANSLATIONS
+
+ROOT = Path(__file__).parent.parent
+
+
+def run(path: str) -> dict[str, Any]:
+    """The names that the code of a page leaves."""
+    code = "\n".join(re.findall(r"```python\n(.*?)```", (ROOT / path).read_text(), flags=re.DOTALL))
+    names: dict[str, Any] = {}
+    exec(compile(code, path, "exec"), names)
+    return names
+
+
+@pytest.fixture
+def unregister() -> Iterator[None]:
+    """Forgets rules that a test registers."""
+    known = set(TRANSLATIONS)
+    yield
+    for name in set(TRANSLATIONS) - known:
+        del TRANSLATIONS[name]
+
+
+def test_bounds_runs_as_printed(capsys: Any) -> None:
+    names = run("docs/bounds.md")
+    # What the page says is printed.
+    lower, upper, assurance = capsys.readouterr().out.split()[:3]
+    assert (round(float(lower), 3), round(float(upper), 3), assurance) == (0.07, 0.127, "PROVED_FLOAT")
+    assert jax.grad(lambda x: jnp.maximum(x, 0.0))(0.0) == 0.5
+    # The boxes that the region is cut into leave nothing out.
+    assert (names["lows"].min(0) == names["low"]).all()
+    assert (names["lows"].max(0) + 0.301 >= names["high"]).all()
+
+
+@pytest.mark.usefixtures("unregister")
+def test_add_a_rule_runs_as_printed(precision: Any, capsys: Any) -> None:
+    names = run("docs/add_a_rule.md")
+    assert "no rule: primitive cosh" in capsys.readouterr().out
+    # Planes are used: much closer than ranges alone.
+    box = bounds.Box(jnp.array(0.4), jnp.array(0.6))
+    width = {}
+    for method in ("interval", "crown"):
+        found = bounds.bound(names["catenary"], box, method=method)
+        width[method] = found.upper - found.lower
+    assert width["crown"] < 0.2 * width["interval"]
+    # What the page says was measured.
+    x = np.linspace(-80, 80, 100_001).astype(precision)
+    for name in ("cosh", "sinh"):
+        exact = getattr(np, name)(x.astype(np.longdouble))
+        off = np.abs(np.asarray(jax.jit(getattr(jnp, name))(x)) - exact)
+        assert (off <= (4 + 0.5 * np.abs(x)) * np.finfo(precision).eps * np.abs(exact)).all()
+
+
+def test_the_table_names_every_operation() -> None:
+    text = (ROOT / "docs/bounds.md").read_text().split("## Supported operations")[1]
+    named = re.findall(r"`(\w+)`", "\n".join(line.split("|")[2] for line in text.splitlines() if line.startswith("|")))
+    # A name with a space is a rule that a translation chooses by a parameter, and no primitive.
+    known = {name for name in TRANSLATIONS if " " not in name} | set(CALLS) | set(CONTROL)
+    assert len(named) == len(set(named))
+    assert sorted(named) == sorted(known)
+
+
+@pytest.mark.usefixtures("unregister")
+class TestRegister:
+    def test_a_name_with_a_rule_is_refused(self) -> None:
+        rule = bounds.Rule("tanh", lambda node, x: x, bounds.ulps(1))
+        for name in ("tanh", "jit", "scan"):
+            with pytest.raises(ValueError, match=f"expected a primitive without a rule, got '{name}'"):
+                bounds.register(name, rule)
+
+    def test_unknown_operands_make_the_result_unknown(self) -> None:
+        # A range that would hide the NaN of log(-1).
+        one = lambda node, x: bounds.Interval(jnp.zeros_like(x.lower), jnp.ones_like(x.upper))
+        bounds.register("cosh", bounds.Rule("cosh", one, bounds.ulps(1)))
+        box = bounds.Box(jnp.array([-1.0, 1.0]), jnp.array([1.0, 2.0]))
+        for method in ("interval", "backward", "crown"):
+            found = bounds.bound(lambda x: jnp.cosh(jnp.log(x)), box, method=method)
+            assert found.lower[0] == -jnp.inf
+            assert found.upper[0] == jnp.inf
+            assert -0.1 < found.lower[1] <= 0 < 1 <= found.upper[1] < 1.1
+
+    def test_constants_take_the_rule(self) -> None:
+        rule = bounds.Rule("sinh", lambda node, x: bounds.Interval(*map(jnp.sinh, x)), bounds.ulps(16, argument=2))
+        bounds.register("sinh", rule)
+        box = bounds.Box(jnp.array(0.0), jnp.array(1.0))
+        found = bounds.bound(lambda x, c: x * jnp.sinh(c), box, jnp.array(2.0))
+        assert found.lower <= 0
+        np.testing.assert_allclose(found.upper, np.sinh(2.0), rtol=1e-5)
+
+    def test_two_operands(self) -> None:
+        def span(node: Any, x: bounds.Interval, y: bounds.Interval) -> bounds.Interval:
+            angle = jnp.arctan2(jnp.stack([x.lower, x.upper]), y.lower)
+            return bounds.Interval(jnp.minimum(angle[0], 0.0), jnp.maximum(angle[1], 0.0))
+
+        bounds.register("atan2", bounds.Rule("atan2", span, bounds.ulps(64)))
+        box = bounds.Box(jnp.array([-0.5, 1.0]), jnp.array([0.5, 2.0]))
+        for method in ("interval", "crown"):
+            found = bounds.bound(lambda v: jnp.arctan2(v[0], v[1]), box, method=method)
+            np.testing.assert_allclose([found.lower, found.upper], [-np.arctan(0.5), np.arctan(0.5)], rtol=1e-3)
+
+    def test_a_result_that_is_no_number_is_refused(self) -> None:
+        bounds.register("clz", bounds.Rule("clz", lambda node, x: x, bounds.ulps(1)))
+        box = bounds.Box(jnp.array(0.0), jnp.array(1.0))
+        with pytest.raises(bounds.UnknownPrimitive, match="floating-point result"):
+            bounds.bound(lambda x: jax.lax.clz((x > 0.5).astype(int)), box)
