@@ -33,6 +33,7 @@ def unregister() -> Iterator[None]:
         del TRANSLATIONS[name]
 
 
+@pytest.mark.usefixtures("quick")
 def test_bounds_runs_as_printed(capsys: Any) -> None:
     names = run("docs/bounds.md")
     # What the page says is printed.
@@ -97,7 +98,7 @@ class TestRegister:
         box = bounds.Box(jnp.array(0.0), jnp.array(1.0))
         found = bounds.bound(lambda x, c: x * jnp.sinh(c), box, jnp.array(2.0))
         assert found.lower <= 0
-        np.testing.assert_allclose(found.upper, np.sinh(2.0), rtol=1e-5)
+        np.testing.assert_allclose(found.upper, np.sinh(2.0), rtol=1e-3)
 
     def test_two_operands(self) -> None:
         def span(node: Any, x: bounds.Interval, y: bounds.Interval) -> bounds.Interval:
