@@ -159,7 +159,7 @@ class Pass:
         off = off * (1.01 + 2 * unit * (max(node.size for node in order) + len(order)))
         lower, upper = (low - off).reshape(target.shape), (high + off).reshape(target.shape)
         good = jnp.isfinite(lower) & jnp.isfinite(upper)
-        return Interval(jnp.where(good, lower, -jnp.inf), jnp.where(good, upper, jnp.inf))
+        return clean(Interval(jnp.where(good, lower, -jnp.inf), jnp.where(good, upper, jnp.inf)), target.dtype)
 
     def band(self, node: Node) -> Band | None:
         """Parallel planes of a node, with the rounding of its evaluation and of its bias in their distance."""
@@ -200,7 +200,7 @@ class Pass:
         asked for."""
         identity = jnp.eye(node.size, dtype=wide()).reshape(node.size, *node.shape)
         lower, upper = -self.backward(node, -identity), self.backward(node, identity)
-        return Interval(lower.reshape(node.shape), upper.reshape(node.shape))
+        return clean(Interval(lower.reshape(node.shape), upper.reshape(node.shape)), node.dtype)
 
     def relaxation(self, node: Node) -> Relaxation:
         """The planes of a node, from the ranges of its inputs."""

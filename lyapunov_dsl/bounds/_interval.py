@@ -7,7 +7,6 @@ that is bounded. A range [-inf, inf] stands for anything, NaN included; no other
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array
 
 
@@ -95,4 +94,4 @@ def zero_safe(coefficient: Any, value: Any) -> Array:
 
 def widest(value: Any) -> Any:
     """A floating-point array in the type of ranges, which is exact."""
-    return jnp.asarray(value, wide()) if jnp.issubdtype(np.result_type(value), np.floating) else jnp.asarray(value)
+    return jnp.asarray(value, wide()) if jnp.issubdtype(jnp.result_type(value), jnp.floating) else jnp.asarray(value)

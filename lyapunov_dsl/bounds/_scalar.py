@@ -130,8 +130,8 @@ def monotone(
     def span(node: Node, x: Interval) -> Interval:
         first, last = (x.upper, x.lower) if falling else (x.lower, x.upper)
         out = Interval(shape.value(first), shape.value(last))
-        # Outside of the domain there is no number, which is anything.
-        undefined = is_anything(x) | (x.lower < shape.domain)
+        # Outside of the domain there is no number, which is anything; so is what falls from infinity at 0, which may be -0.
+        undefined = is_anything(x) | (x.lower <= shape.domain if falling else x.lower < shape.domain)
         return Interval(jnp.where(undefined, -jnp.inf, out.lower), jnp.where(undefined, jnp.inf, out.upper))
 
     def inside(out: Interval, x: Interval) -> tuple[Any, Any, Any]:
@@ -163,7 +163,9 @@ def planes(out: Interval, x: Interval, good: Any, below: Line, above: Line, *, u
     found = elementwise([x], [low], bias_low, [high], bias_high)
     # The intercepts are differences of numbers of this size.
     size = jnp.where(good, magnitude(out) + jnp.maximum(jnp.abs(low), jnp.abs(high)) * magnitude(x), 0)
-    return found._replace(rounding=found.rounding + (ulps + 8) * eps(wide()) * jnp.where(good, size, 0))
+    # A slope so small that it is flushed to zero is off by as much.
+    flushed = 4 * tiny(wide()) * jnp.where(good, magnitude(x), 0)
+    return found._replace(rounding=found.rounding + (ulps + 8) * eps(wide()) * jnp.where(good, size, 0) + flushed)
 
 
 def _ulps(count: int, least: float = 0.0) -> Callable[..., Any]:
@@ -295,7 +297,7 @@ def _steps(function: Callable, x: Interval) -> Interval:
     return Interval(jnp.where(unknown, -jnp.inf, function(x.lower)), jnp.where(unknown, jnp.inf, function(x.upper)))
 
 
-def _wave(peak: float) -> tuple[Callable, Callable]:
+def _wave(peak: float) -> Rule:
     """Range and lines of the cosine of x - peak, whose values at the ends are given."""
 
     def reaches(x: Interval, at: float) -> Array:
@@ -323,10 +325,10 @@ def _wave(peak: float) -> tuple[Callable, Callable]:
         return planes(out, x, finite & ~wide_range, below, above, ulps=64)
 
     # An absolute error: near its zeros, an argument rounded by half an ulp is far off relatively.
-    return Rule("cos" if peak == 0 else "sin", span, _ulps(32, 1.0), relax)  # pyright: ignore[reportReturnType]
+    return Rule("cos" if peak == 0 else "sin", span, _ulps(32, 1.0), relax)
 
 
-RULES["cos"], RULES["sin"] = _wave(0.0), _wave(math.pi / 2)  # pyright: ignore[reportArgumentType]
+RULES["cos"], RULES["sin"] = _wave(0.0), _wave(math.pi / 2)
 
 
 def _abs_range(node: Node, x: Interval) -> Interval:

@@ -11,7 +11,7 @@ import numpy as np
 
 from . import _graph as graphs
 from ._graph import Graph, Value, concrete
-from ._interval import Interval, finite_magnitude, is_anything
+from ._interval import Interval, eps, finite_magnitude, is_anything
 from ._linear import add, nodes_of, sub
 from ._rule import Node, Relaxation, Rule, roundoff
 from ._scalar import RULES, Shape, bent, chord, ends, monotone, planes
@@ -142,7 +142,7 @@ def rewrite_activation(graph: Graph, x: Node, y: Node) -> Node | None:
                         return graph.add(tanh_gelu, [one], one.shape, one.dtype, data)
         (argument,) = _tag(other, "erfc") or (None,)
         half, turned = _factor(one), _factor(argument)
-        if half and turned and half[0] == 0.5 and abs(turned[0] - math.sqrt(0.5)) < 1e-6:
+        if half and turned and half[0] == 0.5 and abs(turned[0] - math.sqrt(0.5)) < eps(x.dtype):
             (negative,) = _tag(turned[1], "neg") or (None,)
             if negative is not None and negative is half[1]:
                 return graph.add(gelu, [negative], negative.shape, negative.dtype)
