@@ -13,9 +13,9 @@ import jax.numpy as jnp
 
 from . import _graph as graphs
 from ._graph import Graph
-from ._interval import Interval, clean, eps, intersect, magnitude, wide, widen, zero_safe
+from ._interval import Interval, clean, eps, intersect, magnitude, tiny, wide, widen, zero_safe
 from ._region import Box
-from ._rule import NONE, Band, Node, Relaxation, affine, band_of
+from ._rule import NONE, Band, Node, Relaxation, Scale, affine, band_of
 
 
 def ordered(roots: Sequence[Node]) -> list[Node]:
@@ -115,22 +115,32 @@ class Pass:
             return None
         count, unit = target.size, eps(wide())
         uses = collections.Counter(child for node in order for child in set(node.inputs))
-        pending = {target: jnp.eye(count, dtype=wide()).reshape(count, *target.shape)}
-        # Coefficients that are those of the function's constants are the same for all regions: products with them are
-        # matrix products then. What plain sums round is added up before it meets coefficients.
+        # Coefficients are a matrix, or one times a number for each entry of the node. Those whose matrix is of the function's
+        # constants are the same for all regions: products with them are matrix products then. What plain sums round is added
+        # up before it meets coefficients.
+        pending: dict[Node, tuple[Any, Any]] = {
+            target: (jnp.eye(count, dtype=wide()).reshape(count, *target.shape), None)
+        }
         given, carried = {target}, {}
         low, high, off = (jnp.zeros(count, wide()) for _ in range(3))
         for node in reversed(order):
-            c = pending.pop(node, None)
-            if c is None:
+            if node not in pending:
                 continue
+            matrix, factor = pending.pop(node)
+            whole = matrix if factor is None else matrix * factor
             size = len(order) + node.size
             sums = _matrix_sums if node in given else _row_sums
+            sizes = jnp.abs(matrix if node in given else whole)
             extra = carried.get(node, NONE)
+            # What a product with the factor flushes to zero.
+            flushed = NONE if factor is None else 4 * tiny(wide())
+            scaled = lambda v, a=factor if node in given else None: v if a is None else a * v
+            scaled_up = lambda v, a=factor if node in given else None: v if a is None else jnp.abs(a) * v
             if node.rule is None:
                 span = self.ranges[node]
-                off = off + sums(jnp.abs(c), 2 * unit * size * magnitude(span) + extra)
-                least, most = self.extremes(node, c)
+                rounding = 2 * unit * size * magnitude(span) + extra
+                off = off + sums(sizes, added(scaled_up(rounding), flushed))
+                least, most = self.extremes(node, whole)
                 low, high = low + least, high + most
                 continue
             band = found[node]
@@ -141,20 +151,29 @@ class Pass:
             if plain and alone:
                 carried[node.inputs[0]] = half
             elif half is not NONE:
-                off = off + sums(jnp.abs(c), half)
+                off = off + sums(sizes, added(scaled_up(half), flushed))
             if band.bias is not NONE:
-                at = sums(c, band.bias)
+                at = sums(matrix if node in given else whole, scaled(band.bias))
                 low, high = low + at, high + at
             for child, transpose in zip(node.inputs, band.transposes, strict=True):
                 if transpose is None:
                     continue
-                more = transpose(c)
-                if node in given and node.rule is affine and uses[child] == 1:
+                # A factor waits for the next operation that mixes entries.
+                more, once = None, node in given and uses[child] == 1
+                if once and isinstance(transpose, Scale):
+                    more = (matrix, transpose.a if factor is None else factor * transpose.a)
+                elif once and node.rule is affine and factor is None:
+                    more = (transpose(matrix), None)
+                elif once and node.rule is affine and node.data.plain:
+                    more = (matrix, transpose(jnp.broadcast_to(factor, node.shape)[None])[0])
+                if more is not None:
                     given.add(child)
+                else:
+                    more = (transpose(whole), None)
                 if child in pending:
-                    both = jnp.abs(pending[child]) + jnp.abs(more)
-                    off = off + unit * _row_sums(both, magnitude(self.ranges[child]))
-                    more = pending[child] + more
+                    one, other = (m if a is None else m * a for m, a in (pending[child], more))
+                    off = off + unit * _row_sums(jnp.abs(one) + jnp.abs(other), magnitude(self.ranges[child]))
+                    more = (one + other, None)
                 pending[child] = more
         off = off * (1.01 + 2 * unit * (max(node.size for node in order) + len(order)))
         lower, upper = (low - off).reshape(target.shape), (high + off).reshape(target.shape)

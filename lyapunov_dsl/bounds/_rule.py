@@ -24,6 +24,15 @@ class Plane(NamedTuple):
     bias: Any
 
 
+class Scale(NamedTuple):
+    """The transpose of a product with `a`, entry by entry."""
+
+    a: Any
+
+    def __call__(self, coefficients: Any) -> Any:
+        return coefficients * self.a
+
+
 class Relaxation(NamedTuple):
     """The planes below and above an operation's exact result, and what rounding in computing with them amounts to.
 
@@ -156,8 +165,8 @@ def elementwise(
     size = sum(zero_safe(jnp.maximum(jnp.abs(a), jnp.abs(b)), s) for a, b, s in zip(lower, upper, sizes, strict=True))
     finite = jnp.where(jnp.isfinite(low), jnp.abs(low), 0) + jnp.where(jnp.isfinite(high), jnp.abs(high), 0)
     return Relaxation(
-        Plane(tuple(_scale(a) for a in lower), low),
-        Plane(tuple(_scale(a) for a in upper), high),
+        Plane(tuple(Scale(a) for a in lower), low),
+        Plane(tuple(Scale(a) for a in upper), high),
         4 * eps(wide()) * (size + finite) + tiny(wide()),
         (ranges, lower, low, upper, high),
     )
@@ -178,7 +187,7 @@ def band_of(found: Relaxation) -> Band | None:
         ends = [zero_safe(a - m, x.lower), zero_safe(a - m, x.upper)]
         low = low + jnp.minimum(*ends)
         size = size + zero_safe(jnp.abs(b - m) + jnp.abs(a - m), magnitude(x))
-    return between(tuple(_scale(m) for m in mean), low, high, found.rounding + 8 * eps(wide()) * size)
+    return between(tuple(Scale(m) for m in mean), low, high, found.rounding + 8 * eps(wide()) * size)
 
 
 def between(transposes: tuple[Callable[[Any], Any] | None, ...], low: Any, high: Any, rounding: Any) -> Band:
@@ -188,10 +197,6 @@ def between(transposes: tuple[Callable[[Any], Any] | None, ...], low: Any, high:
     bias = 0.5 * low + 0.5 * high
     half = jnp.maximum(high - bias, bias - low) + 4 * eps(wide()) * (jnp.abs(low) + jnp.abs(high))
     return Band(transposes, bias, jnp.where(finite, half + rounding, jnp.inf))
-
-
-def _scale(a: Any) -> Callable[[Any], Any]:
-    return lambda coefficient: coefficient * a
 
 
 def flat(out: Interval, count: int) -> Relaxation:

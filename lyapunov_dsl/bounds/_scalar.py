@@ -87,18 +87,20 @@ def _sigmoid_above(value: Callable, derivative: Callable, inverse: Callable, low
     left = jnp.where(straddles, lower, -1)
     at_left = value(left)
     # The line from the left end that touches the right branch is the steepest of its chords, so that each of these
-    # steps from a chord to the point of its slope doubles the digits.
+    # steps from a chord to the point of its slope doubles the digits. Any point right of 0 is good enough for a bound.
     touch = 0.5 * jnp.abs(left)
-    for _ in range(3):
+    for _ in range(2):
         touch = point((value(touch) - at_left) / (touch - left))
-    touch = jax.lax.stop_gradient(jnp.where(straddles, touch, jnp.where(lower >= 0, lower, upper)))
     middle = 0.5 * lower + 0.5 * upper
-    whole = touch >= upper
-    at = jnp.maximum(touch, middle)
-    slope = jnp.where(whole, chord(value, derivative, lower, upper), derivative(jnp.where(whole, middle, at)))
+    at = jax.lax.stop_gradient(jnp.where(straddles, jnp.minimum(jnp.maximum(touch, middle), upper), middle))
+    at = jnp.where(straddles & (at > middle), at, middle)
+    # The chord where it passes above the right branch, which it does where that is steeper than it at its end; else a tangent
+    # of that branch, which is above all of it, and above the left one if it is at the left end.
+    straight = chord(value, derivative, lower, upper)
+    whole = (upper <= 0) | (straddles & (derivative(upper) >= straight))
+    slope = jnp.where(whole, straight, derivative(at))
     slope = jnp.where(slope < flattest, 0, slope)
-    highest = jnp.clip(point(slope), jnp.maximum(lower, jnp.minimum(0, upper)), upper)
-    return slope, above(value, slope, lower, upper, highest)
+    return slope, above(value, slope, lower, upper, at)
 
 
 def sigmoid_band(shape: Shape, inverse: Callable, lower: Any, upper: Any) -> tuple[Any, Any, Any]:
