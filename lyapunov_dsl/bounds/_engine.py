@@ -127,19 +127,19 @@ class Pass:
             if node not in pending:
                 continue
             matrix, factor = pending.pop(node)
-            whole = matrix if factor is None else matrix * factor
+            whole = times(factor, matrix)
+            shared = node in given
             size = len(order) + node.size
-            sums = _matrix_sums if node in given else _row_sums
-            sizes = jnp.abs(matrix if node in given else whole)
+            sums = _matrix_sums if shared else _row_sums
+            coefficients, left = (matrix, factor) if shared else (whole, None)
+            sizes, sized = jnp.abs(coefficients), None if left is None else jnp.abs(left)
             extra = carried.get(node, NONE)
             # What a product with the factor flushes to zero.
             flushed = NONE if factor is None else 4 * tiny(wide())
-            scaled = lambda v, a=factor if node in given else None: v if a is None else a * v
-            scaled_up = lambda v, a=factor if node in given else None: v if a is None else jnp.abs(a) * v
             if node.rule is None:
                 span = self.ranges[node]
                 rounding = 2 * unit * size * magnitude(span) + extra
-                off = off + sums(sizes, added(scaled_up(rounding), flushed))
+                off = off + sums(sizes, added(times(sized, rounding), flushed))
                 least, most = self.extremes(node, whole)
                 low, high = low + least, high + most
                 continue
@@ -151,27 +151,27 @@ class Pass:
             if plain and alone:
                 carried[node.inputs[0]] = half
             elif half is not NONE:
-                off = off + sums(sizes, added(scaled_up(half), flushed))
+                off = off + sums(sizes, added(times(sized, half), flushed))
             if band.bias is not NONE:
-                at = sums(matrix if node in given else whole, scaled(band.bias))
+                at = sums(coefficients, times(left, band.bias))
                 low, high = low + at, high + at
             for child, transpose in zip(node.inputs, band.transposes, strict=True):
                 if transpose is None:
                     continue
                 # A factor waits for the next operation that mixes entries.
-                more, once = None, node in given and uses[child] == 1
+                more, once = None, shared and uses[child] == 1
                 if once and isinstance(transpose, Scale):
-                    more = (matrix, transpose.a if factor is None else factor * transpose.a)
+                    more = (matrix, times(factor, transpose.a))
                 elif once and node.rule is affine and factor is None:
                     more = (transpose(matrix), None)
-                elif once and node.rule is affine and node.data.plain:
+                elif once and factor is not None and node.rule is affine and node.data.plain:
                     more = (matrix, transpose(jnp.broadcast_to(factor, node.shape)[None])[0])
                 if more is not None:
                     given.add(child)
                 else:
                     more = (transpose(whole), None)
                 if child in pending:
-                    one, other = (m if a is None else m * a for m, a in (pending[child], more))
+                    one, other = (times(a, m) for m, a in (pending[child], more))
                     off = off + unit * _row_sums(jnp.abs(one) + jnp.abs(other), magnitude(self.ranges[child]))
                     more = (one + other, None)
                 pending[child] = more
@@ -301,6 +301,11 @@ def _matrix_sums(c: Any, values: Any) -> Any:
     """The same as a matrix product; NaN where a value is infinite."""
     values = jnp.broadcast_to(values, c.shape[1:])
     return jnp.dot(c.reshape(len(c), -1), values.reshape(-1), precision="highest")
+
+
+def times(factor: Any, value: Any) -> Any:
+    """The product, without a factor the value."""
+    return value if factor is None else factor * value
 
 
 def added(one: Any, other: Any) -> Any:
