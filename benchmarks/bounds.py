@@ -14,6 +14,8 @@ needs PyTorch, is no dependency: where it is not installed, its columns stay emp
 https://github.com/Verified-Intelligence/auto_LiRPA, works with PyTorch 2.13, which its setup does not allow, if its folder is on
 PYTHONPATH and appdirs, graphviz, ninja, packaging, pyyaml, sortedcontainers and tqdm are installed.
 Its CROWN is given g as softmax, log(sum(exp)) and linear layers, the context folded into a bias, and asked for upper bounds only.
+It does not count rounding, which is why it may look tighter in small boxes in float32. "mixed" is a float32 function with ranges in
+float64, as it is bounded where JAX has float64 enabled.
 
 Then the digits: bounds of the convolutional encoder over boxes of pixels, and of the residual of the program over boxes of time and
 state along trajectories, in both precisions. Their widths tend to 0 with the boxes, in floating point down to what rounding may do.
@@ -54,12 +56,8 @@ DRAWN = {
     "relu_k3_narrow": ("relu", 3, (32, 32), 2.0),
 }
 ACTIVATIONS = {"tanh": jnp.tanh, "relu": jax.nn.relu, "softplus": jax.nn.softplus, "logistic": jax.nn.sigmoid}
-# The type of the digits program, and whether JAX has float64: the ranges of the engine are in the widest type that it has.
-ARITHMETIC = {
-    "float32": (np.float32, False),
-    "float32, ranges in float64": (np.float32, True),
-    "float64": (np.float64, True),
-}
+# The type of the function, and whether JAX has float64: the ranges of the engine are in the widest type that it has.
+PRECISIONS = {"float32": (np.float32, False), "mixed": (np.float32, True), "float64": (np.float64, True)}
 LIRPA = importlib.util.find_spec("auto_LiRPA") is not None and importlib.util.find_spec("torch") is not None
 
 
@@ -231,7 +229,7 @@ def compare(options: argparse.Namespace, dtype: Any) -> dict[str, Any]:
         for batch in options.batch:
             row["us per box"][str(batch)] = times(network, dtype, timed, batch, options.rounds)
         results[name] = row
-        print(f"\n{name}, {np.dtype(dtype).name}", *report(row), sep="\n", flush=True)
+        print(f"\n{name}", *report(row), sep="\n", flush=True)
     return results
 
 
@@ -247,7 +245,7 @@ def report(row: dict[str, Any]) -> list[str]:
 
 
 def digits(options: argparse.Namespace) -> dict[str, Any]:
-    """Widths of the bounds of the digits program, by part, arithmetic and method."""
+    """Widths of the bounds of the digits program, by part, precision and method."""
     images, classes = common.load()
     program = ld.compile(common.make_system(jax.random.key(0)), common.certificate(), example=(images[0], classes[0]))
     if not options.untrained:
@@ -259,14 +257,14 @@ def digits(options: argparse.Namespace) -> dict[str, Any]:
     paths = program.trajectory(images, saveat=diffrax.SaveAt(ts=jnp.asarray(times))).ys
     inputs = (images, times, np.asarray(paths)[np.arange(len(images)), np.arange(len(images))])
     results: dict[str, Any] = {"trained": not options.untrained, "half-widths": SIZES}
-    for arithmetic, (dtype, x64) in ARITHMETIC.items():
+    for precision, (dtype, x64) in PRECISIONS.items():
         with jax.enable_x64(x64):
             same = in_float64(program) if dtype == np.float64 else program
             images, times, states = (v.astype(dtype) for v in inputs)
             for part, (function, center, fixed) in parts(same, images, times, states, classes).items():
                 found = widths(function, center, fixed)
-                results.setdefault(part, {})[arithmetic] = found
-                print(f"\ndigits, {part}, {arithmetic}\n  {'half-width':16}" + "".join(f"{r:>9.0e}" for r in SIZES))
+                results.setdefault(part, {})[precision] = found
+                print(f"\ndigits, {part}, {precision}\n  {'half-width':16}" + "".join(f"{r:>9.0e}" for r in SIZES))
                 for name, row in found.items():
                     print(f"  {name:16}" + "".join(f"{v:9.1e}" for v in row), flush=True)
     return results
@@ -326,7 +324,7 @@ def main() -> None:
     parser.add_argument("--networks", type=Path, default=None, help="a folder with net_k10.npz and its likes")
     parser.add_argument("--rounds", type=int, default=7, help="of timing, every engine once in each")
     parser.add_argument("--batch", type=int, nargs="*", default=[64, 1024], help="boxes that are bounded at once")
-    parser.add_argument("--precision", nargs="*", choices=("float32", "float64"), default=["float32", "float64"])
+    parser.add_argument("--precision", nargs="*", choices=tuple(PRECISIONS), default=["float32", "float64"])
     parser.add_argument("--no-lirpa", action="store_true", help="without auto_LiRPA also where it is installed")
     parser.add_argument("--examples", type=int, default=16, help="images of the digits; 0 leaves the digits out")
     parser.add_argument("--untrained", action="store_true", help="the digits program at initialization")
@@ -338,8 +336,10 @@ def main() -> None:
         found = importlib.import_module("auto_LiRPA").__version__
         record["environment"]["versions"] |= {"torch": version("torch"), "auto_LiRPA": found}
     for precision in options.precision:
-        with jax.enable_x64(precision == "float64"):
-            record[precision] = compare(options, np.dtype(precision).type)
+        dtype, x64 = PRECISIONS[precision]
+        with jax.enable_x64(x64):
+            print(f"\n{precision}")
+            record[precision] = compare(options, dtype)
     if options.examples:
         record["digits"] = digits(options)
     common.write(options.out, "bounds", record)
