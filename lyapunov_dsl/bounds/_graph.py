@@ -11,7 +11,7 @@ import numpy as np
 from jax.extend import core
 
 from .._types import is_traced
-from ._interval import Interval, widest
+from ._interval import Interval, tiny, wide, widest
 from ._rule import Const, Node, Rule
 
 Value = Node | Const
@@ -38,6 +38,17 @@ TRANSLATIONS: dict[str, Callable[..., Any]] = {}
 
 class UnknownPrimitive(NotImplementedError):
     """A function uses an operation that the engine has no rule for."""
+
+
+def given(value: Any) -> Const:
+    """A constant of the function. Of its entries, evaluations may take those for zero that are subnormal."""
+    if not is_traced(value) and jnp.issubdtype(jnp.result_type(value), jnp.floating):
+        known = np.asarray(value)
+        least = tiny(known.dtype)
+        vague = (known != 0) & (np.abs(known) < least)
+        if vague.any():
+            return Const(value, jnp.where(vague, least, 0).astype(wide()))
+    return Const(value)
 
 
 class Graph:
@@ -80,7 +91,7 @@ class Graph:
         values: dict[Any, Value] = {}
         for var, value in zip([*jaxpr.constvars, *jaxpr.invars], [*consts, *args], strict=True):
             values[var] = value
-        lookup = lambda var: Const(var.val) if isinstance(var, core.Literal) else values[var]
+        lookup = lambda var: given(var.val) if isinstance(var, core.Literal) else values[var]
         for equation in jaxpr.eqns:
             self._equation = equation
             out = self.apply(equation, [lookup(var) for var in equation.invars])
@@ -121,7 +132,7 @@ class Graph:
     def call(self, body: Any, operands: Sequence[Value]) -> list[Value]:
         """The results of a jaxpr, closed or not."""
         inner, consts = (body.jaxpr, body.consts) if hasattr(body, "jaxpr") else (body, ())
-        return self.read(inner, [Const(c) for c in consts], operands)
+        return self.read(inner, [given(c) for c in consts], operands)
 
     def fold(self, equation: Any, operands: Sequence[Const]) -> list[Value]:
         """Constants of constants: evaluated now, with what an evaluation elsewhere may make of it."""
@@ -181,7 +192,7 @@ def trace(function: Callable, *args: Any) -> tuple[Graph, Any]:
     graph = Graph()
     leaves = jax.tree.leaves(args)
     graph.inputs = [Node(None, (), jnp.shape(leaf), jnp.result_type(leaf)) for leaf in leaves]
-    graph.outputs = graph.read(closed.jaxpr, [Const(c) for c in closed.consts], graph.inputs)
+    graph.outputs = graph.read(closed.jaxpr, [given(c) for c in closed.consts], graph.inputs)
     return graph, jax.tree.structure(shape)
 
 
