@@ -6,6 +6,7 @@ it is negative, until only the region is left. Both hold, and so does what they 
 """
 
 import collections
+import functools
 from collections.abc import Sequence
 from typing import Any
 
@@ -13,7 +14,7 @@ import jax.numpy as jnp
 
 from . import _graph as graphs
 from ._graph import Graph
-from ._interval import Interval, clean, eps, intersect, magnitude, tiny, wide, widen, zero_safe
+from ._interval import Interval, clean, eps, intersect, magnitude, middle, tiny, wide, widen, zero_safe
 from ._region import Box
 from ._rule import NONE, Band, Node, Relaxation, Scale, affine, band_of
 
@@ -233,43 +234,99 @@ class Pass:
 
     def backward(self, target: Node, coefficients: Any) -> Any:
         """Σ c v at most, for rows of coefficients c [rows, *shape] of a node's values v; infinite where nothing is known."""
-        order = self.order[: self.place[target] + 1]
-        pending = {target: coefficients}
-        total = jnp.zeros(len(coefficients), wide())
-        rounding = jnp.zeros(len(coefficients), wide())
+        order = [node for node in self.order[: self.place[target] + 1] if node in self.leads(target)]
+        uses = collections.Counter(child for node in order for child in set(node.inputs))
         unit = eps(wide())
-        rows = lambda v: jnp.sum(v.reshape(len(v), -1), axis=1)
+        # As in `bands`, but with a sum of matrices: those of positive coefficients and of negative ones have factors of their own.
+        pending: dict[Node, list[tuple[Any, Any]]] = {target: [(coefficients, None)]}
+        given, carried = {target}, {}
+        total, off = (jnp.zeros(len(coefficients), wide()) for _ in range(2))
         for node in reversed(order):
-            c = pending.pop(node, None)
-            if c is None:
+            if node not in pending:
                 continue
+            terms = pending.pop(node)
+            whole = functools.reduce(jnp.add, [times(a, m) for m, a in terms])
+            shared = node in given
+            terms, sums = (terms, _matrix_sums) if shared else ([(whole, None)], _row_sums)
+            bare = all(a is None for _, a in terms)
             size = len(order) + node.size
+            loss = carried.get(node, NONE) if bare else added(carried.get(node, NONE), 4 * tiny(wide()))
             if node.rule is None:
-                rounding = rounding + 2 * unit * size * rows(zero_safe(jnp.abs(c), magnitude(self.ranges[node])))
-                total = total + self.extremes(node, c)[1]
+                span = self.ranges[node]
+                loss = added(loss, 2 * unit * size * magnitude(span))
+                if node in self.regions:
+                    total = total + self.extremes(node, whole)[1]
+                else:
+                    center, half = middle(span)
+                    total, loss = total + _weigh(sums, terms, center), loss + half
+                off = off + _reach(sums, terms, loss)
                 continue
             found = self.relaxation(node)
-            if (slack := added(self.slacks[node], found.rounding)) is not NONE:
-                rounding = rounding + rows(zero_safe(jnp.abs(c), slack))
-            halves = [(c, found.upper)]
-            if found.lower is not found.upper:
-                halves = [(jnp.maximum(c, 0), found.upper), (jnp.minimum(c, 0), found.lower)]
-            for part, plane in halves:
+            same, plain = found.lower is found.upper, node.rule is affine and node.data.plain
+            loss = added(loss, added(self.slacks[node], found.rounding))
+            if plain and len(node.inputs) == 1 and uses[node.inputs[0]] == 1:
+                carried[node.inputs[0]] = loss
+            elif loss is not NONE:
+                off = off + _reach(sums, terms, loss)
+            if same:
+                planes = [(terms, found.upper)]
+            else:
+                if not bare:
+                    terms, sums, shared = [(whole, None)], _row_sums, False
+                planes = [
+                    ([(jnp.maximum(whole, 0), None)], found.upper),
+                    ([(jnp.minimum(whole, 0), None)], found.lower),
+                ]
+            for part, plane in planes:
                 if plane.bias is not NONE:
-                    terms = zero_safe(part, plane.bias)
-                    total, rounding = total + rows(terms), rounding + unit * size * rows(jnp.abs(terms))
-                for child, transpose in zip(node.inputs, plane.transposes, strict=True):
-                    if transpose is None:
-                        continue
-                    more = transpose(part)
-                    if child in pending:
-                        both = jnp.abs(pending[child]) + jnp.abs(more)
-                        rounding = rounding + unit * rows(zero_safe(both, magnitude(self.ranges[child])))
-                        more = pending[child] + more
-                    pending[child] = more
+                    total = total + _weigh(sums, part, plane.bias)
+                    off = off + _reach(sums, part, unit * size * jnp.abs(plane.bias))
+            for index, child in enumerate(node.inputs):
+                ways: list[tuple[Any, Any]] = [(part, plane.transposes[index]) for part, plane in planes]
+                ways = [(part, way) for part, way in ways if way is not None]
+                if not ways:
+                    continue
+                once = shared and uses[child] == 1
+                scales = all(isinstance(way, Scale) for _, way in ways)
+                if once and scales:
+                    more = [(m, times(a, way.a)) for part, way in ways for m, a in part]
+                elif once and same and (bare or plain):
+                    (part, way), *_ = ways
+                    move = lambda a, way=way, node=node: way(jnp.broadcast_to(a, node.shape)[None])[0]
+                    more = [(way(m), None) if a is None else (m, move(a)) for m, a in part]
+                elif scales and len(ways) == 2:
+                    (_, above), (_, below) = ways
+                    more = [(jnp.where(whole > 0, whole * above.a, whole * below.a), None)]
+                else:
+                    moved = [way(whole if same else part[0][0]) for part, way in ways]
+                    if len(moved) == 2:
+                        off = off + unit * _row_sums(
+                            jnp.abs(moved[0]) + jnp.abs(moved[1]), magnitude(self.ranges[child])
+                        )
+                    more = [(functools.reduce(jnp.add, moved), None)]
+                if once and (scales or (same and (bare or plain))):
+                    given.add(child)
+                if child in pending:
+                    one, other = (
+                        functools.reduce(jnp.add, [times(a, m) for m, a in v]) for v in (pending[child], more)
+                    )
+                    off = off + unit * _row_sums(jnp.abs(one) + jnp.abs(other), magnitude(self.ranges[child]))
+                    more = [(one + other, None)]
+                pending[child] = more
         largest = max(node.size for node in order)
-        upper = total + rounding * (1.01 + 2 * unit * (largest + len(order)))
+        upper = total + off * (1.01 + 2 * unit * (largest + len(order)))
         return jnp.where(jnp.isfinite(upper), upper, jnp.inf)
+
+
+def _weigh(sums: Any, terms: Any, value: Any) -> Any:
+    """Σ c v for each row of coefficients that are a sum of matrices times factors."""
+    return functools.reduce(jnp.add, [sums(m, times(a, value)) for m, a in terms])
+
+
+def _reach(sums: Any, terms: Any, value: Any) -> Any:
+    """Σ |c| v at most."""
+    sizes = [(jnp.abs(m), None if a is None else jnp.abs(a)) for m, a in terms]
+    return _weigh(sums, sizes, value)
 
 
 def _exact(order: list[Node], boxes: dict[Node, Any]) -> set[Node]:
@@ -298,9 +355,12 @@ def _row_sums(c: Any, values: Any) -> Any:
 
 
 def _matrix_sums(c: Any, values: Any) -> Any:
-    """The same as a matrix product; NaN where a value is infinite."""
-    values = jnp.broadcast_to(values, c.shape[1:])
-    return jnp.dot(c.reshape(len(c), -1), values.reshape(-1), precision="highest")
+    """The same as a matrix product, infinite where a value that counts is."""
+    rows, values = c.reshape(len(c), -1), jnp.broadcast_to(values, c.shape[1:]).reshape(-1)
+    known = jnp.isfinite(values)
+    dot = functools.partial(jnp.dot, precision="highest")
+    unknown = dot(jnp.abs(jnp.sign(rows)), jnp.where(known, 0.0, 1.0)) > 0
+    return jnp.where(unknown, jnp.inf, dot(rows, jnp.where(known, values, 0)))
 
 
 def times(factor: Any, value: Any) -> Any:

@@ -93,7 +93,8 @@ def _max_relax(node: Node, out: Interval, x: Interval, y: Interval) -> Relaxatio
     )
 
 
-maximum = Rule("max", _max_range, exactly, _max_relax)
+# Parallel planes about the larger of two numbers are much wider than the planes of `_max_relax`, which lean on one of them.
+maximum = Rule("max", _max_range, exactly, _max_relax, band=lambda *_: None)
 
 
 # Comparisons. Where two ranges touch, both answers are possible, for < as for <=: derivatives of functions with a kink are

@@ -79,7 +79,7 @@ class Rule(NamedTuple):
     slack: Callable[..., Any]
     relax: Callable[..., Relaxation] | None = None
     guides: int | None = None
-    band: Callable[..., Band] | None = None
+    band: Callable[..., Band | None] | None = None
 
 
 class Node:
