@@ -297,6 +297,8 @@ STRUCTURED = [
     Structured("broadcast_in_dim", lambda x: jnp.broadcast_to(x[:, None], (3, 2)) * 2, ((3,),)),
     Structured("concatenate", lambda x, y: jnp.concatenate([x, y, x[:1]]), ((3,), (2,))),
     Structured("concatenate", lambda x: jnp.concatenate([x, weights(x, 2)]) @ weights(x, 5, 3), ((3,),)),
+    Structured("stack", lambda x, y: jnp.stack([x, y], axis=1) @ weights(x, 2), ((3,), (3,))),
+    Structured("tile", lambda x: jnp.tile(x, (2, 2))[1:3] * 2, ((2, 3),)),
     Structured("conv_general_dilated", conv, ((2, 3, 4),), slow=True),
     Structured("conv_general_dilated", lambda x: conv(x, groups=2, rhs_dilation=(1, 2)), ((2, 3, 3),)),
     Structured(

@@ -54,6 +54,8 @@ mover("transpose")(lambda p, e: lambda x: lax.transpose(x, p["permutation"]))
 mover("slice")(lambda p, e: lambda x: lax.slice(x, p["start_indices"], p["limit_indices"], p["strides"]))
 mover("rev")(lambda p, e: lambda x: lax.rev(x, p["dimensions"]))
 mover("concatenate")(lambda p, e: lambda *x: lax.concatenate(x, p["dimension"]))
+mover("stack")(lambda p, e: lambda *x: jnp.stack(x, p["axis"]))
+mover("tile")(lambda p, e: lambda x: jnp.tile(x, p["reps"]))
 mover("pad")(lambda p, e: lambda x, value: lax.pad(x, value, p["padding_config"]))
 
 
