@@ -70,6 +70,7 @@ class Graph:
         # Constants whose identity is part of a key stay alive.
         self.kept: list[Const] = []
         self._equation: Any = None
+        self._callers: list[Any] = []
 
     def add(
         self, rule: Rule, inputs: Sequence[Node], shape: Any, dtype: Any, data: Any = None, virtual: bool = False
@@ -81,8 +82,10 @@ class Graph:
         """The error for an equation that has no rule, or none for these operands."""
         equation = self._equation
         shapes = ", ".join(str(v.aval) for v in equation.invars)
+        # JAX's own functions have no line of the user's, but their callers do.
+        where = next((place for e in (equation, *reversed(self._callers)) if (place := _where(e))), "an unknown line")
         return UnknownPrimitive(
-            f"bounds: {why}: primitive {equation.primitive.name} on {shapes}, called at {_where(equation)}; "
+            f"bounds: {why}: primitive {equation.primitive.name} on {shapes}, called at {where}; "
             "see 'add a rule' in the documentation, or write the function with other operations"
         )
 
@@ -104,15 +107,23 @@ class Graph:
         name = equation.primitive.name
         if name in CALLS:
             found = rewrite_call(self, equation, operands)
-            return found if found is not None else self.call(equation.params[CALLS[name]], operands)
+            if found is not None:
+                return found
+            self._callers.append(equation)
+            out = self.call(equation.params[CALLS[name]], operands)
+            self._callers.pop()
+            return out
         if name in ("scan", "while", "cond"):
             return CONTROL[name](self, equation, operands)
-        if all(isinstance(value, Const) for value in operands):
+        constant = all(isinstance(value, Const) for value in operands)
+        if constant and any(jnp.issubdtype(v.dtype, jax.dtypes.extended) for v in operands):
             return self.fold(equation, operands)  # pyright: ignore[reportArgumentType]
-        if name not in TRANSLATIONS:
+        if not constant and name not in TRANSLATIONS:
             raise self.unsupported("no rule")
         key = (name, repr(sorted(equation.params.items(), key=lambda item: item[0])), *map(self.name_of, operands))
-        if key not in self.known:
+        if key not in self.known and constant:
+            self.known[key] = self.fold(equation, operands)  # pyright: ignore[reportArgumentType]
+        elif key not in self.known:
             out = TRANSLATIONS[name](self, equation, *operands)
             if isinstance(out, Node) and out.tag is None:
                 out.tag = (name, equation.params, tuple(operands))
@@ -183,7 +194,7 @@ def _where(equation: Any) -> str:
 
         return source_info_util.summarize(equation.source_info)
     except (ImportError, AttributeError):
-        return "an unknown line"
+        return ""
 
 
 def trace(function: Callable, *args: Any) -> tuple[Graph, Any]:

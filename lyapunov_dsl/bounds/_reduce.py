@@ -146,7 +146,7 @@ def _window_max(graph: Graph, equation: Any, x: Node) -> Value:
     return graph.add(largest, [windows], windows.shape[:-1], x.dtype)
 
 
-def _window_winner(graph: Graph, equation: Any, values: Node, keys: Node) -> Value:
+def _window_winner(graph: Graph, equation: Any, values: Value, keys: Value) -> Value:
     """The derivative of the largest value of windows."""
     if equation.params["select_prim"].name != "ge":
         raise graph.unsupported("this choice in windows")
