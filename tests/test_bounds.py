@@ -317,7 +317,8 @@ def test_a_violation_by_a_hair_is_never_proved(name, gap, quick):
         # Boxes of all sizes around the point, as far as they are in the region.
         halves = jnp.asarray([2.0, 0.5, 1e-2, 1e-4, 1e-7, 0.0])[:, None]
         lower, upper = (jnp.clip(jnp.asarray(top) + side * halves, -1, 1) for side in (-1, 1))
-        for method in METHODS:
+        # The tightest method has the ranges of the others in it, and is the one that would prove too much.
+        for method in ("interval", "crown"):
             found = jax.vmap(lambda low, high, m=method: bounds.bound(function, Box(low, high), method=m))
             result = found(lower, upper)
             assert not bool(jnp.any(result.upper <= threshold))
@@ -406,7 +407,9 @@ def test_jit_vmap_and_eager_agree_and_hold(precision, key, quick):
     assert all(inside(values[i], bounds.Bounds(mapped.lower[i], mapped.upper[i], "")) for i in range(2))
 
 
-@pytest.mark.parametrize("activation", [jnp.tanh, jax.nn.relu], ids=lambda f: f.__name__)
+@pytest.mark.parametrize(
+    "activation", [jnp.tanh, pytest.param(jax.nn.relu, marks=pytest.mark.slow)], ids=lambda f: f.__name__
+)
 def test_gradients_of_bounds_by_weights_and_by_the_box(key, activation, quick):
     with jax.enable_x64(True):
         layers, apply = network(key, 2, 2, 1, activation=activation)
@@ -469,6 +472,7 @@ def _while(x: Any) -> Any:
     return lax.while_loop(lambda c: c[0] < 3, lambda c: (c[0] + 1, jnp.sin(c[1])), (0, x))[1]
 
 
+KERNEL = jnp.asarray(np.random.default_rng(1).normal(size=(2, 1, 2, 2)), jnp.float32)
 CALLS = {
     "jit": jax.jit(lambda x: jnp.sin(x) + 1),
     "nested jit": jax.jit(lambda x: jax.jit(jnp.tanh)(x) * 2),
@@ -488,6 +492,11 @@ CALLS = {
     "decided cond": lambda x: lax.cond(jnp.asarray(2) > 1, jnp.sin, jnp.cos, x),
     "undecided cond": lambda x: lax.cond(x[0] > 0.1, lambda v: v + 1, lambda v: v - 1, x),
     "cond decided by the box": lambda x: lax.cond(x[0] > -5, lambda v: v, lambda v: v * 1e9, x),
+    "derivative of a convolution along a constant": lambda x: (
+        jax.jvp(lambda v: lax.conv(v.reshape(1, 1, 1, 2), KERNEL, (1, 1), "SAME"), (x,), (jnp.asarray([1.0, 0.3]),))[1]
+        * x
+    ),
+    "a product of constants": lambda x: (KERNEL[0, 0] @ KERNEL[1, 0].T) @ x,
     "undecided switch": lambda x: lax.switch(jnp.argmax(x), [jnp.sin, jnp.cos], x),
 }
 

@@ -136,12 +136,14 @@ def check(
             assert held.all(), (method, np.argwhere(~held)[:3], values[~held][:3])
 
 
-def an_expression(seed: int, kind: tuple[str, bool], region: str, which: str, radius: float, scale: float) -> None:
+def an_expression(
+    seed: int, kind: tuple[str, bool], region: str, which: str, radius: float, scale: float, methods: Any = METHODS
+) -> None:
     dtype, wide = kind
     rng = np.random.default_rng(seed)
     with jax.enable_x64(wide):
         function = derived(expression(rng), which)
-        check(function, scale * rng.normal(size=SIZE), radius, region, np.dtype(dtype), rng)
+        check(function, scale * rng.normal(size=SIZE), radius, region, np.dtype(dtype), rng, methods)
 
 
 EXPRESSIONS = hypothesis.given(
@@ -157,7 +159,8 @@ EXPRESSIONS = hypothesis.given(
 @FAST
 @EXPRESSIONS
 def test_random_expressions(seed, kind, region, which, radius, scale):
-    an_expression(seed, kind, region, which, radius, scale)
+    # The tightest method intersects what the others know.
+    an_expression(seed, kind, region, which, radius, scale, METHODS[-1:])
 
 
 @pytest.mark.slow
@@ -225,7 +228,7 @@ NETWORKS = hypothesis.given(
 @FEW
 @NETWORKS
 def test_random_networks(seed, kind, region, which, radius):
-    a_network(seed, kind, region, which, radius, methods=("crown",))
+    a_network(seed, kind, region, which, radius, methods=("backward",))
 
 
 @pytest.mark.slow

