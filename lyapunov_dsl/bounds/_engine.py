@@ -16,7 +16,7 @@ from . import _graph as graphs
 from ._graph import Graph
 from ._interval import Interval, clean, eps, intersect, magnitude, middle, tiny, wide, widen, zero_safe
 from ._region import Box
-from ._rule import NONE, Band, Node, Relaxation, Scale, affine, band_of
+from ._rule import NONE, Band, Node, Plane, Relaxation, Scale, affine, band_of
 
 
 def ordered(roots: Sequence[Node]) -> list[Node]:
@@ -110,89 +110,25 @@ class Pass:
     def bands(self, target: Node) -> Interval | None:
         """The range of every entry of a node by parallel planes, at less than half the cost; `None` where an operation on
         the way has none."""
-        order = [node for node in self.order[: self.place[target] + 1] if node in self.leads(target)]
-        found = {node: self.band(node) for node in order if node.rule is not None}
-        if any(band is None for band in found.values()):
-            return None
-        count, unit = target.size, eps(wide())
-        uses = collections.Counter(child for node in order for child in set(node.inputs))
-        # Coefficients are a matrix, or one times a number for each entry of the node. Those whose matrix is of the function's
-        # constants are the same for all regions: products with them are matrix products then. What plain sums round is added
-        # up before it meets coefficients.
-        pending: dict[Node, tuple[Any, Any]] = {
-            target: (jnp.eye(count, dtype=wide()).reshape(count, *target.shape), None)
-        }
-        given, carried = {target}, {}
-        low, high, off = (jnp.zeros(count, wide()) for _ in range(3))
-        for node in reversed(order):
-            if node not in pending:
-                continue
-            matrix, factor = pending.pop(node)
-            whole = times(factor, matrix)
-            shared = node in given
-            size = len(order) + node.size
-            sums = _matrix_sums if shared else _row_sums
-            coefficients, left = (matrix, factor) if shared else (whole, None)
-            sizes, sized = jnp.abs(coefficients), None if left is None else jnp.abs(left)
-            extra = carried.get(node, NONE)
-            # What a product with the factor flushes to zero.
-            flushed = NONE if factor is None else 4 * tiny(wide())
-            if node.rule is None:
-                span = self.ranges[node]
-                rounding = 2 * unit * size * magnitude(span) + extra
-                off = off + sums(sizes, added(times(sized, rounding), flushed))
-                least, most = self.extremes(node, whole)
-                low, high = low + least, high + most
-                continue
-            band = found[node]
-            assert band is not None
-            half = added(band.half, extra)
-            plain = node.rule is affine and node.data.plain and half is not NONE
-            alone = len(node.inputs) == 1 and uses[node.inputs[0]] == 1
-            if plain and alone:
-                carried[node.inputs[0]] = half
-            elif half is not NONE:
-                off = off + sums(sizes, added(times(sized, half), flushed))
-            if band.bias is not NONE:
-                at = sums(coefficients, times(left, band.bias))
-                low, high = low + at, high + at
-            for child, transpose in zip(node.inputs, band.transposes, strict=True):
-                if transpose is None:
-                    continue
-                # A factor waits for the next operation that mixes entries.
-                more, once = None, shared and uses[child] == 1
-                if once and isinstance(transpose, Scale):
-                    more = (matrix, times(factor, transpose.a))
-                elif once and node.rule is affine and factor is None:
-                    more = (transpose(matrix), None)
-                elif once and factor is not None and node.rule is affine and node.data.plain:
-                    more = (matrix, transpose(jnp.broadcast_to(factor, node.shape)[None])[0])
-                if more is not None:
-                    given.add(child)
-                else:
-                    more = (transpose(whole), None)
-                if child in pending:
-                    one, other = (times(a, m) for m, a in (pending[child], more))
-                    off = off + unit * _row_sums(jnp.abs(one) + jnp.abs(other), magnitude(self.ranges[child]))
-                    more = (one + other, None)
-                pending[child] = more
-        off = off * (1.01 + 2 * unit * (max(node.size for node in order) + len(order)))
-        lower, upper = (low - off).reshape(target.shape), (high + off).reshape(target.shape)
-        good = jnp.isfinite(lower) & jnp.isfinite(upper)
-        return clean(Interval(jnp.where(good, lower, -jnp.inf), jnp.where(good, upper, jnp.inf)), target.dtype)
+        found = {}
+        for node in self.leads(target):
+            if node.rule is not None:
+                band = self.band(node)
+                if band is None:
+                    return None
+                plane = Plane(band.transposes, band.bias)
+                found[node] = Relaxation(plane, plane, band.half)
+        return _shaped(*self.follow(target, _identity(target), found), target)
 
     def band(self, node: Node) -> Band | None:
-        """Parallel planes of a node, with the rounding of its evaluation and of its bias in their distance."""
+        """Parallel planes of a node, with the rounding of its evaluation in their distance."""
         if node not in self.parallels:
             assert node.rule is not None
             inputs = [self.ranges[i] for i in node.inputs]
             made = node.rule.band is not None
             found = node.rule.band(node, self.ranges[node], *inputs) if made else band_of(self.relaxation(node))  # pyright: ignore[reportOptionalCall]
             if found is not None:
-                half = added(found.half, self.slacks[node])
-                if found.bias is not NONE:
-                    half = half + 4 * eps(wide()) * (len(self.order) + node.size) * jnp.abs(found.bias)
-                found = found._replace(half=half)
+                found = found._replace(half=added(found.half, self.slacks[node]))
             self.parallels[node] = found
         return self.parallels[node]
 
@@ -209,18 +145,16 @@ class Pass:
                     waiting.append(child)
         return seen
 
-    def extremes(self, node: Node, c: Any) -> tuple[Any, Any]:
-        """Σ c x at least and at most for an input."""
-        if node in self.regions:
-            return self.regions[node].extremes(c)
-        return Box.extremes_of(node.data, c)
-
-    def planes(self, node: Node) -> Interval:
+    def planes(self, target: Node) -> Interval:
         """The range of every entry of a node, by planes. Each side by itself, so that the compiler leaves out what is not
         asked for."""
-        identity = jnp.eye(node.size, dtype=wide()).reshape(node.size, *node.shape)
-        lower, upper = -self.backward(node, -identity), self.backward(node, identity)
-        return clean(Interval(lower.reshape(node.shape), upper.reshape(node.shape)), node.dtype)
+        found = {}
+        for node in self.leads(target):
+            if node.rule is not None:
+                relaxation = self.relaxation(node)
+                found[node] = relaxation._replace(rounding=added(relaxation.rounding, self.slacks[node]))
+        unit = _identity(target)
+        return _shaped(-self.follow(target, -unit, found)[1], self.follow(target, unit, found)[1], target)
 
     def relaxation(self, node: Node) -> Relaxation:
         """The planes of a node, from the ranges of its inputs."""
@@ -232,15 +166,21 @@ class Pass:
             self.relaxations[node] = node.rule.relax(node, self.ranges[node], *inputs)
         return self.relaxations[node]
 
-    def backward(self, target: Node, coefficients: Any) -> Any:
-        """Σ c v at most, for rows of coefficients c [rows, *shape] of a node's values v; infinite where nothing is known."""
-        order = [node for node in self.order[: self.place[target] + 1] if node in self.leads(target)]
+    def follow(self, target: Node, coefficients: Any, found: dict[Node, Relaxation]) -> tuple[Any, Any]:
+        """Σ c v at least and at most, for rows of coefficients c [rows, *shape] of a node's values v, by the planes that were
+        found of what it depends on; infinite or NaN where nothing is known. Where planes below are not those above, only what
+        it is at most is right."""
+        leads = self.leads(target)
+        order = [node for node in self.order[: self.place[target] + 1] if node in leads]
         uses = collections.Counter(child for node in order for child in set(node.inputs))
         unit = eps(wide())
-        # As in `bands`, but with a sum of matrices: those of positive coefficients and of negative ones have factors of their own.
+        # Coefficients are a sum of matrices, each times a number for each entry of the node or as it is (`None`); those of
+        # positive coefficients and of negative ones have factors of their own. As long as these matrices are of the function's
+        # constants (`given`) they are the same for all regions, and products with them are matrix products. What plain sums
+        # round is added up (`carried`) before it meets coefficients.
         pending: dict[Node, list[tuple[Any, Any]]] = {target: [(coefficients, None)]}
         given, carried = {target}, {}
-        total, off = (jnp.zeros(len(coefficients), wide()) for _ in range(2))
+        low, high, off = (jnp.zeros(len(coefficients), wide()) for _ in range(3))
         for node in reversed(order):
             if node not in pending:
                 continue
@@ -255,31 +195,33 @@ class Pass:
                 span = self.ranges[node]
                 loss = added(loss, 2 * unit * size * magnitude(span))
                 if node in self.regions:
-                    total = total + self.extremes(node, whole)[1]
+                    least, most = self.regions[node].extremes(whole)
                 else:
                     center, half = middle(span)
-                    total, loss = total + _weigh(sums, terms, center), loss + half
-                off = off + _reach(sums, terms, loss)
+                    least = most = _weigh(sums, terms, center)
+                    loss = loss + half
+                low, high, off = low + least, high + most, off + _reach(sums, terms, loss)
                 continue
-            found = self.relaxation(node)
-            same, plain = found.lower is found.upper, node.rule is affine and node.data.plain
-            loss = added(loss, added(self.slacks[node], found.rounding))
+            relaxation = found[node]
+            same, plain = relaxation.lower is relaxation.upper, node.rule is affine and node.data.plain
+            loss = added(loss, relaxation.rounding)
             if plain and len(node.inputs) == 1 and uses[node.inputs[0]] == 1:
                 carried[node.inputs[0]] = loss
             elif loss is not NONE:
                 off = off + _reach(sums, terms, loss)
             if same:
-                planes = [(terms, found.upper)]
+                planes = [(terms, relaxation.upper)]
             else:
                 if not bare:
                     terms, sums, shared = [(whole, None)], _row_sums, False
                 planes = [
-                    ([(jnp.maximum(whole, 0), None)], found.upper),
-                    ([(jnp.minimum(whole, 0), None)], found.lower),
+                    ([(jnp.maximum(whole, 0), None)], relaxation.upper),
+                    ([(jnp.minimum(whole, 0), None)], relaxation.lower),
                 ]
             for part, plane in planes:
                 if plane.bias is not NONE:
-                    total = total + _weigh(sums, part, plane.bias)
+                    at = _weigh(sums, part, plane.bias)
+                    low, high = low + at, high + at
                     off = off + _reach(sums, part, unit * size * jnp.abs(plane.bias))
             for index, child in enumerate(node.inputs):
                 ways: list[tuple[Any, Any]] = [(part, plane.transposes[index]) for part, plane in planes]
@@ -313,9 +255,19 @@ class Pass:
                     off = off + unit * _row_sums(jnp.abs(one) + jnp.abs(other), magnitude(self.ranges[child]))
                     more = [(one + other, None)]
                 pending[child] = more
-        largest = max(node.size for node in order)
-        upper = total + off * (1.01 + 2 * unit * (largest + len(order)))
-        return jnp.where(jnp.isfinite(upper), upper, jnp.inf)
+        off = off * (1.01 + 2 * unit * (max(node.size for node in order) + len(order)))
+        return low - off, high + off
+
+
+def _identity(node: Node) -> Any:
+    return jnp.eye(node.size, dtype=wide()).reshape(node.size, *node.shape)
+
+
+def _shaped(low: Any, high: Any, node: Node) -> Interval:
+    """Sums as the range of a node."""
+    low, high = low.reshape(node.shape), high.reshape(node.shape)
+    low, high = jnp.where(jnp.isfinite(low), low, -jnp.inf), jnp.where(jnp.isfinite(high), high, jnp.inf)
+    return clean(Interval(low, high), node.dtype)
 
 
 def _weigh(sums: Any, terms: Any, value: Any) -> Any:

@@ -73,12 +73,7 @@ class Box(eqx.Module):
 
     def extremes(self, coefficients: Array) -> tuple[Array, Array]:
         """Σ c x at least and at most, for coefficients [count, ...] of the widest type: [count], up to rounding."""
-        return self.extremes_of(self.ranges(), coefficients)
-
-    @staticmethod
-    def extremes_of(x: Interval, coefficients: Array) -> tuple[Array, Array]:
-        """The same of a range."""
-        center, half = middle(x)
+        center, half = middle(self.ranges())
         size = len(coefficients)
         at = jnp.sum((coefficients * center).reshape(size, -1), axis=1)
         off = jnp.sum(zero_safe(jnp.abs(coefficients), half).reshape(size, -1), axis=1)
