@@ -16,8 +16,8 @@ from jax import lax
 from lyapunov_dsl import bounds
 
 METHODS = ("interval", "backward", "crown")
-FAST = hypothesis.settings(max_examples=8)
-FEW = hypothesis.settings(max_examples=2)
+FAST = hypothesis.settings(max_examples=5)
+FEW = hypothesis.settings(max_examples=1)
 MANY = hypothesis.settings(max_examples=30 if "LYAPUNOV_DSL_REDUCED" in os.environ else 500)
 SIZE = 3
 SEEDS = st.integers(0, 2**32 - 1)
