@@ -22,6 +22,14 @@ hypothesis.settings.register_profile("local", deadline=None, suppress_health_che
 hypothesis.settings.load_profile("ci" if os.environ.get("CI") else "local")
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The slow tests of bounds take minutes of compilation each in a row: at full size only."""
+    if "LYAPUNOV_DSL_REDUCED" in os.environ:
+        for item in items:
+            if item.path.name.startswith("test_bounds") and item.get_closest_marker("slow"):
+                item.add_marker(pytest.mark.skip(reason="at full size only"))
+
+
 @pytest.fixture(params=["float32", "float64"])
 def precision(request: pytest.FixtureRequest) -> Iterator[Any]:
     """The default float dtype, float32 and then float64 (x64 is on within the test only)."""
