@@ -1,8 +1,7 @@
 """Bounds of random expressions and networks, and of their derivatives, against samples, corners and points of ascent."""
 
-import contextlib
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import hypothesis
@@ -11,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from conftest import quickly
 from jax import lax
 
 from lyapunov_dsl import bounds
@@ -18,7 +18,7 @@ from lyapunov_dsl import bounds
 METHODS = ("interval", "backward", "crown")
 FAST = hypothesis.settings(max_examples=5)
 FEW = hypothesis.settings(max_examples=1)
-MANY = hypothesis.settings(max_examples=30 if "LYAPUNOV_DSL_REDUCED" in os.environ else 500)
+MANY = hypothesis.settings(max_examples=5 if "LYAPUNOV_DSL_REDUCED" in os.environ else 500)
 SIZE = 3
 SEEDS = st.integers(0, 2**32 - 1)
 # The type of the function, and whether ranges are wider than it.
@@ -80,15 +80,6 @@ def derived(function: Callable[[Any], Any], which: str) -> Callable[[Any], Any]:
     if which == "grad":
         return jax.grad(lambda x: jnp.sum(function(x)))
     return function
-
-
-@contextlib.contextmanager
-def quickly() -> Iterator[None]:
-    """Compiles with few optimizations, which suits all but the evaluations whose rounding is looked at."""
-    before = jax.config.read("jax_disable_most_optimizations")
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", before)
 
 
 def candidates(rng: np.random.Generator, function: Callable, center: Any, radius: float, kind: str, dtype: Any) -> Any:

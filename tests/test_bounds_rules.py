@@ -1,7 +1,6 @@
 """Every rule of the bound engine by itself: on boxes of all sizes and places against what XLA evaluates to, and against
 real arithmetic by mpmath."""
 
-import contextlib
 import math
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
@@ -11,6 +10,7 @@ import jax.numpy as jnp
 import mpmath
 import numpy as np
 import pytest
+from conftest import quickly
 from jax import lax
 
 from lyapunov_dsl import _logsumexp, bounds
@@ -37,15 +37,6 @@ def outside(values: Any, lower: Any, upper: Any) -> np.ndarray:
     values, lower, upper = (np.asarray(v).astype(np.float64) for v in (values, lower, upper))
     held = (lower <= values) & (values <= upper)
     return ~np.where(np.isnan(values), (lower == -np.inf) & (upper == np.inf), held)
-
-
-@contextlib.contextmanager
-def quickly() -> Iterator[None]:
-    """Compiles with few optimizations, which suits bounds, but not evaluations, whose rounding is looked at."""
-    before = jax.config.read("jax_disable_most_optimizations")
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", before)
 
 
 def check(function: Callable, *draws: Any, methods: Sequence[str] = METHODS, eager: bool = False) -> None:

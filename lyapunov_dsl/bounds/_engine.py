@@ -16,7 +16,7 @@ from . import _graph as graphs
 from ._graph import Graph
 from ._interval import Interval, clean, eps, intersect, magnitude, middle, tiny, wide, widen, zero_safe
 from ._region import Box
-from ._rule import NONE, Band, Node, Plane, Relaxation, Scale, affine, band_of
+from ._rule import NONE, Band, Node, Plane, Relaxation, Scale, affine, band_of, flat
 
 
 def ordered(roots: Sequence[Node]) -> list[Node]:
@@ -108,8 +108,8 @@ class Pass:
         self.good = jnp.all(jnp.stack(finite)) if finite else jnp.asarray(True)
 
     def bands(self, target: Node) -> Interval | None:
-        """The range of every entry of a node by parallel planes, at less than half the cost; `None` where an operation on
-        the way has none."""
+        """The range of every entry of a node by parallel planes, of which one pass finds both sides; `None` where an
+        operation on the way has none."""
         found = {}
         for node in self.leads(target):
             if node.rule is not None:
@@ -157,13 +157,12 @@ class Pass:
         return _shaped(-self.follow(target, -unit, found)[1], self.follow(target, unit, found)[1], target)
 
     def relaxation(self, node: Node) -> Relaxation:
-        """The planes of a node, from the ranges of its inputs."""
+        """The planes of a node, from the ranges of its inputs; its own range where there are no others."""
         if node not in self.relaxations:
             assert node.rule is not None
             inputs = [self.ranges[i] for i in node.inputs]
-            if node.rule.relax is None:
-                raise NotImplementedError(node.rule.name)
-            self.relaxations[node] = node.rule.relax(node, self.ranges[node], *inputs)
+            out, relax = self.ranges[node], node.rule.relax
+            self.relaxations[node] = flat(out, len(inputs)) if relax is None else relax(node, out, *inputs)
         return self.relaxations[node]
 
     def follow(self, target: Node, coefficients: Any, found: dict[Node, Relaxation]) -> tuple[Any, Any]:
@@ -185,7 +184,7 @@ class Pass:
             if node not in pending:
                 continue
             terms = pending.pop(node)
-            whole = functools.reduce(jnp.add, [times(a, m) for m, a in terms])
+            whole = _total(terms)
             shared = node in given
             terms, sums = (terms, _matrix_sums) if shared else ([(whole, None)], _row_sums)
             bare = all(a is None for _, a in terms)
@@ -228,11 +227,14 @@ class Pass:
                 ways = [(part, way) for part, way in ways if way is not None]
                 if not ways:
                     continue
-                once = shared and uses[child] == 1
                 scales = all(isinstance(way, Scale) for _, way in ways)
-                if once and scales:
+                # Whether the child's coefficients are of constants still.
+                stays = shared and uses[child] == 1 and (scales or (same and (bare or plain)))
+                if stays:
+                    given.add(child)
+                if stays and scales:
                     more = [(m, times(a, way.a)) for part, way in ways for m, a in part]
-                elif once and same and (bare or plain):
+                elif stays:
                     (part, way), *_ = ways
                     move = lambda a, way=way, node=node: way(jnp.broadcast_to(a, node.shape)[None])[0]
                     more = [(way(m), None) if a is None else (m, move(a)) for m, a in part]
@@ -246,12 +248,8 @@ class Pass:
                             jnp.abs(moved[0]) + jnp.abs(moved[1]), magnitude(self.ranges[child])
                         )
                     more = [(functools.reduce(jnp.add, moved), None)]
-                if once and (scales or (same and (bare or plain))):
-                    given.add(child)
                 if child in pending:
-                    one, other = (
-                        functools.reduce(jnp.add, [times(a, m) for m, a in v]) for v in (pending[child], more)
-                    )
+                    one, other = _total(pending[child]), _total(more)
                     off = off + unit * _row_sums(jnp.abs(one) + jnp.abs(other), magnitude(self.ranges[child]))
                     more = [(one + other, None)]
                 pending[child] = more
@@ -268,6 +266,11 @@ def _shaped(low: Any, high: Any, node: Node) -> Interval:
     low, high = low.reshape(node.shape), high.reshape(node.shape)
     low, high = jnp.where(jnp.isfinite(low), low, -jnp.inf), jnp.where(jnp.isfinite(high), high, jnp.inf)
     return clean(Interval(low, high), node.dtype)
+
+
+def _total(terms: Any) -> Any:
+    """Coefficients as one array, from matrices times factors."""
+    return functools.reduce(jnp.add, [times(a, m) for m, a in terms])
 
 
 def _weigh(sums: Any, terms: Any, value: Any) -> Any:

@@ -6,7 +6,7 @@ from typing import Any
 import jax.numpy as jnp
 
 from ._interval import Interval, eps, finite_magnitude, is_anything, magnitude, wide
-from ._rule import Node, Relaxation, Rule, elementwise, exactly, flat, roundoff
+from ._rule import Node, Relaxation, Rule, elementwise, exactly, roundoff
 
 
 def _unknown(out: Interval, *x: Interval) -> Interval:
@@ -219,7 +219,7 @@ def _convert_slack(node: Node, out: Interval, x: Interval) -> Any:
     return jnp.where(size * eps(node.dtype) < 1, 0, roundoff(node, 1, size))
 
 
-convert = Rule("convert_element_type", _convert_range, _convert_slack, lambda node, out, x: flat(out, 1))
+convert = Rule("convert_element_type", _convert_range, _convert_slack)
 
 
 def integer(name: str, low: Callable, high: Callable) -> Rule:

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from ._graph import CALLS, CONTROL, TRANSLATIONS, Graph, Value
 from ._interval import Interval, finite_magnitude, is_anything
 from ._linear import fit, nodes_of
-from ._rule import Node, Relaxation, Rule, flat, roundoff
+from ._rule import Node, Relaxation, Rule, roundoff
 from ._scalar import Line, ends, planes
 
 
@@ -33,8 +33,7 @@ def register(name: str, rule: Rule) -> None:
         unknown = jnp.any(jnp.stack([is_anything(x) for x in ranges]), axis=0)
         return Interval(jnp.where(unknown, -jnp.inf, out.lower), jnp.where(unknown, jnp.inf, out.upper))
 
-    range_alone = lambda node, out, *ranges: flat(out, len(ranges))
-    full = rule._replace(range=span, relax=rule.relax or range_alone)
+    full = rule._replace(range=span)
 
     def translate(graph: Graph, equation: Any, *operands: Value) -> Value:
         out = equation.outvars[0].aval

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from jaxtyping import Array
 
 from ._interval import Interval, eps, finite_magnitude, is_anything, magnitude, tiny, wide
-from ._rule import Band, Node, Relaxation, Rule, between, elementwise, exactly, flat, roundoff
+from ._rule import Band, Node, Relaxation, Rule, between, elementwise, exactly, roundoff
 
 
 class Shape(NamedTuple):
@@ -92,8 +92,7 @@ def _sigmoid_above(value: Callable, derivative: Callable, inverse: Callable, low
     for _ in range(2):
         touch = point((value(touch) - at_left) / (touch - left))
     middle = 0.5 * lower + 0.5 * upper
-    at = jax.lax.stop_gradient(jnp.where(straddles, jnp.minimum(jnp.maximum(touch, middle), upper), middle))
-    at = jnp.where(straddles & (at > middle), at, middle)
+    at = jnp.where(straddles & (touch > middle), jnp.minimum(touch, upper), middle)
     # The chord where it passes above the right branch, which it does where that is steeper than it at its end; else a tangent
     # of that branch, which is above all of it, and above the left one if it is at the left end.
     straight = chord(value, derivative, lower, upper)
@@ -284,7 +283,7 @@ RULES: dict[str, Rule] = {
 
 def _stairs(name: str, function: Callable) -> None:
     range_ = lambda node, x: _steps(function, x)
-    RULES[name] = Rule(name, range_, exactly, lambda node, out, x: flat(out, 1))
+    RULES[name] = Rule(name, range_, exactly)
 
 
 _stairs("floor", jnp.floor)
