@@ -5,18 +5,17 @@ replaced by one of its inputs that is never smaller, with the planes above where
 it is negative, until only the region is left. Both hold, and so does what they have in common.
 """
 
-import collections
-import functools
 from collections.abc import Sequence
 from typing import Any
 
 import jax.numpy as jnp
 
 from . import _graph as graphs
+from ._follow import follow
 from ._graph import Graph
-from ._interval import Interval, clean, eps, intersect, magnitude, middle, tiny, wide, widen, zero_safe
+from ._interval import Interval, clean, intersect, wide, widen
 from ._region import Box
-from ._rule import NONE, Band, Node, Plane, Relaxation, Scale, affine, band_of, flat
+from ._rule import NONE, Band, Node, Plane, Relaxation, added, affine, band_of, flat
 
 
 def ordered(roots: Sequence[Node]) -> list[Node]:
@@ -156,6 +155,12 @@ class Pass:
         unit = _identity(target)
         return _shaped(-self.follow(target, -unit, found)[1], self.follow(target, unit, found)[1], target)
 
+    def follow(self, target: Node, coefficients: Any, found: dict[Node, Relaxation]) -> tuple[Any, Any]:
+        """Σ c v at least and at most for the values v of a node; see `follow`."""
+        leads = self.leads(target)
+        order = [node for node in self.order[: self.place[target] + 1] if node in leads]
+        return follow(order, coefficients, self.ranges, self.regions, found)
+
     def relaxation(self, node: Node) -> Relaxation:
         """The planes of a node, from the ranges of its inputs; its own range where there are no others."""
         if node not in self.relaxations:
@@ -164,97 +169,6 @@ class Pass:
             out, relax = self.ranges[node], node.rule.relax
             self.relaxations[node] = flat(out, len(inputs)) if relax is None else relax(node, out, *inputs)
         return self.relaxations[node]
-
-    def follow(self, target: Node, coefficients: Any, found: dict[Node, Relaxation]) -> tuple[Any, Any]:
-        """Σ c v at least and at most, for rows of coefficients c [rows, *shape] of a node's values v, by the planes that were
-        found of what it depends on; infinite or NaN where nothing is known. Where planes below are not those above, only what
-        it is at most is right."""
-        leads = self.leads(target)
-        order = [node for node in self.order[: self.place[target] + 1] if node in leads]
-        uses = collections.Counter(child for node in order for child in set(node.inputs))
-        unit = eps(wide())
-        # Coefficients are a sum of matrices, each times a number for each entry of the node or as it is (`None`); those of
-        # positive coefficients and of negative ones have factors of their own. As long as these matrices are of the function's
-        # constants (`given`) they are the same for all regions, and products with them are matrix products. What plain sums
-        # round is added up (`carried`) before it meets coefficients.
-        pending: dict[Node, list[tuple[Any, Any]]] = {target: [(coefficients, None)]}
-        given, carried = {target}, {}
-        low, high, off = (jnp.zeros(len(coefficients), wide()) for _ in range(3))
-        for node in reversed(order):
-            if node not in pending:
-                continue
-            terms = pending.pop(node)
-            whole = _total(terms)
-            shared = node in given
-            terms, sums = (terms, _matrix_sums) if shared else ([(whole, None)], _row_sums)
-            bare = all(a is None for _, a in terms)
-            size = len(order) + node.size
-            loss = carried.get(node, NONE) if bare else added(carried.get(node, NONE), 4 * tiny(wide()))
-            if node.rule is None:
-                span = self.ranges[node]
-                loss = added(loss, 2 * unit * size * magnitude(span))
-                if node in self.regions:
-                    least, most = self.regions[node].extremes(whole)
-                else:
-                    center, half = middle(span)
-                    least = most = _weigh(sums, terms, center)
-                    loss = loss + half
-                low, high, off = low + least, high + most, off + _reach(sums, terms, loss)
-                continue
-            relaxation = found[node]
-            same, plain = relaxation.lower is relaxation.upper, node.rule is affine and node.data.plain
-            loss = added(loss, relaxation.rounding)
-            if plain and len(node.inputs) == 1 and uses[node.inputs[0]] == 1:
-                carried[node.inputs[0]] = loss
-            elif loss is not NONE:
-                off = off + _reach(sums, terms, loss)
-            if same:
-                planes = [(terms, relaxation.upper)]
-            else:
-                if not bare:
-                    terms, sums, shared = [(whole, None)], _row_sums, False
-                planes = [
-                    ([(jnp.maximum(whole, 0), None)], relaxation.upper),
-                    ([(jnp.minimum(whole, 0), None)], relaxation.lower),
-                ]
-            for part, plane in planes:
-                if plane.bias is not NONE:
-                    at = _weigh(sums, part, plane.bias)
-                    low, high = low + at, high + at
-                    off = off + _reach(sums, part, unit * size * jnp.abs(plane.bias))
-            for index, child in enumerate(node.inputs):
-                ways: list[tuple[Any, Any]] = [(part, plane.transposes[index]) for part, plane in planes]
-                ways = [(part, way) for part, way in ways if way is not None]
-                if not ways:
-                    continue
-                scales = all(isinstance(way, Scale) for _, way in ways)
-                # Whether the child's coefficients are of constants still.
-                stays = shared and uses[child] == 1 and (scales or (same and (bare or plain)))
-                if stays:
-                    given.add(child)
-                if stays and scales:
-                    more = [(m, times(a, way.a)) for part, way in ways for m, a in part]
-                elif stays:
-                    (part, way), *_ = ways
-                    move = lambda a, way=way, node=node: way(jnp.broadcast_to(a, node.shape)[None])[0]
-                    more = [(way(m), None) if a is None else (m, move(a)) for m, a in part]
-                elif scales and len(ways) == 2:
-                    (_, above), (_, below) = ways
-                    more = [(jnp.where(whole > 0, whole * above.a, whole * below.a), None)]
-                else:
-                    moved = [way(whole if same else part[0][0]) for part, way in ways]
-                    if len(moved) == 2:
-                        off = off + unit * _row_sums(
-                            jnp.abs(moved[0]) + jnp.abs(moved[1]), magnitude(self.ranges[child])
-                        )
-                    more = [(functools.reduce(jnp.add, moved), None)]
-                if child in pending:
-                    one, other = _total(pending[child]), _total(more)
-                    off = off + unit * _row_sums(jnp.abs(one) + jnp.abs(other), magnitude(self.ranges[child]))
-                    more = [(one + other, None)]
-                pending[child] = more
-        off = off * (1.01 + 2 * unit * (max(node.size for node in order) + len(order)))
-        return low - off, high + off
 
 
 def _identity(node: Node) -> Any:
@@ -266,22 +180,6 @@ def _shaped(low: Any, high: Any, node: Node) -> Interval:
     low, high = low.reshape(node.shape), high.reshape(node.shape)
     low, high = jnp.where(jnp.isfinite(low), low, -jnp.inf), jnp.where(jnp.isfinite(high), high, jnp.inf)
     return clean(Interval(low, high), node.dtype)
-
-
-def _total(terms: Any) -> Any:
-    """Coefficients as one array, from matrices times factors."""
-    return functools.reduce(jnp.add, [times(a, m) for m, a in terms])
-
-
-def _weigh(sums: Any, terms: Any, value: Any) -> Any:
-    """Σ c v for each row of coefficients that are a sum of matrices times factors."""
-    return functools.reduce(jnp.add, [sums(m, times(a, value)) for m, a in terms])
-
-
-def _reach(sums: Any, terms: Any, value: Any) -> Any:
-    """Σ |c| v at most."""
-    sizes = [(jnp.abs(m), None if a is None else jnp.abs(a)) for m, a in terms]
-    return _weigh(sums, sizes, value)
 
 
 def _exact(order: list[Node], boxes: dict[Node, Any]) -> set[Node]:
@@ -302,30 +200,6 @@ def _exact(order: list[Node], boxes: dict[Node, Any]) -> set[Node]:
             elif one in moved or (one in exact and node.shape == one.shape and node.data.terms <= 1):
                 exact.add(node)
     return moved | exact
-
-
-def _row_sums(c: Any, values: Any) -> Any:
-    """Σ c v for each row of coefficients; 0 times infinity is 0."""
-    return jnp.sum(zero_safe(c, values).reshape(len(c), -1), axis=1)
-
-
-def _matrix_sums(c: Any, values: Any) -> Any:
-    """The same as a matrix product, infinite where a value that counts is."""
-    rows, values = c.reshape(len(c), -1), jnp.broadcast_to(values, c.shape[1:]).reshape(-1)
-    known = jnp.isfinite(values)
-    dot = functools.partial(jnp.dot, precision="highest")
-    unknown = dot(jnp.abs(jnp.sign(rows)), jnp.where(known, 0.0, 1.0)) > 0
-    return jnp.where(unknown, jnp.inf, dot(rows, jnp.where(known, values, 0)))
-
-
-def times(factor: Any, value: Any) -> Any:
-    """The product, without a factor the value."""
-    return value if factor is None else factor * value
-
-
-def added(one: Any, other: Any) -> Any:
-    """The sum, where neither may be computed."""
-    return other if one is NONE else one if other is NONE else one + other
 
 
 def finite_or_all(found: Interval, good: Any) -> Interval:

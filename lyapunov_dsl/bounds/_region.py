@@ -10,6 +10,7 @@ from jaxtyping import Array
 
 from .._types import describe, is_traced
 from ._interval import Interval, eps, middle, tiny, wide, zero_safe
+from ._sums import reach, weigh
 
 
 def _subnormal(x: Array, sign: int) -> Array:
@@ -74,9 +75,7 @@ class Box(eqx.Module):
     def extremes(self, coefficients: Array) -> tuple[Array, Array]:
         """Σ c x at least and at most, for coefficients [count, ...] of the widest type: [count], up to rounding."""
         center, half = middle(self.ranges())
-        size = len(coefficients)
-        at = jnp.sum((coefficients * center).reshape(size, -1), axis=1)
-        off = jnp.sum(zero_safe(jnp.abs(coefficients), half).reshape(size, -1), axis=1)
+        at, off = weigh([(coefficients, None)], center), reach([(coefficients, None)], half)
         return at - off, at + off
 
 

@@ -146,6 +146,11 @@ class Const(NamedTuple):
 NONE = 0.0
 
 
+def added(one: Any, other: Any) -> Any:
+    """The sum, where neither may be computed."""
+    return other if one is NONE else one if other is NONE else one + other
+
+
 def roundoff(node: Node, steps: Any, size: Any) -> Any:
     """What `steps` operations in a row, of the function or of the engine, add to a result of up to `size`."""
     own = 0.0 if node.virtual or not node.is_float else steps * eps(node.dtype)

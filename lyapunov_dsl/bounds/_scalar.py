@@ -236,12 +236,12 @@ def _inside(lower: Any, upper: Any) -> Any:
 
 
 def _tanh_point(slope: Any) -> Any:
-    return jnp.arctanh(jnp.sqrt(1 - slope))
+    # arctanh of √(1 - slope), with one logarithm.
+    return jnp.log((1 + jnp.sqrt(1 - slope)) / jnp.sqrt(slope))
 
 
 def _logistic_point(slope: Any) -> Any:
-    root = jnp.sqrt(1 - 4 * slope)
-    return 2 * jnp.arctanh(root)
+    return 2 * _tanh_point(4 * slope)
 
 
 def _erf_point(slope: Any) -> Any:

@@ -1,0 +1,272 @@
+"""Programs: lists of operations on vectors of real numbers, their derivatives, and their values on a box."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from flint import arb, arb_mat
+
+from ._rules import ONE, Form, Matrix, affine, constant, logsumexp, multiply, softmean, unary
+
+UNARY = {
+    *("exp", "log", "sqrt", "tanh", "logistic", "softplus", "atan", "erf", "reciprocal"),
+    *("relu", "step", "square", "sin", "cos"),
+}
+
+
+class Refused(ValueError):
+    """A proof that does not prove what it says, and why."""
+
+
+class Operation(NamedTuple):
+    """One operation of a program.
+
+    **Arguments:**
+
+    - `name`: `"input"`, `"constant"`, `"affine"`, `"multiply"`, `"logsumexp"`, `"softmean"` or a function of one number.
+    - `args`: the operations that it is of, by number.
+    - `size`: how many entries its value has.
+    - `data`: the matrices of an affine map, the numbers of a constant.
+    """
+
+    name: str
+    args: tuple[int, ...]
+    size: int
+    data: Any = None
+
+
+class Graph:
+    """Operations, each after those that it is of."""
+
+    def __init__(self) -> None:
+        self.operations: list[Operation] = []
+        self._known: dict[Any, int] = {}
+
+    def add(self, name: str, args: Sequence[int], size: int, data: Any = None) -> int:
+        """A new operation, or the same one where it is there already."""
+        key = (name, tuple(args), size) if data is None else (name, tuple(args), size, id(data))
+        if key not in self._known:
+            self.operations.append(Operation(name, tuple(args), size, data))
+            self._known[key] = len(self.operations) - 1
+        return self._known[key]
+
+    def size(self, value: int) -> int:
+        return self.operations[value].size
+
+    def input(self, size: int) -> int:
+        self.operations.append(Operation("input", (), size))
+        return len(self.operations) - 1
+
+    def constant(self, numbers: Sequence[float]) -> int:
+        return self.add("constant", (), len(numbers), [float(v) for v in numbers])
+
+    def unary(self, name: str, x: int) -> int:
+        return self.add(name, (x,), self.size(x))
+
+    def multiply(self, x: int, y: int) -> int:
+        return self.add("multiply", (x, y), self.size(x))
+
+    def combine(self, *terms: tuple[Any, int]) -> int:
+        """Σ c x with a number for each term."""
+        size = self.size(terms[0][1])
+        data = [Matrix(size, None, [(i, i, arb(c)) for i in range(size)]) for c, _ in terms]
+        return self.add("affine", [x for _, x in terms], size, data)
+
+    def dot(self, numbers: Sequence[Any], x: int) -> int:
+        """Σ c_i x_i, one entry."""
+        return self.add("affine", [x], 1, [Matrix(1, None, [(0, i, arb(c)) for i, c in enumerate(numbers)])])
+
+    def pick(self, i: int, x: int) -> int:
+        """Entry i."""
+        return self.add("affine", [x], 1, [Matrix(1, None, [(0, i, ONE)])])
+
+    def inline(self, program: "Program", inputs: Sequence[int]) -> int:
+        """The value of a program at other values."""
+        if [self.size(x) for x in inputs] != [op.size for op in program.operations if op.name == "input"]:
+            raise Refused(f"{program.name}: expected inputs of other sizes")
+        waiting = iter(inputs)
+        place: list[int] = []
+        for op in program.operations:
+            if op.name == "input":
+                place.append(next(waiting))
+            else:
+                place.append(self.add(op.name, [place[i] for i in op.args], op.size, op.data))
+        return place[program.output]
+
+    def derivative(self, of: int, directions: Mapping[int, int]) -> int | None:
+        """The derivative of a value along directions of some values that stand for inputs; `None` where it is 0."""
+        tangents: dict[int, int | None] = dict(directions)
+
+        def along(i: int) -> int | None:
+            if i not in tangents:
+                op = self.operations[i]
+                tangents[i] = self._derived(op, i, [(j, along(j)) for j in op.args])
+            return tangents[i]
+
+        # Not by recursion alone: programs may be long.
+        needed, waiting = set(), [of]
+        while waiting:
+            i = waiting.pop()
+            if i not in needed and i not in directions:
+                needed.add(i)
+                waiting += self.operations[i].args
+        for i in sorted(needed):
+            along(i)
+        return along(of)
+
+    def _derived(self, op: Operation, own: int, args: list[tuple[int, int | None]]) -> int | None:
+        moving = [(j, d) for j, d in args if d is not None]
+        if not moving:
+            return None
+        if op.name == "affine":
+            maps = [m for m, (_, d) in zip(op.data, args, strict=True) if d is not None]
+            return self.add("affine", [d for _, d in moving if d is not None], op.size, maps)
+        if op.name == "multiply":
+            (x, dx), (y, dy) = args
+            return self._total([self.multiply(d, v) for d, v in ((dx, y), (dy, x)) if d is not None])
+        if op.name == "softmean":
+            (z, dz), (t, dt) = args
+            parts = [] if dt is None else [self.add("softmean", (z, dt), 1)]
+            if dz is not None:
+                spread = [Matrix(self.size(t), None, [(i, 0, -ONE) for i in range(self.size(t))])]
+                same = [Matrix(self.size(t), None, [(i, i, ONE) for i in range(self.size(t))])]
+                apart = self.add("affine", (t, own), self.size(t), [*same, *spread])
+                parts.append(self.add("softmean", (z, self.multiply(apart, dz)), 1))
+            return self._total(parts)
+        (x, dx), *_ = args
+        assert dx is not None
+        if op.name == "logsumexp":
+            return self.add("softmean", (x, dx), 1)
+        return self.multiply(self._slope(op.name, x, own), dx)
+
+    def _total(self, parts: list[int]) -> int:
+        return parts[0] if len(parts) == 1 else self.combine(*((1, p) for p in parts))
+
+    def _slope(self, name: str, x: int, y: int) -> int:
+        """The derivative of y = f(x), a function of one number."""
+        one = lambda: self.constant([1.0] * self.size(x))
+        minus_square = lambda v: self.combine((1, one()), (-1, self.unary("square", v)))
+        if name == "exp":
+            return y
+        if name == "log":
+            return self.unary("reciprocal", x)
+        if name == "sqrt":
+            return self.combine((0.5, self.unary("reciprocal", y)))
+        if name == "tanh":
+            return minus_square(y)
+        if name == "logistic":
+            return self.combine((1, y), (-1, self.unary("square", y)))
+        if name == "softplus":
+            return self.unary("logistic", x)
+        if name == "atan":
+            return self.unary("reciprocal", self.combine((1, one()), (1, self.unary("square", x))))
+        if name == "erf":
+            bell = self.unary("exp", self.combine((-1, self.unary("square", x))))
+            return self.combine((2 / arb.pi().sqrt(), bell))
+        if name == "reciprocal":
+            return self.combine((-1, self.unary("square", y)))
+        if name == "relu":
+            return self.unary("step", x)
+        if name == "square":
+            return self.combine((2, x))
+        if name == "sin":
+            return self.unary("cos", x)
+        if name == "cos":
+            return self.combine((-1, self.unary("sin", x)))
+        raise Refused(f"the derivative of {name} is none that a proof may use")
+
+    def values(self, wanted: Sequence[int], inputs: Mapping[int, Form]) -> list[Form]:
+        """The values of operations for forms of inputs."""
+        symbols = len(next(iter(inputs.values())).rows[0]) - 1
+        found: dict[int, Form] = dict(inputs)
+        needed, waiting = set(), list(wanted)
+        while waiting:
+            i = waiting.pop()
+            if i not in needed and i not in found:
+                needed.add(i)
+                waiting += self.operations[i].args
+        for i in sorted(needed):
+            op = self.operations[i]
+            args = [found[j] for j in op.args]
+            if op.name == "constant":
+                found[i] = constant(op.data, symbols)
+            elif op.name == "affine":
+                found[i] = affine(list(zip(op.data, args, strict=True)))
+            elif op.name == "multiply":
+                found[i] = multiply(*args)
+            elif op.name == "logsumexp":
+                found[i] = logsumexp(*args)
+            elif op.name == "softmean":
+                found[i] = softmean(*args)
+            elif op.name in UNARY:
+                found[i] = unary(op.name, *args)
+            else:
+                raise Refused(f"a program has an unknown operation {op.name!r}")
+        return [found[i] for i in wanted]
+
+
+class Program(NamedTuple):
+    """A function of vectors: operations and which of them is its value."""
+
+    name: str
+    operations: list[Operation]
+    output: int
+
+
+def read_program(name: str, record: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> Program:
+    """A program from what a file says of it; refuses what does not fit together."""
+    operations: list[Operation] = []
+    sizes: list[int] = []
+    for number, entry in enumerate(record["operations"]):
+        kind, args, size = entry["name"], tuple(int(i) for i in entry["args"]), int(entry["size"])
+        where = f"{name}, operation {number} ({kind})"
+        if size < 1 or any(not 0 <= i < number for i in args):
+            raise Refused(f"{where}: it is of what comes later, or has no entries")
+        given = [sizes[i] for i in args]
+        data: Any = None
+        if kind == "constant":
+            data = _numbers(where, arrays, entry["value"], (size,)).tolist()
+            fits = not args
+        elif kind == "affine":
+            data = [_matrix(where, m, arrays, size, n) for m, n in zip(entry["matrices"], given, strict=True)]
+            fits = len(args) >= 1
+        elif kind in ("logsumexp", "softmean"):
+            fits = size == 1 and len(set(given)) == 1 and len(args) == (1 if kind == "logsumexp" else 2)
+        elif kind == "multiply":
+            fits = given == [size, size]
+        elif kind == "input":
+            fits = not args
+        else:
+            fits = kind in UNARY and given == [size]
+        if not fits:
+            raise Refused(f"{where}: operands that do not fit, of sizes {given} for {size}")
+        operations.append(Operation(kind, args, size, data))
+        sizes.append(size)
+    output = int(record["output"])
+    if not 0 <= output < len(operations):
+        raise Refused(f"{name}: its value is no operation of it")
+    return Program(name, operations, output)
+
+
+def _numbers(where: str, arrays: Mapping[str, np.ndarray], name: Any, shape: tuple[int, ...]) -> np.ndarray:
+    """An array of finite numbers of a shape."""
+    if name not in arrays:
+        raise Refused(f"{where}: the array {name!r} is missing")
+    found = arrays[name]
+    if found.dtype.kind != "f" or found.shape != shape or not np.isfinite(found).all():
+        raise Refused(f"{where}: expected finite numbers of shape {shape}, got {found.dtype}{found.shape}")
+    return found.astype(np.float64)
+
+
+def _matrix(where: str, record: Mapping[str, Any], arrays: Mapping[str, np.ndarray], rows: int, columns: int) -> Matrix:
+    if "dense" in record:
+        dense = _numbers(where, arrays, record["dense"], (rows, columns))
+        return Matrix(rows, arb_mat([[arb(v) for v in row] for row in dense.tolist()]), [])
+    places = arrays.get(record.get("places", ""))
+    if places is None or places.dtype.kind != "i" or places.ndim != 2 or places.shape[0] != 2:
+        raise Refused(f"{where}: expected rows and columns of the entries of a matrix")
+    values = _numbers(where, arrays, record["values"], (places.shape[1],))
+    if places.size and not (places.min() >= 0 and places[0].max() < rows and places[1].max() < columns):
+        raise Refused(f"{where}: entries of a matrix out of its range")
+    entries = zip(places[0].tolist(), places[1].tolist(), values.tolist(), strict=True)
+    return Matrix(rows, None, [(i, j, arb(v)) for i, j, v in entries])

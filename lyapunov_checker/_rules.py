@@ -1,0 +1,374 @@
+"""What an operation makes of intervals and of affine forms, in Arb's arithmetic: the rules that have to be trusted.
+
+A value of several entries is a `Form`: each entry is c + Σ aᵢ εᵢ + e δ with |εᵢ| <= 1 the symbols of the box, shared by all
+entries, and |δ| <= 1 of its own; and it lies between `low` and `high` as well. All numbers are balls (`arb`) that hold the exact
+one, so that nothing is lost to rounding. An entry of which nothing is known has NaN, and no comparison with NaN is ever true.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+from flint import arb, arb_mat
+
+ZERO, ONE = arb(0), arb(1)
+
+
+class Form(NamedTuple):
+    """Entries as affine forms and as intervals.
+
+    **Arguments:**
+
+    - `rows`: for each entry [c, a1, ..., ak].
+    - `errors`: e for each entry, at least 0.
+    - `low`, `high`: the interval of each entry.
+    """
+
+    rows: list[list[arb]]
+    errors: list[arb]
+    low: list[arb]
+    high: list[arb]
+
+    def ball(self, i: int) -> arb:
+        """The interval of an entry as one ball."""
+        return self.low[i].union(self.high[i])
+
+
+def known(rows: list[list[arb]], errors: list[arb], low: Sequence[arb], high: Sequence[arb]) -> Form:
+    """A form with the better of the given intervals and those of its rows."""
+    least, most = [], []
+    for row, error, low_i, high_i in zip(rows, errors, low, high, strict=True):
+        reach = error
+        for a in row[1:]:
+            reach = reach + abs(a)
+        # Arb's maximum of a number and NaN is NaN: then the other one is taken.
+        below, above = (row[0] - reach).lower(), (row[0] + reach).upper()
+        least.append(low_i if below.is_nan() else below if low_i.is_nan() else below.max(low_i))
+        most.append(high_i if above.is_nan() else above if high_i.is_nan() else above.min(high_i))
+    return Form(rows, errors, least, most)
+
+
+def box(low: Sequence[float], high: Sequence[float], symbols: int, first: int) -> Form:
+    """The entries of a box, each with a symbol of its own from number `first` on; none where the box has no width."""
+    rows = []
+    for i, (a, b) in enumerate(zip(low, high, strict=True)):
+        center = (arb(a) + arb(b)) / 2
+        row = [center] + [ZERO] * symbols
+        if a != b:
+            row[1 + first + i] = (arb(b) - arb(a)) / 2
+        rows.append(row)
+    return Form(rows, [ZERO] * len(rows), [arb(a) for a in low], [arb(b) for b in high])
+
+
+def constant(values: Sequence[float], symbols: int) -> Form:
+    """Constants."""
+    return box(values, values, symbols, 0)
+
+
+class Matrix(NamedTuple):
+    """A linear map: `dense` rows, or entries (row, column, coefficient), of `size` rows."""
+
+    size: int
+    dense: arb_mat | None
+    entries: list[tuple[int, int, arb]]
+
+
+def affine(parts: Sequence[tuple[Matrix, Form]]) -> Form:
+    """The sum of linear maps of values."""
+    size, width = parts[0][0].size, len(parts[0][1].rows[0])
+    rows = [[ZERO] * width for _ in range(size)]
+    errors, middle, reach = [ZERO] * size, [ZERO] * size, [ZERO] * size
+    for matrix, x in parts:
+        centers = [(a + b) / 2 for a, b in zip(x.low, x.high, strict=True)]
+        halves = [(b - a) / 2 for a, b in zip(x.low, x.high, strict=True)]
+        if matrix.dense is not None:
+            sizes = arb_mat([[abs(v) for v in row] for row in matrix.dense.tolist()])
+            table = arb_mat([[*r, m] for r, m in zip(x.rows, centers, strict=True)])
+            moved = (matrix.dense * table).tolist()
+            spread = (sizes * arb_mat([list(v) for v in zip(x.errors, halves, strict=True)])).tolist()
+            for i in range(size):
+                rows[i] = [a + b for a, b in zip(rows[i], moved[i][:-1], strict=True)]
+                errors[i], middle[i], reach[i] = errors[i] + spread[i][0], middle[i] + moved[i][-1], reach[i] + spread[i][1]
+        for i, j, c in matrix.entries:
+            rows[i] = [a + c * b for a, b in zip(rows[i], x.rows[j], strict=True)]
+            errors[i] = errors[i] + abs(c) * x.errors[j]
+            middle[i], reach[i] = middle[i] + c * centers[j], reach[i] + abs(c) * halves[j]
+    return known(
+        rows,
+        errors,
+        [(m - r).lower() for m, r in zip(middle, reach, strict=True)],
+        [(m + r).upper() for m, r in zip(middle, reach, strict=True)],
+    )
+
+
+def multiply(x: Form, y: Form) -> Form:
+    """The products of the entries of two values."""
+    rows, errors, low, high = [], [], [], []
+    for i, (p, q) in enumerate(zip(x.rows, y.rows, strict=True)):
+        row = [p[0] * b + q[0] * a for a, b in zip(p, q, strict=True)]
+        row[0] = p[0] * q[0]
+        # (Σ aᵢ εᵢ + e δ)(Σ bᵢ εᵢ + f δ'): of this Σ aᵢ bᵢ εᵢ² is one-sided.
+        twins = [a * b for a, b in zip(p[1:], q[1:], strict=True)]
+        row[0] = row[0] + sum(twins, ZERO) / 2
+        spread = sum((abs(a) for a in p[1:]), x.errors[i]) * sum((abs(b) for b in q[1:]), y.errors[i])
+        spread = spread - sum((abs(t) for t in twins), ZERO) / 2
+        rows.append(row)
+        errors.append(abs(p[0]) * y.errors[i] + abs(q[0]) * x.errors[i] + spread)
+        least, most = corners(x.low[i], x.high[i], y.low[i], y.high[i])
+        low.append(least)
+        high.append(most)
+    return known(rows, errors, low, high)
+
+
+def corners(a: arb, b: arb, c: arb, d: arb) -> tuple[arb, arb]:
+    """The products of [a, b] and [c, d] at least and at most."""
+    found = (a * c, a * d, b * c, b * d)
+    least, most = found[0], found[0]
+    for product in found[1:]:
+        least, most = least.min(product), most.max(product)
+    return least.lower(), most.upper()
+
+
+class Curve(NamedTuple):
+    """A function of one number.
+
+    **Arguments:**
+
+    - `f`, `slope`: the function and its derivative, on balls.
+    - `slope_float`: about the derivative, of a float; nothing rests on it.
+    - `bends`: where the curvature changes its sign.
+    - `curvature`: the sign of the second derivative before the first bend; it changes at each.
+    - `above`: the function is defined only above this, where it is not `None`.
+    - `monotone`: 1 or -1.
+    """
+
+    f: Callable[[arb], arb]
+    slope: Callable[[arb], arb]
+    slope_float: Callable[[float], float]
+    bends: tuple[float, ...]
+    curvature: int
+    above: float | None = None
+    monotone: int = 1
+
+
+def _logistic(x: arb) -> arb:
+    return 1 / (1 + (-x).exp())
+
+
+def _softplus(x: arb) -> arb:
+    # log(1 + exp x) = max(x, 0) + log(1 + exp -|x|).
+    return x.max(ZERO) + (-abs(x)).exp().log1p()
+
+
+def _sech2(x: float) -> float:
+    return 1 / math.cosh(min(abs(x), 300.0)) ** 2
+
+
+def _logistic_float(x: float) -> float:
+    return 0.5 * (1 + math.tanh(x / 2))
+
+
+CURVES = {
+    "exp": Curve(arb.exp, arb.exp, lambda x: math.exp(min(x, 700.0)), (), 1),
+    "log": Curve(arb.log, lambda x: 1 / x, lambda x: 1 / x, (), -1, above=0.0),
+    "sqrt": Curve(arb.sqrt, lambda x: 1 / (2 * x.sqrt()), lambda x: 0.5 / math.sqrt(x), (), -1, above=0.0),
+    "tanh": Curve(arb.tanh, lambda x: 1 / x.cosh() ** 2, _sech2, (0.0,), 1),
+    "logistic": Curve(_logistic, lambda x: _logistic(x) * _logistic(-x), lambda x: _sech2(x / 2) / 4, (0.0,), 1),
+    "softplus": Curve(_softplus, _logistic, _logistic_float, (), 1),
+    "atan": Curve(arb.atan, lambda x: 1 / (1 + x * x), lambda x: 1 / (1 + x * x), (0.0,), 1),
+    "erf": Curve(arb.erf, lambda x: 2 * (-x * x).exp() / arb.pi().sqrt(), lambda x: 1.13 * math.exp(-x * x), (0.0,), 1),
+    # Of positive numbers; of negative ones by symmetry.
+    "reciprocal": Curve(lambda x: 1 / x, lambda x: -1 / (x * x), lambda x: -1 / (x * x), (), 1, above=0.0, monotone=-1),
+}
+
+
+def _line(curve: Curve, a: arb, b: arb) -> tuple[arb, arb, arb]:
+    """A slope α with the least and the most of f(x) - α x for x in [a, b]."""
+    fa, fb = curve.f(a), curve.f(b)
+    if a == b:
+        return ZERO, fa, fb
+    # Any slope is right; it has to be one exact number.
+    slope = ((fb - fa) / (b - a)).mid()
+    ends = [a, *(arb(x) for x in curve.bends if a < x < b), b]
+    sign, least, most = curve.curvature, None, None
+    for x in curve.bends:
+        sign = -sign if a >= x else sign
+    for p, q in zip(ends, ends[1:], strict=False):
+        at_p, at_q = curve.f(p) - slope * p, curve.f(q) - slope * q
+        touch = arb(_touch(curve, float(p), float(q), float(slope), sign))
+        if not p <= touch <= q:
+            touch = p
+        # The tangent there, on the inner side of the curve.
+        steep, height = curve.slope(touch), curve.f(touch)
+        tangent = [height + steep * (x - touch) - slope * x for x in (p, q)]
+        if sign > 0:
+            low, high = tangent[0].min(tangent[1]), at_p.max(at_q)
+        else:
+            low, high = at_p.min(at_q), tangent[0].max(tangent[1])
+        least = low if least is None else least.min(low)
+        most = high if most is None else most.max(high)
+        sign = -sign
+    return slope, least, most
+
+
+def _touch(curve: Curve, a: float, b: float, slope: float, sign: int) -> float:
+    """About where the derivative is `slope` in [a, b]; nothing rests on it."""
+    try:
+        for _ in range(30):
+            m = 0.5 * (a + b)
+            a, b = (m, b) if (curve.slope_float(m) - slope) * sign < 0 else (a, m)
+    except (ArithmeticError, ValueError):
+        pass
+    return 0.5 * (a + b)
+
+
+def bend(x: Form, line: Callable[[arb, arb], tuple[arb, arb, arb]], span: Callable[[arb, arb], tuple[arb, arb]]) -> Form:
+    """A function of every entry, from a line with what is around it, and its range."""
+    rows, errors, low, high = [], [], [], []
+    for i, row in enumerate(x.rows):
+        a, b = x.low[i], x.high[i]
+        slope, least, most = line(a, b)
+        center, half = (least + most) / 2, (most - least) / 2
+        new = [slope * v for v in row]
+        new[0] = new[0] + center
+        rows.append(new)
+        errors.append(abs(slope) * x.errors[i] + abs(half))
+        ends = span(a, b)
+        low.append(ends[0].lower())
+        high.append(ends[1].upper())
+    return known(rows, errors, low, high)
+
+
+def unary(name: str, x: Form) -> Form:
+    """A function of one number, entry by entry."""
+    if name in SHAPES:
+        return bend(x, *SHAPES[name])
+    curve = CURVES[name]
+    # 1 / x of a negative number is -1 / -x.
+    negative = name == "reciprocal"
+    signs = [-1 if negative and b < 0 else 1 for b in x.high]
+    out = bend(_signed(signs, x), lambda a, b: _line(curve, a, b), lambda a, b: _span(curve, a, b))
+    return _signed(signs, out)
+
+
+def _signed(signs: list[int], x: Form) -> Form:
+    """The entries with a sign each."""
+    both = zip(signs, x.low, x.high, strict=True)
+    ends = [(-b, -a) if s < 0 else (a, b) for s, a, b in both]
+    rows = [[s * v for v in row] for s, row in zip(signs, x.rows, strict=True)]
+    return Form(rows, x.errors, [a for a, _ in ends], [b for _, b in ends])
+
+
+def _span(curve: Curve, a: arb, b: arb) -> tuple[arb, arb]:
+    if curve.above is not None and not a > curve.above:
+        return arb.nan(), arb.nan()
+    return (curve.f(a), curve.f(b)) if curve.monotone > 0 else (curve.f(b), curve.f(a))
+
+
+def _relu_line(a: arb, b: arb) -> tuple[arb, arb, arb]:
+    if a >= 0:
+        return ONE, ZERO, ZERO
+    if b <= 0:
+        return ZERO, ZERO, ZERO
+    slope = (b / (b - a)).mid().max(ZERO).min(ONE)
+    return slope, ZERO, (-slope * a).max(b - slope * b)
+
+
+def _square_line(a: arb, b: arb) -> tuple[arb, arb, arb]:
+    # x² - (a + b) x is between -((a + b) / 2)² and -a b.
+    slope = a + b
+    return slope, -slope * slope / 4, -a * b
+
+
+def _wave(f: Callable[[arb], arb], slope: Callable[[arb], arb], turn: Callable[[arb], arb]) -> Any:
+    """A function with its first two derivatives, all of them within [-1, 1]: by its Taylor polynomial of degree 1."""
+
+    def line(a: arb, b: arb) -> tuple[arb, arb, arb]:
+        middle, half = ((a + b) / 2).mid(), (b - a) / 2
+        steep = slope(middle).mid()
+        # f(x) = f(m) + f'(m) (x - m) + f''(ξ) (x - m)² / 2 with ξ between, and |x - m| <= half up to the rounding of m.
+        bent = turn(a.union(b)) * (ZERO.union((abs(half) + abs(middle - (a + b) / 2)) ** 2)) / 2
+        rest = f(middle) - steep * middle + (slope(middle) - steep) * (a.union(b) - middle) + bent
+        return steep, rest.lower(), rest.upper()
+
+    def span(a: arb, b: arb) -> tuple[arb, arb]:
+        found = f(a.union(b))
+        return found.lower(), found.upper()
+
+    return line, span
+
+
+SHAPES = {
+    "relu": (_relu_line, lambda a, b: (a.max(ZERO), b.max(ZERO))),
+    # The derivative of relu, at 0 all between its derivatives on both sides (Clarke).
+    "step": (lambda a, b: (ZERO, *_step(a, b)), lambda a, b: _step(a, b)),
+    "square": (_square_line, lambda a, b: ((a.max(-b).max(ZERO)) ** 2, abs(a).max(abs(b)) ** 2)),
+    "sin": _wave(arb.sin, arb.cos, lambda x: -x.sin()),
+    "cos": _wave(arb.cos, lambda x: -x.sin(), lambda x: -x.cos()),
+}
+
+
+def _step(a: arb, b: arb) -> tuple[arb, arb]:
+    return (ONE if a > 0 else ZERO), (ZERO if b < 0 else ONE)
+
+
+def _sum(size: int) -> Matrix:
+    return Matrix(1, None, [(0, j, ONE) for j in range(size)])
+
+
+def _shifted(x: Form, by: Sequence[arb]) -> Form:
+    rows = [[row[0] + c, *row[1:]] for row, c in zip(x.rows, by, strict=True)]
+    move = lambda ends, side: [getattr(v + c, side)() for v, c in zip(ends, by, strict=True)]
+    return Form(rows, x.errors, move(x.low, "lower"), move(x.high, "upper"))
+
+
+def logsumexp(z: Form) -> Form:
+    """log Σ exp(z_j), one entry. It grows with every z_j."""
+    size = len(z.rows)
+    top = max((float(row[0].mid()) for row in z.rows), default=0.0)
+    shift = arb(top if math.isfinite(top) else 0.0)
+    terms = unary("exp", _shifted(z, [-shift] * size))
+    out = _shifted(unary("log", affine([(_sum(size), terms)])), [shift])
+    total = lambda ends: sum(((v - shift).exp() for v in ends), ZERO).log() + shift
+    return known(out.rows, out.errors, [total(z.low).lower()], [total(z.high).upper()])
+
+
+def softmean(z: Form, t: Form) -> Form:
+    """Σ p_j t_j with p_j = exp(z_j) / Σ exp(z_i), one entry."""
+    size = len(z.rows)
+    total = logsumexp(z)
+    identity = Matrix(size, None, [(j, j, ONE) for j in range(size)])
+    less = Matrix(size, None, [(j, 0, -ONE) for j in range(size)])
+    p = unary("exp", affine([(identity, z), (less, total)]))
+    # p_j grows with z_j and falls with the others.
+    part = lambda j, own, others: 1 / (1 + sum(((others[i] - own[j]).exp() for i in range(size) if i != j), ZERO))
+    p = known(
+        p.rows,
+        p.errors,
+        [part(j, z.low, z.high).lower() for j in range(size)],
+        [part(j, z.high, z.low).upper() for j in range(size)],
+    )
+    weights = [((a + b) / 2).mid() for a, b in zip(p.low, p.high, strict=True)]
+    center = sum((w * row[0] for w, row in zip(weights, t.rows, strict=True)), ZERO).mid()
+    # Σ p_j = 1, so that Σ p_j t_j = c + Σ p_j (t_j - c) for any number c.
+    apart = _shifted(t, [-center] * size)
+    first = _shifted(affine([(_sum(size), multiply(p, apart))]), [center])
+    # The same with numbers in place of the p_j, and what they may be off.
+    fixed = affine([(Matrix(1, None, [(0, j, weights[j]) for j in range(size)]), apart)])
+    off = ZERO
+    for j in range(size):
+        off = off + abs(p.ball(j) - weights[j]) * abs(apart.ball(j))
+    second = known(
+        [[fixed.rows[0][0] + center, *fixed.rows[0][1:]]],
+        [fixed.errors[0] + abs(off)],
+        [(fixed.low[0] + center - abs(off)).lower()],
+        [(fixed.high[0] + center + abs(off)).upper()],
+    )
+    best = first if first.errors[0] < second.errors[0] else second
+    # A mean is between the least and the largest.
+    least, most = t.low[0], t.high[0]
+    for a, b in zip(t.low[1:], t.high[1:], strict=True):
+        least, most = least.min(a), most.max(b)
+    low = first.low[0].max(second.low[0]).max(least)
+    high = first.high[0].min(second.high[0]).min(most)
+    return known(best.rows, best.errors, [low], [high])
