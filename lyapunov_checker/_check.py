@@ -1,9 +1,10 @@
 """What a proof has to show, and what follows from it."""
 
 import hashlib
+import itertools
 import json
 import zipfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,8 +16,9 @@ from ._rules import Form, box
 from ._tree import leaves
 
 FORMAT = "lyapunov proof 1"
-# Rules of leaves: the inequality itself; V above the upper level; V below the lower one; the second derivatives at the equilibrium.
-HOLDS, ABOVE, BELOW, REST = 1, 2, 3, 4
+# Rules of leaves: the inequality itself; V above the upper level; V below the lower one; the second derivatives at the equilibrium;
+# no point of the ball.
+HOLDS, ABOVE, BELOW, REST, OUTSIDE = 1, 2, 3, 4, 5
 # Bits of Arb's numbers.
 PRECISION = 96
 
@@ -46,7 +48,11 @@ class Proof:
             raise Refused(f"format: expected {FORMAT!r}, got {header.get('format')!r}")
         self.lower, self.upper = ([float(v) for v in header["domain"][side]] for side in ("lower", "upper"))
         n = len(self.lower)
-        if n < 1 or len(self.upper) != n or not all(-np.inf < a < b < np.inf for a, b in zip(self.lower, self.upper, strict=True)):
+        if (
+            n < 1
+            or len(self.upper) != n
+            or not all(-np.inf < a < b < np.inf for a, b in zip(self.lower, self.upper, strict=True))
+        ):
             raise Refused("domain: expected finite lower < upper, as many as there are states")
         self.time = [float(t) for t in header["time"]]
         if len(self.time) != 2 or not 0 <= self.time[0] <= self.time[1] < np.inf:
@@ -55,11 +61,21 @@ class Proof:
         if any(v is not None and not np.isfinite(v) for v in (self.least, self.most)):
             raise Refused("level: expected finite numbers or none")
         self.rest = None if header["equilibrium"] is None else [float(v) for v in header["equilibrium"]]
-        if self.rest is not None and not all(a < v < b for a, v, b in zip(self.lower, self.rest, self.upper, strict=True)):
+        if self.rest is not None and not all(
+            a < v < b for a, v, b in zip(self.lower, self.rest, self.upper, strict=True)
+        ):
             raise Refused("equilibrium: expected a state inside of the domain")
+        ball = header["ball"]
+        self.ball = None if ball is None else ([arb(float(v)) for v in ball["center"]], arb(float(ball["radius"])))
+        if self.ball is not None:
+            ends = zip(self.ball[0], self.lower, self.upper, strict=True)
+            if not all(bool(a <= c - self.ball[1]) and bool(c + self.ball[1] <= b) for c, a, b in ends):
+                raise Refused("ball: it is not inside of the box of the domain")
         self.strict = bool(header["strict"])
         self.claims = [str(name) for name in header["claims"]]
-        programs = {name: read_program(name, header["programs"][name], arrays) for name in ("field", "value", "comparison")}
+        programs = {
+            name: read_program(name, header["programs"][name], arrays) for name in ("field", "value", "comparison")
+        }
         g = self.graph = Graph()
         self.t, self.state, self.v = g.input(1), g.input(n), g.input(1)
         self.f = g.inline(programs["field"], [self.t, self.state])
@@ -77,11 +93,8 @@ class Proof:
 
     def at(self, low: Sequence[float], high: Sequence[float]) -> dict[int, Form]:
         """Times and states of a box."""
-        size = len(low)
-        return {
-            self.t: box(low[:1], high[:1], size, 0),
-            self.state: box(low[1:], high[1:], size, 1),
-        }
+        fresh = itertools.count(1)
+        return {self.t: box(low[:1], high[:1], fresh), self.state: box(low[1:], high[1:], fresh)}
 
     def values(self, wanted: Sequence[int], low: Sequence[float], high: Sequence[float]) -> list[Form]:
         self.boxes += 1
@@ -91,12 +104,27 @@ class Proof:
         """The box of all times and states."""
         return [self.time[0], *self.lower], [self.time[1], *self.upper]
 
+    def decides(self, name: str, rule: int, low: list[float], high: list[float]) -> bool:
+        """Whether a rule is right for a leaf of a claim."""
+        claim, *face = name.split(".")
+        if claim == "decrease":
+            return self.settles(rule, low, high)
+        if claim == "definite":
+            return self.positive(rule, low, high)
+        if rule != HOLDS:
+            return False
+        settles = self.outside if claim == "enclosed" else self.inward
+        return settles(int(face[0]), -1 if face[1] == "lower" else 1, low, high)
+
+    def cover(self, name: str, low: Sequence[float], high: Sequence[float]) -> None:
+        """Whether all leaves of a tree over a box are right."""
+        for leaf in leaves(name, self.arrays, low, high):
+            if not self.decides(name, leaf.rule, leaf.low, leaf.high):
+                raise Refused(f"{name}: rule {leaf.rule} does not hold in the box {_shown(leaf.low, leaf.high)}")
+
     def decrease(self) -> None:
         """dV/dt <= comparison(t, V), or <, for all times and all states of the domain between the levels."""
-        low, high = self.whole()
-        for leaf in leaves("decrease", self.arrays, low, high):
-            if not self.settles(leaf.rule, leaf.low, leaf.high):
-                raise Refused(f"decrease: rule {leaf.rule} does not hold in the box {_shown(leaf.low, leaf.high)}")
+        self.cover("decrease", *self.whole())
 
     def settles(self, rule: int, low: Sequence[float], high: Sequence[float]) -> bool:
         """Whether a leaf of `decrease` is right."""
@@ -109,9 +137,19 @@ class Proof:
         if rule == BELOW and self.least is not None:
             (v,) = self.values([self.potential], low, high)
             return bool(v.high[0] < self.least)
-        if rule == REST:
-            return self._bent(self.excess, -1, low, high)
-        return False
+        if rule == OUTSIDE:
+            return self.away(low, high)
+        return rule == REST and self._bent(self.excess, -1, low, high)
+
+    def away(self, low: Sequence[float], high: Sequence[float]) -> bool:
+        """Whether a box has no point of the ball."""
+        if self.ball is None:
+            return False
+        center, radius = self.ball
+        total = arb(0)
+        for c, a, b in zip(center, low[1:], high[1:], strict=True):
+            total = total + (arb(a) - c).max(c - arb(b)).max(arb(0)) ** 2
+        return bool(total > radius**2)
 
     def _bent(self, of: int, sign: int, low: Sequence[float], high: Sequence[float]) -> bool:
         """Whether a function is 0 with its first derivatives at the equilibrium, which is in the box, and its second
@@ -134,37 +172,35 @@ class Proof:
 
     def definite(self) -> None:
         """V is 0 at the equilibrium and above 0 elsewhere in the domain."""
-        low, high = self.whole()
-        for leaf in leaves("definite", self.arrays, low, high):
-            if not self.positive(leaf.rule, leaf.low, leaf.high):
-                raise Refused(f"definite: rule {leaf.rule} does not hold in the box {_shown(leaf.low, leaf.high)}")
+        self.cover("definite", *self.whole())
 
     def positive(self, rule: int, low: Sequence[float], high: Sequence[float]) -> bool:
         """Whether a leaf of `definite` is right."""
         if rule == HOLDS:
             (v,) = self.values([self.potential], low, high)
             return bool(v.low[0] > 0)
+        if rule == OUTSIDE:
+            return self.away(low, high)
         return rule == REST and self._bent(self.potential, 1, low, high)
 
-    def _faces(self, name: str, settles: Callable[[int, int, list[float], list[float]], bool]) -> None:
+    def _faces(self, name: str) -> None:
+        if self.ball is not None:
+            raise Refused(f"{name}: the domain is a ball and has no faces")
         low, high = self.whole()
         for axis in range(len(self.lower)):
-            for side, end in ((-1, self.lower[axis]), (1, self.upper[axis])):
+            for side, end in (("lower", self.lower[axis]), ("upper", self.upper[axis])):
                 least, most = list(low), list(high)
                 least[1 + axis] = most[1 + axis] = end
-                which = f"{name}.{axis}.{'lower' if side < 0 else 'upper'}"
-                for leaf in leaves(which, self.arrays, least, most):
-                    if leaf.rule != HOLDS or not settles(axis, side, leaf.low, leaf.high):
-                        raise Refused(f"{which}: it does not hold in the box {_shown(leaf.low, leaf.high)}")
+                self.cover(f"{name}.{axis}.{side}", least, most)
 
     def enclosed(self) -> None:
         """V is above the upper level on the boundary of the domain, and may not grow there."""
         if self.most is None:
             raise Refused("enclosed: there is no upper level")
-        self._faces("enclosed", self.outside)
+        self._faces("enclosed")
         self.boxes += 1
-        times = box(self.time[:1], self.time[1:], 1, 0)
-        level = box([self.most], [self.most], 1, 0)
+        fresh = itertools.count(1)
+        times, level = box(self.time[:1], self.time[1:], fresh), box([self.most], [self.most], fresh)
         (most,) = self.graph.values([self.allowed], {self.t: times, self.v: level})
         if not most.high[0] <= 0:
             raise Refused("enclosed: comparison(t, v) may be above 0 at the upper level")
@@ -172,11 +208,11 @@ class Proof:
     def outside(self, axis: int, side: int, low: list[float], high: list[float]) -> bool:
         """Whether V is above the upper level in a box of a face."""
         (v,) = self.values([self.potential], low, high)
-        return bool(v.low[0] > self.most)
+        return self.most is not None and bool(v.low[0] > self.most)
 
     def invariant(self) -> None:
         """The field does not point outward on the boundary of the domain."""
-        self._faces("invariant", self.inward)
+        self._faces("invariant")
 
     def inward(self, axis: int, side: int, low: list[float], high: list[float]) -> bool:
         """Whether the field does not point outward in a box of a face."""
@@ -188,6 +224,9 @@ class Proof:
         have = set(self.claims)
         forever = "all times" if self.steady else f"all times in [{self.time[0]:g}, {self.time[1]:g}]"
         domain = f"the box H = {_shown(self.lower, self.upper)}"
+        if self.ball is not None:
+            center = ", ".join(f"{float(c)!r}" for c in self.ball[0])
+            domain = f"the ball H of radius {float(self.ball[1])!r} about ({center})"
         levels = [f"V >= {self.least!r}"] * (self.least is not None) + [f"V <= {self.most!r}"] * (self.most is not None)
         region = domain + (f" where {' and '.join(levels)}" if levels else "")
         sign = "<" if self.strict else "<="
@@ -276,9 +315,7 @@ def definite(table: list[list[arb]]) -> bool:
             for k in range(n):
                 for m in range(n):
                     moved[i][j] = moved[i][j] + arb(basis[i, k]) * table[k][m] * arb(basis[j, m])
-    return all(
-        bool(moved[i][i] > sum((abs(moved[i][j]) for j in range(n) if j != i), arb(0))) for i in range(n)
-    )
+    return all(bool(moved[i][i] > sum((abs(moved[i][j]) for j in range(n) if j != i), arb(0))) for i in range(n))
 
 
 def _uses(program: Program, which: int) -> bool:

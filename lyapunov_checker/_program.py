@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from flint import arb, arb_mat
 
-from ._rules import ONE, Form, Matrix, affine, constant, logsumexp, multiply, softmean, unary
+from ._rules import ONE, Form, Matrix, affine, box, logsumexp, multiply, softmean, unary
 
 UNARY = {
     *("exp", "log", "sqrt", "tanh", "logistic", "softplus", "atan", "erf", "reciprocal"),
@@ -177,7 +177,7 @@ class Graph:
 
     def values(self, wanted: Sequence[int], inputs: Mapping[int, Form]) -> list[Form]:
         """The values of operations for forms of inputs."""
-        symbols = len(next(iter(inputs.values())).rows[0]) - 1
+        fresh = next(iter(inputs.values())).fresh
         found: dict[int, Form] = dict(inputs)
         needed, waiting = set(), list(wanted)
         while waiting:
@@ -189,7 +189,7 @@ class Graph:
             op = self.operations[i]
             args = [found[j] for j in op.args]
             if op.name == "constant":
-                found[i] = constant(op.data, symbols)
+                found[i] = box(op.data, op.data, fresh)
             elif op.name == "affine":
                 found[i] = affine(list(zip(op.data, args, strict=True)))
             elif op.name == "multiply":

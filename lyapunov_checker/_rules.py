@@ -1,10 +1,11 @@
 """What an operation makes of intervals and of affine forms, in Arb's arithmetic: the rules that have to be trusted.
 
-A value of several entries is a `Form`: each entry is c + Σ aᵢ εᵢ + e δ with |εᵢ| <= 1 the symbols of the box, shared by all
-entries, and |δ| <= 1 of its own; and it lies between `low` and `high` as well. All numbers are balls (`arb`) that hold the exact
-one, so that nothing is lost to rounding. An entry of which nothing is known has NaN, and no comparison with NaN is ever true.
+A value of several entries is a `Form`: each entry is c + Σ aᵢ εᵢ with |εᵢ| <= 1, and lies between `low` and `high` as well. The first
+symbols are those of the box, and whatever is not affine adds one of its own for every entry. All numbers are balls (`arb`) that hold
+the exact one, so that nothing is lost to rounding. What nothing is known of is NaN, and no comparison with NaN is ever true.
 """
 
+import itertools
 import math
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -12,6 +13,7 @@ from typing import Any, NamedTuple
 from flint import arb, arb_mat
 
 ZERO, ONE = arb(0), arb(1)
+Row = list[arb]
 
 
 class Form(NamedTuple):
@@ -19,50 +21,51 @@ class Form(NamedTuple):
 
     **Arguments:**
 
-    - `rows`: for each entry [c, a1, ..., ak].
-    - `errors`: e for each entry, at least 0.
+    - `rows`: for each entry [c, a1, a2, ...]; coefficients that are left out are 0.
     - `low`, `high`: the interval of each entry.
+    - `fresh`: numbers of symbols that nothing has used yet, of all forms that are used together.
     """
 
-    rows: list[list[arb]]
-    errors: list[arb]
+    rows: list[Row]
     low: list[arb]
     high: list[arb]
+    fresh: "itertools.count[int]"
 
     def ball(self, i: int) -> arb:
         """The interval of an entry as one ball."""
         return self.low[i].union(self.high[i])
 
 
-def known(rows: list[list[arb]], errors: list[arb], low: Sequence[arb], high: Sequence[arb]) -> Form:
+def known(rows: list[Row], low: Sequence[arb], high: Sequence[arb], fresh: Any) -> Form:
     """A form with the better of the given intervals and those of its rows."""
     least, most = [], []
-    for row, error, low_i, high_i in zip(rows, errors, low, high, strict=True):
-        reach = error
-        for a in row[1:]:
-            reach = reach + abs(a)
+    for row, low_i, high_i in zip(rows, low, high, strict=True):
+        reach = sum((abs(a) for a in row[1:]), ZERO)
         # Arb's maximum of a number and NaN is NaN: then the other one is taken.
         below, above = (row[0] - reach).lower(), (row[0] + reach).upper()
         least.append(low_i if below.is_nan() else below if low_i.is_nan() else below.max(low_i))
         most.append(high_i if above.is_nan() else above if high_i.is_nan() else above.min(high_i))
-    return Form(rows, errors, least, most)
+    return Form(rows, least, most, fresh)
 
 
-def box(low: Sequence[float], high: Sequence[float], symbols: int, first: int) -> Form:
-    """The entries of a box, each with a symbol of its own from number `first` on; none where the box has no width."""
+def box(low: Sequence[float], high: Sequence[float], fresh: Any) -> Form:
+    """The entries of a box, each with a symbol of its own where it has a width."""
     rows = []
-    for i, (a, b) in enumerate(zip(low, high, strict=True)):
-        center = (arb(a) + arb(b)) / 2
-        row = [center] + [ZERO] * symbols
+    for a, b in zip(low, high, strict=True):
+        rows.append([(arb(a) + arb(b)) / 2])
         if a != b:
-            row[1 + first + i] = (arb(b) - arb(a)) / 2
-        rows.append(row)
-    return Form(rows, [ZERO] * len(rows), [arb(a) for a in low], [arb(b) for b in high])
+            _symbol(rows[-1], (arb(b) - arb(a)) / 2, next(fresh))
+    return Form(rows, [arb(a) for a in low], [arb(b) for b in high], fresh)
 
 
-def constant(values: Sequence[float], symbols: int) -> Form:
-    """Constants."""
-    return box(values, values, symbols, 0)
+def _symbol(row: Row, size: arb, number: int) -> None:
+    """Adds a symbol to a row."""
+    row += [ZERO] * (number + 1 - len(row))
+    row[number] = size
+
+
+def _plus(x: Row, y: Row) -> Row:
+    return [a + b for a, b in itertools.zip_longest(x, y, fillvalue=ZERO)]
 
 
 class Matrix(NamedTuple):
@@ -75,58 +78,49 @@ class Matrix(NamedTuple):
 
 def affine(parts: Sequence[tuple[Matrix, Form]]) -> Form:
     """The sum of linear maps of values."""
-    size, width = parts[0][0].size, len(parts[0][1].rows[0])
-    rows = [[ZERO] * width for _ in range(size)]
-    errors, middle, reach = [ZERO] * size, [ZERO] * size, [ZERO] * size
+    size = parts[0][0].size
+    rows: list[Row] = [[ZERO] for _ in range(size)]
+    middle, reach = [ZERO] * size, [ZERO] * size
     for matrix, x in parts:
         centers = [(a + b) / 2 for a, b in zip(x.low, x.high, strict=True)]
         halves = [(b - a) / 2 for a, b in zip(x.low, x.high, strict=True)]
         if matrix.dense is not None:
+            width = max(map(len, x.rows))
+            table = [[m, *row, *[ZERO] * (width - len(row))] for row, m in zip(x.rows, centers, strict=True)]
+            moved = (matrix.dense * arb_mat(table)).tolist()
             sizes = arb_mat([[abs(v) for v in row] for row in matrix.dense.tolist()])
-            table = arb_mat([[*r, m] for r, m in zip(x.rows, centers, strict=True)])
-            moved = (matrix.dense * table).tolist()
-            spread = (sizes * arb_mat([list(v) for v in zip(x.errors, halves, strict=True)])).tolist()
-            for i in range(size):
-                rows[i] = [a + b for a, b in zip(rows[i], moved[i][:-1], strict=True)]
-                errors[i], middle[i], reach[i] = errors[i] + spread[i][0], middle[i] + moved[i][-1], reach[i] + spread[i][1]
+            spread = (sizes * arb_mat([[h] for h in halves])).tolist()
+            rows = [_plus(a, b[1:]) for a, b in zip(rows, moved, strict=True)]
+            middle = [a + b[0] for a, b in zip(middle, moved, strict=True)]
+            reach = [a + b[0] for a, b in zip(reach, spread, strict=True)]
         for i, j, c in matrix.entries:
-            rows[i] = [a + c * b for a, b in zip(rows[i], x.rows[j], strict=True)]
-            errors[i] = errors[i] + abs(c) * x.errors[j]
+            rows[i] = _plus(rows[i], [c * a for a in x.rows[j]])
             middle[i], reach[i] = middle[i] + c * centers[j], reach[i] + abs(c) * halves[j]
-    return known(
-        rows,
-        errors,
-        [(m - r).lower() for m, r in zip(middle, reach, strict=True)],
-        [(m + r).upper() for m, r in zip(middle, reach, strict=True)],
-    )
+    both = list(zip(middle, reach, strict=True))
+    return known(rows, [(m - r).lower() for m, r in both], [(m + r).upper() for m, r in both], parts[0][1].fresh)
 
 
 def multiply(x: Form, y: Form) -> Form:
     """The products of the entries of two values."""
-    rows, errors, low, high = [], [], [], []
+    rows, low, high = [], [], []
     for i, (p, q) in enumerate(zip(x.rows, y.rows, strict=True)):
-        row = [p[0] * b + q[0] * a for a, b in zip(p, q, strict=True)]
-        row[0] = p[0] * q[0]
-        # (Σ aᵢ εᵢ + e δ)(Σ bᵢ εᵢ + f δ'): of this Σ aᵢ bᵢ εᵢ² is one-sided.
-        twins = [a * b for a, b in zip(p[1:], q[1:], strict=True)]
-        row[0] = row[0] + sum(twins, ZERO) / 2
-        spread = sum((abs(a) for a in p[1:]), x.errors[i]) * sum((abs(b) for b in q[1:]), y.errors[i])
-        spread = spread - sum((abs(t) for t in twins), ZERO) / 2
+        row = _plus([q[0] * a for a in p], [p[0] * b for b in q])
+        # (Σ aᵢ εᵢ)(Σ bᵢ εᵢ): of this Σ aᵢ bᵢ εᵢ² is one-sided.
+        twins = [a * b for a, b in zip(p[1:], q[1:], strict=False)]
+        row[0] = p[0] * q[0] + sum(twins, ZERO) / 2
+        spread = sum((abs(a) for a in p[1:]), ZERO) * sum((abs(b) for b in q[1:]), ZERO)
+        _symbol(row, spread - sum((abs(t) for t in twins), ZERO) / 2, next(x.fresh))
         rows.append(row)
-        errors.append(abs(p[0]) * y.errors[i] + abs(q[0]) * x.errors[i] + spread)
         least, most = corners(x.low[i], x.high[i], y.low[i], y.high[i])
         low.append(least)
         high.append(most)
-    return known(rows, errors, low, high)
+    return known(rows, low, high, x.fresh)
 
 
 def corners(a: arb, b: arb, c: arb, d: arb) -> tuple[arb, arb]:
     """The products of [a, b] and [c, d] at least and at most."""
     found = (a * c, a * d, b * c, b * d)
-    least, most = found[0], found[0]
-    for product in found[1:]:
-        least, most = least.min(product), most.max(product)
-    return least.lower(), most.upper()
+    return _least(found).lower(), (-_least([-p for p in found])).upper()
 
 
 class Curve(NamedTuple):
@@ -190,7 +184,7 @@ def _line(curve: Curve, a: arb, b: arb) -> tuple[arb, arb, arb]:
     # Any slope is right; it has to be one exact number.
     slope = ((fb - fa) / (b - a)).mid()
     ends = [a, *(arb(x) for x in curve.bends if a < x < b), b]
-    sign, least, most = curve.curvature, None, None
+    sign, lows, highs = curve.curvature, [], []
     for x in curve.bends:
         sign = -sign if a >= x else sign
     for p, q in zip(ends, ends[1:], strict=False):
@@ -201,14 +195,10 @@ def _line(curve: Curve, a: arb, b: arb) -> tuple[arb, arb, arb]:
         # The tangent there, on the inner side of the curve.
         steep, height = curve.slope(touch), curve.f(touch)
         tangent = [height + steep * (x - touch) - slope * x for x in (p, q)]
-        if sign > 0:
-            low, high = tangent[0].min(tangent[1]), at_p.max(at_q)
-        else:
-            low, high = at_p.min(at_q), tangent[0].max(tangent[1])
-        least = low if least is None else least.min(low)
-        most = high if most is None else most.max(high)
+        lows += tangent if sign > 0 else [at_p, at_q]
+        highs += [at_p, at_q] if sign > 0 else tangent
         sign = -sign
-    return slope, least, most
+    return slope, _least(lows), -_least([-v for v in highs])
 
 
 def _touch(curve: Curve, a: float, b: float, slope: float, sign: int) -> float:
@@ -222,21 +212,21 @@ def _touch(curve: Curve, a: float, b: float, slope: float, sign: int) -> float:
     return 0.5 * (a + b)
 
 
-def bend(x: Form, line: Callable[[arb, arb], tuple[arb, arb, arb]], span: Callable[[arb, arb], tuple[arb, arb]]) -> Form:
+def bend(
+    x: Form, line: Callable[[arb, arb], tuple[arb, arb, arb]], span: Callable[[arb, arb], tuple[arb, arb]]
+) -> Form:
     """A function of every entry, from a line with what is around it, and its range."""
-    rows, errors, low, high = [], [], [], []
-    for i, row in enumerate(x.rows):
-        a, b = x.low[i], x.high[i]
+    rows, low, high = [], [], []
+    for row, a, b in zip(x.rows, x.low, x.high, strict=True):
         slope, least, most = line(a, b)
-        center, half = (least + most) / 2, (most - least) / 2
         new = [slope * v for v in row]
-        new[0] = new[0] + center
+        new[0] = new[0] + (least + most) / 2
+        _symbol(new, (most - least) / 2, next(x.fresh))
         rows.append(new)
-        errors.append(abs(slope) * x.errors[i] + abs(half))
         ends = span(a, b)
         low.append(ends[0].lower())
         high.append(ends[1].upper())
-    return known(rows, errors, low, high)
+    return known(rows, low, high, x.fresh)
 
 
 def unary(name: str, x: Form) -> Form:
@@ -256,7 +246,7 @@ def _signed(signs: list[int], x: Form) -> Form:
     both = zip(signs, x.low, x.high, strict=True)
     ends = [(-b, -a) if s < 0 else (a, b) for s, a, b in both]
     rows = [[s * v for v in row] for s, row in zip(signs, x.rows, strict=True)]
-    return Form(rows, x.errors, [a for a, _ in ends], [b for _, b in ends])
+    return Form(rows, [a for a, _ in ends], [b for _, b in ends], x.fresh)
 
 
 def _span(curve: Curve, a: arb, b: arb) -> tuple[arb, arb]:
@@ -319,7 +309,7 @@ def _sum(size: int) -> Matrix:
 def _shifted(x: Form, by: Sequence[arb]) -> Form:
     rows = [[row[0] + c, *row[1:]] for row, c in zip(x.rows, by, strict=True)]
     move = lambda ends, side: [getattr(v + c, side)() for v, c in zip(ends, by, strict=True)]
-    return Form(rows, x.errors, move(x.low, "lower"), move(x.high, "upper"))
+    return Form(rows, move(x.low, "lower"), move(x.high, "upper"), x.fresh)
 
 
 def logsumexp(z: Form) -> Form:
@@ -330,45 +320,40 @@ def logsumexp(z: Form) -> Form:
     terms = unary("exp", _shifted(z, [-shift] * size))
     out = _shifted(unary("log", affine([(_sum(size), terms)])), [shift])
     total = lambda ends: sum(((v - shift).exp() for v in ends), ZERO).log() + shift
-    return known(out.rows, out.errors, [total(z.low).lower()], [total(z.high).upper()])
+    return known(out.rows, [total(z.low).lower()], [total(z.high).upper()], z.fresh)
 
 
 def softmean(z: Form, t: Form) -> Form:
     """Σ p_j t_j with p_j = exp(z_j) / Σ exp(z_i), one entry."""
     size = len(z.rows)
-    total = logsumexp(z)
     identity = Matrix(size, None, [(j, j, ONE) for j in range(size)])
     less = Matrix(size, None, [(j, 0, -ONE) for j in range(size)])
-    p = unary("exp", affine([(identity, z), (less, total)]))
+    p = unary("exp", affine([(identity, z), (less, logsumexp(z))]))
     # p_j grows with z_j and falls with the others.
     part = lambda j, own, others: 1 / (1 + sum(((others[i] - own[j]).exp() for i in range(size) if i != j), ZERO))
-    p = known(
-        p.rows,
-        p.errors,
-        [part(j, z.low, z.high).lower() for j in range(size)],
-        [part(j, z.high, z.low).upper() for j in range(size)],
-    )
+    low = [part(j, z.low, z.high).lower() for j in range(size)]
+    high = [part(j, z.high, z.low).upper() for j in range(size)]
+    p = known(p.rows, low, high, z.fresh)
     weights = [((a + b) / 2).mid() for a, b in zip(p.low, p.high, strict=True)]
     center = sum((w * row[0] for w, row in zip(weights, t.rows, strict=True)), ZERO).mid()
     # Σ p_j = 1, so that Σ p_j t_j = c + Σ p_j (t_j - c) for any number c.
     apart = _shifted(t, [-center] * size)
     first = _shifted(affine([(_sum(size), multiply(p, apart))]), [center])
     # The same with numbers in place of the p_j, and what they may be off.
-    fixed = affine([(Matrix(1, None, [(0, j, weights[j]) for j in range(size)]), apart)])
-    off = ZERO
-    for j in range(size):
-        off = off + abs(p.ball(j) - weights[j]) * abs(apart.ball(j))
-    second = known(
-        [[fixed.rows[0][0] + center, *fixed.rows[0][1:]]],
-        [fixed.errors[0] + abs(off)],
-        [(fixed.low[0] + center - abs(off)).lower()],
-        [(fixed.high[0] + center + abs(off)).upper()],
-    )
-    best = first if first.errors[0] < second.errors[0] else second
+    fixed = affine([(Matrix(1, None, [(0, j, w) for j, w in enumerate(weights)]), apart)])
+    off = sum((abs(p.ball(j) - weights[j]) * abs(apart.ball(j)) for j in range(size)), ZERO)
+    row = [fixed.rows[0][0] + center, *fixed.rows[0][1:]]
+    _symbol(row, abs(off), next(z.fresh))
+    second = known([row], [arb.nan()], [arb.nan()], z.fresh)
     # A mean is between the least and the largest.
-    least, most = t.low[0], t.high[0]
-    for a, b in zip(t.low[1:], t.high[1:], strict=True):
-        least, most = least.min(a), most.max(b)
-    low = first.low[0].max(second.low[0]).max(least)
-    high = first.high[0].min(second.high[0]).min(most)
-    return known(best.rows, best.errors, [low], [high])
+    low, high = first.low[0].max(second.low[0]), first.high[0].min(second.high[0])
+    low, high = low.max(_least(t.low)), high.min(-_least([-b for b in t.high]))
+    loose = lambda form: sum((abs(a) for a in form.rows[0][1:]), ZERO)
+    return known((first if loose(first) < loose(second) else second).rows, [low], [high], z.fresh)
+
+
+def _least(values: Sequence[arb]) -> arb:
+    out = values[0]
+    for v in values[1:]:
+        out = out.min(v)
+    return out

@@ -21,9 +21,21 @@ class Leaf(NamedTuple):
 def leaves(name: str, arrays: Mapping[str, np.ndarray], low: Sequence[float], high: Sequence[float]) -> Iterator[Leaf]:
     """The leaves of a tree over a box, in the order in which it is written: a node, its lower part, its upper part."""
     rules, axes, places = (arrays.get(f"{name}.{part}") for part in ("rule", "axis", "at"))
-    if rules is None or axes is None or places is None or rules.ndim != 1 or not len(rules) or rules.dtype.kind not in "iu":
+    if (
+        rules is None
+        or axes is None
+        or places is None
+        or rules.ndim != 1
+        or not len(rules)
+        or rules.dtype.kind not in "iu"
+    ):
         raise Refused(f"{name}: the tree of boxes is missing")
-    if axes.shape != rules.shape or places.shape != rules.shape or axes.dtype.kind not in "iu" or places.dtype.kind != "f":
+    if (
+        axes.shape != rules.shape
+        or places.shape != rules.shape
+        or axes.dtype.kind not in "iu"
+        or places.dtype.kind != "f"
+    ):
         raise Refused(f"{name}: the tree of boxes is no tree")
     if any(not a <= b for a, b in zip(low, high, strict=True)):
         raise Refused(f"{name}: the box is empty or has no ends")

@@ -74,6 +74,7 @@ EXACT |= {
     "dynamic_slice",
     "dynamic_update_slice",
     "split",
+    "unstack",
     "max",
     "min",
     "abs",
@@ -86,6 +87,12 @@ def _split(graph: Graph, equation: Any, x: Node) -> list[Value]:
     starts = [sum(sizes[:i]) for i in range(len(sizes))]
     part = lambda start, size: lambda x: lax.slice_in_dim(x, start, start + size, axis=axis)
     return [linear(graph, part(start, size), x) for start, size in zip(starts, sizes, strict=True)]
+
+
+def _unstack(graph: Graph, equation: Any, x: Node) -> list[Value]:
+    axis = equation.params["axis"]
+    part = lambda i: lambda x: lax.index_in_dim(x, i, axis=axis, keepdims=False)
+    return [linear(graph, part(i), x) for i in range(x.shape[axis])]
 
 
 def _gather(graph: Graph, equation: Any, x: Value, indices: Value) -> Value:
@@ -133,6 +140,7 @@ def _dynamic_update_slice(graph: Graph, equation: Any, x: Value, update: Value, 
 
 TRANSLATIONS |= {
     "split": _split,
+    "unstack": _unstack,
     "gather": _gather,
     "dynamic_slice": _dynamic_slice,
     "dynamic_update_slice": _dynamic_update_slice,

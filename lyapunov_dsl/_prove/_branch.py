@@ -1,0 +1,206 @@
+"""Branch and bound: a box is cut until something holds in every part, or fails at a point, or the budget is spent."""
+
+import dataclasses
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from tqdm import tqdm
+
+from .._save import read_archive, write_archive
+
+# What a node of the tree is: cut further, not looked at yet, or a leaf with the number of the rule that holds there.
+CUT, OPEN = 0, -1
+SAVE_EVERY = 10.0
+
+
+@dataclasses.dataclass(frozen=True)
+class Budget:
+    """What a proof may take.
+
+    **Arguments:**
+
+    - `boxes`: how many boxes may be bounded.
+    - `seconds`: wall time, compilation included; `None` for no limit.
+    - `batch`: boxes that are bounded at once.
+    """
+
+    boxes: int = 1_000_000
+    seconds: float | None = None
+    batch: int = 512
+
+    def __post_init__(self) -> None:
+        for name in ("boxes", "batch"):
+            value = getattr(self, name)
+            if not (isinstance(value, int) and value > 0):
+                raise ValueError(f"{name}: expected an integer > 0, got {value!r}")
+        if self.seconds is not None and not self.seconds > 0:
+            raise ValueError(f"seconds: expected a number > 0 or None, got {self.seconds!r}")
+
+
+class Judged(NamedTuple):
+    """What is known of a batch of boxes.
+
+    **Arguments:**
+
+    - `rules`: the number of a rule that holds in each, 0 where none does.
+    - `axes`: along which to cut.
+    - `counterexample`: a point of one of them at which the claim fails, or `None`.
+    """
+
+    rules: np.ndarray
+    axes: np.ndarray
+    counterexample: np.ndarray | None = None
+
+
+class Tree:
+    """Boxes cut into boxes. The two parts of a node come one after the other; the root is node 0.
+
+    **Arguments:**
+
+    - `low`, `high`: the root, float64 [dimension].
+    """
+
+    def __init__(self, low: Any, high: Any):
+        self.low, self.high = np.array(low, np.float64), np.array(high, np.float64)
+        self.rule, self.axis, self.at, self.child = (
+            np.full(1, OPEN, np.int8),
+            np.zeros(1, np.int32),
+            np.zeros(1),
+            np.zeros(1, np.int64),
+        )
+        # Boxes that are still open: their nodes and ends.
+        self.nodes, self.lows, self.highs = np.zeros(1, np.int64), self.low[None].copy(), self.high[None].copy()
+        self.looked = 0
+
+    def settle(self, nodes: np.ndarray, rules: np.ndarray) -> None:
+        """Makes nodes leaves."""
+        self.rule[nodes] = rules
+
+    def cut(self, nodes: np.ndarray, lows: np.ndarray, highs: np.ndarray, axes: np.ndarray) -> None:
+        """Cuts boxes in the middle along an axis each, and puts their parts on the stack."""
+        rows, count = np.arange(len(nodes)), len(self.rule)
+        at = 0.5 * lows[rows, axes] + 0.5 * highs[rows, axes]
+        first = count + 2 * rows
+        self.rule[nodes], self.axis[nodes], self.at[nodes], self.child[nodes] = CUT, axes, at, first
+        more = 2 * len(nodes)
+        self.rule = np.append(self.rule, np.full(more, OPEN, np.int8))
+        self.axis, self.at = np.append(self.axis, np.zeros(more, np.int32)), np.append(self.at, np.zeros(more))
+        self.child = np.append(self.child, np.zeros(more, np.int64))
+        below, above = highs.copy(), lows.copy()
+        below[rows, axes] = above[rows, axes] = at
+        self.nodes = np.concatenate([self.nodes, first, first + 1])
+        self.lows, self.highs = np.concatenate([self.lows, lows, above]), np.concatenate([self.highs, below, highs])
+
+    def take(self, count: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """The last boxes of the stack, which are taken from it."""
+        out = self.nodes[-count:], self.lows[-count:], self.highs[-count:]
+        self.nodes, self.lows, self.highs = self.nodes[:-count], self.lows[:-count], self.highs[:-count]
+        return out
+
+    def put_back(self, nodes: np.ndarray, lows: np.ndarray, highs: np.ndarray) -> None:
+        self.nodes = np.concatenate([self.nodes, nodes])
+        self.lows, self.highs = np.concatenate([self.lows, lows]), np.concatenate([self.highs, highs])
+
+    @property
+    def leaves(self) -> int:
+        return int((self.rule > CUT).sum())
+
+    @property
+    def share(self) -> float:
+        """The share of the volume that is decided; of boxes without a width along an axis, along the others."""
+        width = np.where(self.high > self.low, self.high - self.low, 1)
+        open_boxes = np.prod(np.where(self.high > self.low, (self.highs - self.lows) / width, 1), axis=1)
+        return float(1 - open_boxes.sum())
+
+    def state(self) -> dict[str, np.ndarray]:
+        """All of it, to go on from."""
+        names = ("low", "high", "rule", "axis", "at", "child", "nodes", "lows", "highs")
+        return {name: getattr(self, name) for name in names} | {"looked": np.asarray(self.looked)}
+
+    @classmethod
+    def restored(cls, state: dict[str, np.ndarray]) -> "Tree":
+        """The tree of a `state`."""
+        tree = cls(state["low"], state["high"])
+        for name, value in state.items():
+            setattr(tree, name, int(value) if name == "looked" else value)
+        return tree
+
+
+class Run:
+    """The budget, the progress bar and the file that the questions of one proof share.
+
+    **Arguments:**
+
+    - `budget`: a `Budget`.
+    - `file`: where unfinished trees are kept, or `None`.
+    - `identity`: what has to be the same to go on from the file.
+    - `progress`: whether a bar is shown.
+    """
+
+    def __init__(self, budget: Budget, file: Path | None, identity: str, progress: bool):
+        self.budget, self.file, self.identity = budget, file, identity
+        self.begun, self.saved, self.looked = time.monotonic(), time.monotonic(), 0
+        self.trees: dict[str, Tree] = {}
+        self.bar = tqdm(total=1.0, disable=not progress, bar_format="{l_bar}{bar}| {postfix}")
+        if file is not None and file.exists():
+            self._resume(file)
+
+    def _resume(self, file: Path) -> None:
+        header, arrays = read_archive(file)
+        if header.get("identity") != self.identity:
+            raise ValueError(f"folder: expected the frontier of the same proof in {file}, got that of another")
+        for name in header["names"]:
+            state = {
+                key[len(name) + 1 :].strip("[']"): value for key, value in arrays.items() if key.startswith(f"{name}/")
+            }
+            self.trees[name] = Tree.restored(state)
+
+    def save(self) -> None:
+        """Writes all trees; the file is replaced as a whole."""
+        if self.file is None:
+            return
+        arrays = {name: tree.state() for name, tree in self.trees.items()}
+        write_archive(self.file, {"identity": self.identity, "names": list(arrays)}, arrays)
+        self.saved = time.monotonic()
+
+    @property
+    def spent(self) -> bool:
+        late = self.budget.seconds is not None and time.monotonic() - self.begun > self.budget.seconds
+        return late or self.looked >= self.budget.boxes
+
+    def branch(self, name: str, judge: Callable[[Any, Any], Judged], low: Any, high: Any) -> tuple[Tree, Any]:
+        """Cuts a box until `judge` has decided all parts, a counterexample is found, or the budget is spent.
+
+        **Returns:** the tree, whose stack is empty where all is decided; and the counterexample or `None`.
+        """
+        tree = self.trees.setdefault(name, Tree(low, high))
+        while len(tree.nodes) and not self.spent:
+            nodes, lows, highs = tree.take(min(self.budget.batch, max(1, self.budget.boxes - self.looked)))
+            try:
+                found = judge(lows, highs)
+            except BaseException:
+                tree.put_back(nodes, lows, highs)
+                self.save()
+                raise
+            tree.looked, self.looked = tree.looked + len(nodes), self.looked + len(nodes)
+            if found.counterexample is not None:
+                tree.put_back(nodes, lows, highs)
+                self.save()
+                return tree, found.counterexample
+            decided = found.rules > 0
+            tree.settle(nodes[decided], found.rules[decided])
+            # A box that cannot be cut stays open: it is one number wide.
+            tree.cut(nodes[~decided], lows[~decided], highs[~decided], found.axes[~decided])
+            self._show(name, tree)
+            if time.monotonic() - self.saved > SAVE_EVERY:
+                self.save()
+        self.save()
+        return tree, None
+
+    def _show(self, name: str, tree: Tree) -> None:
+        self.bar.n = tree.share
+        self.bar.set_postfix_str(f"{name}: {tree.looked} boxes, {len(tree.nodes)} open", refresh=False)
+        self.bar.refresh()

@@ -1,0 +1,257 @@
+"""What is to be proved about a system and a certificate, as functions of (t, state) in float64 that can be bounded."""
+
+from collections.abc import Callable
+from typing import Any, Literal, NamedTuple
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.flatten_util import ravel_pytree
+
+from .. import bounds
+from .._certificate import Point
+from .._condition import Condition
+from .._domain import Ball, Box, Domain, Product
+from .._types import shown
+from ._branch import Judged
+
+# Rules of leaves, as the checker numbers them.
+HOLDS, ABOVE, BELOW, REST, OUTSIDE = 1, 2, 3, 4, 5
+# A cheaper method is asked first as long as it decides this share of the boxes.
+WORTH = 0.1
+Rounding = Literal["real", "float"]
+
+
+class Region(NamedTuple):
+    """Boxes of (t, state), of which only the states in a ball count where there is one, and of these only those with V between
+    two levels.
+
+    **Arguments:**
+
+    - `low`, `high`: float64 [pieces, 1 + states].
+    - `ball`: center and radius, or `None`.
+    - `least`, `most`: levels, or `None`.
+    """
+
+    low: np.ndarray
+    high: np.ndarray
+    ball: tuple[np.ndarray, float] | None
+    least: float | None
+    most: float | None
+
+
+class Functions(NamedTuple):
+    """A system and a certificate for one example, as functions of flat float64 arrays."""
+
+    field: Callable[[Any, Any], Any]
+    value: Callable[[Any, Any], Any]
+    comparison: Callable[[Any, Any], Any]
+
+    def residual(self, z: Any) -> tuple[Any, Any]:
+        """dV/dt - comparison(t, V) and V at z = (t, state)."""
+        t, s = z[0], z[1:]
+        v, rate = jax.jvp(self.value, (t, s), (jnp.ones_like(t), self.field(t, s)))
+        return rate - self.comparison(t, v), v
+
+
+def widened(tree: Any) -> Any:
+    """A tree with its floating-point arrays in float64, which changes no value."""
+    cast = lambda leaf: jnp.asarray(leaf, jnp.float64) if eqx.is_inexact_array(leaf) else leaf
+    return jax.tree.map(cast, tree)
+
+
+def functions(condition: Condition, part: str, x: Any, y: Any) -> tuple[Functions, Any]:
+    """The functions of one example, and the start. Call it with float64 enabled."""
+    condition, x, y = widened(eqx.nn.inference_mode(condition)), widened(x), widened(y)
+    system, certificate = condition.continuous, condition.parts[part]
+    start = system.start(x)
+    flat, unravel = ravel_pytree(start.state)
+    point = Point(lambda state: system.decode(state), start.context, y)
+    found = Functions(
+        lambda t, s: ravel_pytree(system.velocity(t, unravel(s), start.context))[0],
+        lambda t, s: certificate.value(t, unravel(s), point),
+        lambda t, v: certificate.comparison(t, v),
+    )
+    return found, flat
+
+
+def box_of(domain: Domain, start: Any) -> tuple[np.ndarray, np.ndarray, tuple[np.ndarray, float] | None]:
+    """The ends of a domain along every flat coordinate, and the ball that it is, if any."""
+    if isinstance(domain, Ball):
+        flat, _ = ravel_pytree(jax.tree.map(lambda s: jnp.broadcast_to(domain.center(jnp.float64), s.shape), start))
+        center, radius = np.asarray(flat), float(domain.radius(jnp.float64))
+        # The sum may be rounded inward, by less than this.
+        reach = np.nextafter(radius, np.inf)
+        low, high = np.nextafter(center - reach, -np.inf), np.nextafter(center + reach, np.inf)
+        return low, high, (center, radius)
+
+    def ends(domain: Domain, start: Any) -> list[tuple[Any, Any]]:
+        if not isinstance(domain, Box):
+            raise ValueError(f"domain: expected a Box, a Ball or a Product of Boxes, got {shown(domain)}")
+        sides = (domain.lower(jnp.float64), domain.upper(jnp.float64))
+        spread = lambda v, leaf: np.broadcast_to(v, leaf.shape).ravel()
+        return [(spread(sides[0], leaf), spread(sides[1], leaf)) for leaf in jax.tree.leaves(start)]
+
+    if isinstance(domain, Product):
+        is_domain = lambda node: isinstance(node, Domain)
+        parts = jax.tree.map(lambda d, s: ends(d, s), domain.parts, start, is_leaf=is_domain)
+        pairs = [pair for part in jax.tree.leaves(parts, is_leaf=lambda n: isinstance(n, list)) for pair in part]
+    else:
+        pairs = ends(domain, start)
+    low, high = (np.concatenate(v).astype(np.float64) for v in zip(*pairs, strict=True))
+    return low, high, None
+
+
+def distances(center: np.ndarray, lows: np.ndarray, highs: np.ndarray) -> np.ndarray:
+    """Squared distances of boxes from a point, at least, rounded down."""
+    nearest = np.maximum(np.maximum(lows - center, center - highs), 0)
+    return (nearest**2).sum(axis=1) * (1 - 1e-12)
+
+
+class Judge:
+    """Decides boxes of one claim, by cheaper bounds first.
+
+    **Arguments:**
+
+    - `function`: z -> (r, v): the claim is r <= 0 (< 0 where `strict`) where v is between the levels.
+    - `region`: where the levels and the ball are.
+    - `strict`, `rounding`: of the claim.
+    - `rest`: the equilibrium, at which r and its gradient are 0; `None` without one.
+    - `cut`: whether time may be cut too.
+    """
+
+    def __init__(
+        self,
+        function: Callable,
+        region: Region,
+        *,
+        strict: bool,
+        rounding: Rounding,
+        rest: np.ndarray | None,
+        batch: int,
+    ):
+        self.region, self.strict, self.rest, self.batch = region, strict, rest, batch
+        self.tried, self.decided = {"interval": 1.0, "crown": 1.0}, {"interval": 1.0, "crown": 1.0}
+        r_of = lambda z: function(z)[0]
+
+        def bounded(method: Any) -> Callable:
+            def one(low: Any, high: Any) -> Any:
+                found = bounds.bound(function, bounds.Box(low, high), method=method, rounding=rounding)
+                (_, v_low), (r, v) = found.lower, found.upper
+                return r, v_low, v
+
+            return _mapped(one)
+
+        def looked(low: Any, high: Any) -> Any:
+            # Where to cut: the largest change of r along an axis that its derivatives allow.
+            slope = bounds.bound(jax.grad(r_of), bounds.Box(low, high), method="interval", rounding="real")
+            size = jnp.maximum(jnp.abs(slope.lower), jnp.abs(slope.upper))
+            width = high - low
+            smear = jnp.where(jnp.isfinite(size), size, 1e30) * width
+            # Points that may refute: the center, and the corner to which r rises.
+            center = 0.5 * low + 0.5 * high
+            rising = jax.grad(r_of)(center)
+            points = jnp.stack([center, jnp.where(rising > 0, high, jnp.where(rising < 0, low, center))])
+            return smear, points, *jax.vmap(function)(points)
+
+        def certain(z: Any) -> Any:
+            found = bounds.bound(function, bounds.Box(z, z), method="interval", rounding=rounding)
+            return found.lower, found.upper
+
+        def bent(low: Any, high: Any) -> Any:
+            second = lambda z: jax.hessian(lambda s: r_of(jnp.concatenate([z[:1], s])))(z[1:])
+            found = bounds.bound(second, bounds.Box(low, high), method="crown", rounding="real")
+            return found.lower, found.upper
+
+        self.methods = {method: bounded(method) for method in ("interval", "crown")}
+        self.looked, self.certain, self.bent = _mapped(looked), jax.jit(certain), jax.jit(bent)
+
+    def __call__(self, lows: np.ndarray, highs: np.ndarray) -> Judged:
+        count = len(lows)
+        rules = np.zeros(count, np.int8)
+        if self.region.ball is not None:
+            center, radius = self.region.ball
+            rules[distances(center, lows[:, 1:], highs[:, 1:]) > radius**2 * (1 + 1e-12)] = OUTSIDE
+        for method, bounded in self.methods.items():
+            todo = np.flatnonzero(rules == 0)
+            # Now and then a method that was of no use is tried again.
+            useful = self.decided[method] >= WORTH * self.tried[method] or self.tried["crown"] % 16 < 1
+            if not len(todo) or (method == "interval" and not useful):
+                continue
+            r, v_low, v_high = self._of(bounded, lows[todo], highs[todo])
+            found = np.zeros(len(todo), np.int8)
+            found[r < 0 if self.strict else r <= 0] = HOLDS
+            if self.region.most is not None:
+                found[v_low > self.region.most] = ABOVE
+            if self.region.least is not None:
+                found[v_high < self.region.least] = BELOW
+            rules[todo] = found
+            # An average over about the last eight batches.
+            self.tried[method] = 0.9 * self.tried[method] + 1
+            self.decided[method] = 0.9 * self.decided[method] + (found > 0).mean()
+        todo = np.flatnonzero(rules == 0)
+        if self.rest is not None:
+            for i in todo:
+                if (lows[i, 1:] <= self.rest).all() and (self.rest <= highs[i, 1:]).all():
+                    rules[i] = REST if negative_definite(*map(np.asarray, self.bent(lows[i], highs[i]))) else 0
+            todo = np.flatnonzero(rules == 0)
+        axes = np.zeros(count, np.int32)
+        if not len(todo):
+            return Judged(rules, axes)
+        smear, points, r, v = self._of(self.looked, lows[todo], highs[todo])
+        width = highs[todo] - lows[todo]
+        # Along an axis of no width there is nothing to cut, and where r does not change at all the widest is taken.
+        smear = np.where(width > 0, smear, -1)
+        axes[todo] = np.where(smear.max(axis=1) > 0, smear.argmax(axis=1), width.argmax(axis=1))
+        return Judged(rules, axes, self._refuted(points.reshape(-1, points.shape[-1]), r.ravel(), v.ravel()))
+
+    def _of(self, function: Callable, lows: np.ndarray, highs: np.ndarray) -> tuple[np.ndarray, ...]:
+        """A mapped function on boxes, padded so that it is compiled for few sizes."""
+        count = len(lows)
+        size = count if count > self.batch else self.batch if count > 64 else min(64, self.batch)
+        pad = lambda a: np.concatenate([a, np.repeat(a[-1:], size - count, axis=0)])
+        return tuple(np.asarray(v)[:count] for v in function(pad(lows), pad(highs)))
+
+    def _refuted(self, points: np.ndarray, r: np.ndarray, v: np.ndarray) -> np.ndarray | None:
+        """A point at which the claim certainly fails, rounding counted."""
+        for i in np.argsort(-np.where(np.isfinite(r), r, -np.inf))[:8]:
+            if not r[i] > 0:
+                return None
+            if self.inside(points[i]):
+                return points[i]
+        return None
+
+    def inside(self, z: np.ndarray) -> bool:
+        """Whether a point is in the region, and r above 0 there, rounding counted."""
+        if self.region.ball is not None:
+            center, radius = self.region.ball
+            if not ((z[1:] - center) ** 2).sum() * (1 + 1e-12) <= radius**2:
+                return False
+        (r_low, v_low), (_, v_high) = self.certain(z)
+        most = np.inf if self.region.most is None else self.region.most
+        least = -np.inf if self.region.least is None else self.region.least
+        return bool(r_low > 0 and v_high <= most and v_low >= least)
+
+
+def _mapped(one: Callable) -> Callable:
+    """A function of boxes, compiled, 64 at a time, whose coefficients fit into the cache."""
+    return jax.jit(lambda low, high: jax.lax.map(lambda box: one(*box), (low, high), batch_size=64))
+
+
+def negative_definite(low: np.ndarray, high: np.ndarray) -> bool:
+    """Whether all symmetric matrices between are negative definite, by Gershgorin's disks after a congruence; the checker
+    does this again with all rounding counted."""
+    middle = -0.5 * (low + high)
+    if not np.isfinite(middle).all():
+        return False
+    try:
+        basis = np.linalg.inv(np.linalg.cholesky(middle))
+    except np.linalg.LinAlgError:
+        return False
+    center = basis @ middle @ basis.T
+    spread = np.abs(basis) @ (0.5 * (high - low)) @ np.abs(basis).T
+    off = np.abs(center) + spread
+    edge = np.diag(center) - np.diag(spread) - (off.sum(axis=1) - np.diag(off))
+    # More than what the sums above round.
+    return bool((edge > 1e-9).all())

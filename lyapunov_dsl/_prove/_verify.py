@@ -1,0 +1,307 @@
+"""Proofs of a certificate over a region."""
+
+import dataclasses
+import hashlib
+import time as clock
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.flatten_util import ravel_pytree
+
+from .._certify import Assurance, Claim, Counterexample
+from .._condition import Condition
+from .._domain import Domain
+from .._types import is_finite
+from ._branch import Budget, Run
+from ._proof import Proof, portable
+from ._question import REST, Functions, Judge, Region, Rounding, box_of, functions
+
+CLAIMS = ("decrease", "definite", "enclosed", "invariant")
+
+
+@dataclasses.dataclass(frozen=True)
+class Verification:
+    """What `verify` found. Printable.
+
+    **Arguments:**
+
+    - `status`: `PROVED_REAL` or `PROVED_FLOAT` where all claims are proved, `REFUTED` where one is false, else `UNDECIDED`.
+    - `claims`: each claim by name, with its own status.
+    - `counterexample`: where the first refuted claim fails, or `None`.
+    - `boxes`, `seconds`: how many boxes were bounded, and the time it took.
+    - `left`: for each claim that is not decided, the boxes of (t, state) that are left: arrays low and high, float64
+        [count, 1 + states].
+    - `proof`: the proof, which can be saved and checked; `None` where not all is proved.
+    """
+
+    status: Assurance
+    claims: dict[str, Claim]
+    counterexample: Counterexample | None
+    boxes: int
+    seconds: float
+    left: dict[str, tuple[np.ndarray, np.ndarray]]
+    proof: Proof | None
+
+    def __str__(self) -> str:
+        lines = [f"{self.status.name} ({self.boxes} boxes, {self.seconds:.1f} s)"]
+        lines += [f"  {claim.line()}" for claim in self.claims.values()]
+        for name, (low, _) in self.left.items():
+            lines.append(f"  left of {name}: {len(low)} boxes")
+        if self.counterexample is not None:
+            lines.append(f"counterexample: {self.counterexample}")
+        return "\n".join(lines)
+
+
+def verify(
+    system: Any,
+    certificate: Any = None,
+    x: Any = None,
+    y: Any = None,
+    *,
+    claims: Sequence[str] = ("decrease",),
+    part: str | None = None,
+    domain: Domain | None = None,
+    level: Any = None,
+    time: Any = None,
+    equilibrium: Any = None,
+    strict: bool = False,
+    rounding: Rounding = "real",
+    budget: Budget | None = None,
+    folder: Any = None,
+    progress: bool = False,
+) -> Verification:
+    """Proves, or refutes, what a certificate says about a system, for one example and every state of a region.
+
+    The claims, for H the domain and c the upper level:
+
+    - `"decrease"`: dV/dt <= comparison(t, V) (eq. 10 for the exponential certificate) for all times and all states of H with V
+      between the levels; where `strict`, < instead of <=, except at the equilibrium.
+    - `"definite"`: V is 0 at the equilibrium and above 0 elsewhere in H.
+    - `"enclosed"`: V > c on the boundary of H. With `"decrease"`, no trajectory leaves {V <= c} in H; with `"definite"` and `strict`
+      as well, for a field that does not depend on time, all that start there tend to the equilibrium.
+    - `"invariant"`: the field does not point outward on the boundary of H, so that no trajectory leaves H (Nagumo 1942).
+
+    Boxes are bounded with [`lyapunov_dsl.bounds.bound`][], cheaper methods first, and cut where that does not decide. Around
+    the equilibrium, where both sides tend to 0, the second derivatives decide.
+
+    **Arguments:**
+
+    - `system`: a [`lyapunov_dsl.System`][] or a [`lyapunov_dsl.Program`][], which has a certificate of its own.
+    - `certificate`: a [`lyapunov_dsl.Certificate`][]; of a conjunction, `part` names one.
+    - `x`, `y`: one example, without a batch axis. Where x is the state itself it may be left out if there is an equilibrium.
+    - `claims`: what is to be proved.
+    - `domain`: H, a `Box`, a `Ball` or a `Product` of boxes; that of the system where it is left out.
+    - `level`: c, or (least, c): only states with V up to c, and at least `least`.
+    - `time`: (first, last); the horizon of the system where it is left out. Where nothing depends on time, all times.
+    - `equilibrium`: a state inside of H.
+    - `strict`: see above.
+    - `rounding`: `"real"`, about the exact flow of the system with its weights as they are stored (`PROVED_REAL`); `"float"`: also about
+        the inequality as it is evaluated in float64 (`PROVED_FLOAT`).
+    - `budget`: a [`lyapunov_dsl.Budget`][].
+    - `folder`: where an unfinished proof is kept, to go on from when the same call is made again.
+    - `progress`: whether a bar is shown.
+
+    **Returns:** a [`lyapunov_dsl.Verification`][].
+
+    **Raises:** `ValueError` for arguments that do not fit, `lyapunov_dsl.bounds.UnknownPrimitive` for a function that cannot be
+    bounded.
+    """
+    began = clock.monotonic()
+    budget = Budget() if budget is None else budget
+    claims = _checked_claims(claims, level, equilibrium)
+    if certificate is None:
+        if not hasattr(system, "certificate"):
+            raise ValueError("certificate: expected a Certificate, as the system has none of its own, got none")
+        system, certificate = system.system, system.certificate
+    condition = Condition(system, certificate)
+    names = list(condition.parts)
+    if part is None and len(names) > 1:
+        raise ValueError(f"part: expected one of {names}, as several certificates are combined, got none")
+    part = names[0] if part is None else part
+    if part not in names:
+        raise ValueError(f"part: expected one of {names}, got {part!r}")
+    with jax.enable_x64(True):
+        if x is None:
+            if equilibrium is None:
+                raise ValueError("x: expected an example, such as a state of the right shape, got none")
+            x = equilibrium
+        told, start = functions(condition, part, x, y)
+        state = condition.continuous.start(jax.tree.map(jnp.asarray, x)).state
+        rest = None if equilibrium is None else np.asarray(ravel_pytree(equilibrium)[0], np.float64)
+        if rest is not None and rest.shape != start.shape:
+            raise ValueError(f"equilibrium: expected a state of {start.size} numbers, got {rest.size}")
+        steady = _is_steady(told, start)
+        region = _region(condition, domain, state, level, time, steady)
+        low, high = region.low[0, 1:], region.high[0, 1:]
+        if rest is not None and not ((low < rest) & (rest < high)).all():
+            raise ValueError(f"equilibrium: expected a state inside of the domain, got {rest}")
+        file = _file(folder)
+        identity = _identity(told, start, region, rest, claims, strict, rounding)
+        run = Run(budget, file, identity, progress)
+        questions = _questions(told, region, claims, strict, rounding, rest, budget.batch)
+        found: dict[str, Claim] = {}
+        left: dict[str, tuple[np.ndarray, np.ndarray]] = {}
+        worst, trees = None, {}
+        for name, (statement, judge, boxes) in questions.items():
+            level_of = Assurance.PROVED_FLOAT if rounding == "float" else Assurance.PROVED_REAL
+            counter = None
+            for key, least, most in boxes:
+                tree, counter = run.branch(key, judge, least, most)
+                trees[key] = tree
+                if counter is not None:
+                    break
+                if len(tree.nodes):
+                    level_of = Assurance.UNDECIDED
+                    left[key] = (tree.lows, tree.highs)
+                if (tree.rule == REST).any() and level_of is Assurance.PROVED_FLOAT:
+                    # Second derivatives speak of the exact function alone.
+                    level_of = Assurance.PROVED_REAL
+            example = None
+            if counter is not None:
+                level_of, example = Assurance.REFUTED, _counterexample(told, part, name, counter)
+                worst = worst or example
+            found[name] = Claim(statement, level_of, counterexample=example)
+        run.bar.close()
+        order = list(Assurance)
+        status = max((c.assurance for c in found.values()), key=order.index)
+        proof = None
+        if status in (Assurance.PROVED_FLOAT, Assurance.PROVED_REAL):
+            record = portable(told, start.size, region, rest, strict, list(questions), steady)
+            proof = Proof(record, trees, condition, (x, y), status.name)
+            if file is not None:
+                file.unlink(missing_ok=True)
+    return Verification(status, found, worst, run.looked, clock.monotonic() - began, left, proof)
+
+
+def _checked_claims(claims: Any, level: Any, equilibrium: Any) -> list[str]:
+    claims = [claims] if isinstance(claims, str) else list(claims)
+    wrong = [c for c in claims if c not in CLAIMS]
+    if wrong or not claims:
+        raise ValueError(f"claims: expected some of {CLAIMS}, got {wrong or 'none'}")
+    if "enclosed" in claims and _levels(level)[1] is None:
+        raise ValueError("level: expected the level c of the claim 'enclosed', got none")
+    if "definite" in claims and equilibrium is None:
+        raise ValueError("equilibrium: expected the state of the claim 'definite', got none")
+    return [c for c in CLAIMS if c in claims]
+
+
+def _levels(level: Any) -> tuple[float | None, float | None]:
+    pair = level if isinstance(level, tuple | list) else (None, level)
+    if len(pair) != 2 or not all(v is None or is_finite(v) for v in pair):
+        raise ValueError(f"level: expected a number or (least, most), got {level!r}")
+    least, most = (None if v is None else float(v) for v in pair)
+    if least is not None and most is not None and not least <= most:
+        raise ValueError(f"level: expected least <= most, got {level!r}")
+    return least, most
+
+
+def _region(condition: Condition, domain: Any, state: Any, level: Any, time: Any, steady: bool) -> Region:
+    domain = condition.continuous.region if domain is None else domain
+    domain.check(state)
+    low, high, ball = box_of(domain, state)
+    first, last = (0.0, condition.continuous.horizon) if time is None else time
+    if not (is_finite(first) and is_finite(last) and 0 <= first <= last):
+        raise ValueError(f"time: expected (first, last) with 0 <= first <= last, got {time!r}")
+    if steady:
+        first = last = 0.0
+    piece = lambda t, v: np.concatenate([[float(t)], v])[None]
+    return Region(piece(first, low), piece(last, high), ball, *_levels(level))
+
+
+def _is_steady(told: Functions, start: Any) -> bool:
+    """Whether nothing depends on time."""
+    from jax.interpreters import partial_eval
+
+    def depends(function: Callable, of: Any) -> bool:
+        closed = jax.make_jaxpr(function)(jnp.zeros(()), of)
+        return partial_eval.dce_jaxpr(closed.jaxpr, [True] * len(closed.out_avals))[1][0]
+
+    pairs = [(told.field, start), (told.value, start), (told.comparison, jnp.zeros(()))]
+    return not any(depends(function, of) for function, of in pairs)
+
+
+def _questions(
+    told: Functions, region: Region, claims: list[str], strict: bool, rounding: Rounding, rest: Any, batch: int
+) -> dict[str, tuple[str, Judge, list[tuple[str, np.ndarray, np.ndarray]]]]:
+    """For each claim what it says, what decides boxes of it, and the boxes that it is about."""
+    free = region._replace(least=None, most=None)
+    whole = [("", region.low[0], region.high[0])]
+    out: dict[str, Any] = {}
+    sign = "<" if strict else "<="
+    levels = "".join(f" and V {s} {v:.6g}" for s, v in ((">=", region.least), ("<=", region.most)) if v is not None)
+    make = lambda function, where, **more: Judge(function, where, rounding=rounding, batch=batch, **more)
+    at = lambda name: [(name + key, low, high) for key, low, high in whole]
+    if "decrease" in claims:
+        judge = make(told.residual, region, strict=strict, rest=rest)
+        out["decrease"] = f"dV/dt {sign} comparison(t, V) in H{levels}", judge, at("decrease")
+    if "definite" in claims:
+        positive = lambda z: (-told.value(z[0], z[1:]), told.value(z[0], z[1:]))
+        judge = make(positive, free, strict=True, rest=rest)
+        out["definite"] = "V is 0 at the equilibrium and above 0 elsewhere in H", judge, at("definite")
+    if region.ball is not None and {"enclosed", "invariant"} & set(claims):
+        raise ValueError("domain: expected a Box for the claims 'enclosed' and 'invariant', got a Ball")
+    if "enclosed" in claims:
+        over = lambda z: (region.most - told.value(z[0], z[1:]), told.value(z[0], z[1:]))
+        judge = make(over, free, strict=True, rest=None)
+        boxes = [(f"enclosed.{axis}.{side}", low, high) for axis, side, low, high in _faces(region)]
+        out["enclosed"] = f"V > {region.most:.6g} on the boundary of H", judge, boxes
+    if "invariant" in claims:
+        # One function for all faces: the sign and the axis are seen from which end is where.
+        low, high = jnp.asarray(region.low[0, 1:]), jnp.asarray(region.high[0, 1:])
+        for axis, side, least, most in _faces(region):
+            sign_of = -1.0 if side == "lower" else 1.0
+            outward = lambda z, a=axis, s=sign_of: (s * told.field(z[0], z[1:])[a], jnp.zeros(()))
+            judge = make(outward, free, strict=False, rest=None)
+            out[f"invariant.{axis}.{side}"] = (
+                f"the field does not point outward where state {axis} is at its {side} end",
+                judge,
+                [(f"invariant.{axis}.{side}", least, most)],
+            )
+        del low, high
+    return out
+
+
+def _faces(region: Region) -> list[tuple[int, str, np.ndarray, np.ndarray]]:
+    out = []
+    for axis in range(region.low.shape[1] - 1):
+        for side in ("lower", "upper"):
+            low, high = region.low[0].copy(), region.high[0].copy()
+            end = low[1 + axis] if side == "lower" else high[1 + axis]
+            low[1 + axis] = high[1 + axis] = end
+            out.append((axis, side, low, high))
+    return out
+
+
+def _counterexample(told: Functions, part: str, name: str, z: np.ndarray) -> Counterexample:
+    residual, value = (float(v) for v in told.residual(jnp.asarray(z)))
+    rate = residual + float(told.comparison(jnp.asarray(z[0]), jnp.asarray(value)))
+    return Counterexample(f"{part} ({name})", 0, float(z[0]), z[1:], value, rate, residual)
+
+
+def _file(folder: Any) -> Path | None:
+    if folder is None:
+        return None
+    path = Path(folder)
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ValueError(f"folder: expected one that can be written, got {path} ({error.strerror})") from error
+    return path / "frontier.npz"
+
+
+def _identity(told: Functions, start: Any, region: Region, rest: Any, *more: Any) -> str:
+    """What tells proofs apart: the functions with all their numbers, the region, and what is asked."""
+    digest = hashlib.sha256()
+    for function, of in ((told.field, start), (told.value, start), (told.comparison, jnp.zeros(()))):
+        closed = jax.make_jaxpr(function)(jnp.zeros(()), of)
+        digest.update(str(closed.jaxpr).encode())
+        for const in jax.tree.leaves(closed.consts):
+            digest.update(np.asarray(const).tobytes())
+    for array in (region.low, region.high, *(region.ball or ())):
+        digest.update(np.asarray(array).tobytes())
+    digest.update(repr((region.least, region.most, None if rest is None else rest.tolist(), more)).encode())
+    return digest.hexdigest()
