@@ -268,7 +268,7 @@ def check(path: Any) -> Verdict:
         for name in proof.claims:
             getattr(proof, name)()
         return Verdict(tuple(proof.sentences()), proof.boxes)
-    except (KeyError, TypeError, IndexError, AttributeError, ValueError, OverflowError) as error:
+    except (KeyError, TypeError, IndexError, AttributeError, ValueError, ArithmeticError) as error:
         if isinstance(error, Refused):
             raise
         raise Refused(f"the file is no proof: {type(error).__name__}: {error}") from error

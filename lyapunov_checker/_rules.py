@@ -334,22 +334,22 @@ def softmean(z: Form, t: Form) -> Form:
     low = [part(j, z.low, z.high).lower() for j in range(size)]
     high = [part(j, z.high, z.low).upper() for j in range(size)]
     p = known(p.rows, low, high, z.fresh)
-    weights = [((a + b) / 2).mid() for a, b in zip(p.low, p.high, strict=True)]
-    center = sum((w * row[0] for w, row in zip(weights, t.rows, strict=True)), ZERO).mid()
+    weights = [float((a + b).mid()) for a, b in zip(low, high, strict=True)]
+    middles = [float(row[0].mid()) for row in t.rows]
+    center = arb(sum(w * m for w, m in zip(weights, middles, strict=True)) / sum(weights))
     # Σ p_j = 1, so that Σ p_j t_j = c + Σ p_j (t_j - c) for any number c.
-    apart = _shifted(t, [-center] * size)
-    first = _shifted(affine([(_sum(size), multiply(p, apart))]), [center])
-    # The same with numbers in place of the p_j, and what they may be off.
-    fixed = affine([(Matrix(1, None, [(0, j, w) for j, w in enumerate(weights)]), apart)])
-    off = sum((abs(p.ball(j) - weights[j]) * abs(apart.ball(j)) for j in range(size)), ZERO)
-    row = [fixed.rows[0][0] + center, *fixed.rows[0][1:]]
-    _symbol(row, abs(off), next(z.fresh))
-    second = known([row], [arb.nan()], [arb.nan()], z.fresh)
-    # A mean is between the least and the largest.
-    low, high = first.low[0].max(second.low[0]), first.high[0].min(second.high[0])
-    low, high = low.max(_least(t.low)), high.min(-_least([-b for b in t.high]))
-    loose = lambda form: sum((abs(a) for a in form.rows[0][1:]), ZERO)
-    return known((first if loose(first) < loose(second) else second).rows, [low], [high], z.fresh)
+    out = _shifted(affine([(_sum(size), multiply(p, _shifted(t, [-center] * size)))]), [center])
+    least = -_mean_most(p, [-b for b in t.low])
+    return known(out.rows, [least.lower()], [_mean_most(p, t.high).upper()], z.fresh)
+
+
+def _mean_most(p: Form, t: Sequence[arb]) -> arb:
+    """Σ p_j t_j at most, for p_j between their ends and Σ p_j = 1: c + Σ p_j (t_j - c), the smallest over numbers c."""
+    found = []
+    for c in t:
+        terms = [((v - c) * a).max((v - c) * b) for v, a, b in zip(t, p.low, p.high, strict=True)]
+        found.append(c + sum(terms, ZERO))
+    return _least(found)
 
 
 def _least(values: Sequence[arb]) -> arb:
