@@ -1,6 +1,6 @@
 """Bounds of residuals: how tight, and how long they take, beside auto_LiRPA in one process.
 
-    python benchmarks/bounds.py --networks DIR                  # docs/results/bounds.json; no full run yet
+    python benchmarks/bounds.py --networks DIR                  # docs/results/bounds.json, half an hour
     python benchmarks/bounds.py --rounds 1 --batch 8 --examples 2 --untrained    # a smoke test, no measurement
 
 For fields f of several widths, depths and activations, V = cross entropy of the first class and g = dV/dt + V along f:

@@ -1,18 +1,16 @@
 """What a proof has to show, and what follows from it."""
 
-import hashlib
 import itertools
-import json
-import zipfile
+import math
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 from flint import arb, ctx
 
+from ._file import read
 from ._program import Graph, Program, Refused, read_program
-from ._rules import Form, box
+from ._rules import ONE, ZERO, Form, Matrix, _least, affine, box
 from ._tree import leaves
 
 FORMAT = "lyapunov proof 1"
@@ -21,6 +19,8 @@ FORMAT = "lyapunov proof 1"
 HOLDS, ABOVE, BELOW, REST, OUTSIDE = 1, 2, 3, 4, 5
 # Bits of Arb's numbers.
 PRECISION = 96
+# Steps with which the comparison equation is solved.
+STEPS = 64
 
 
 class Verdict(NamedTuple):
@@ -71,6 +71,12 @@ class Proof:
             ends = zip(self.ball[0], self.lower, self.upper, strict=True)
             if not all(bool(a <= c - self.ball[1]) and bool(c + self.ball[1] <= b) for c, a, b in ends):
                 raise Refused("ball: it is not inside of the box of the domain")
+        self.start = [[float(v) for v in header["start"][side]] for side in ("lower", "upper")]
+        if not all(len(v) == n for v in self.start) or not np.isfinite(self.start).all():
+            raise Refused("start: expected finite numbers, as many as there are states")
+        self.tube = None if header["tube"] is None else [[float(v) for v in row] for row in header["tube"]]
+        if self.tube is not None:
+            self._check_tube()
         self.strict = bool(header["strict"])
         self.claims = [str(name) for name in header["claims"]]
         programs = {
@@ -78,7 +84,17 @@ class Proof:
         }
         g = self.graph = Graph()
         self.t, self.state, self.v = g.input(1), g.input(n), g.input(1)
-        self.f = g.inline(programs["field"], [self.t, self.state])
+        around = header["perturbation"]
+        self.context = [] if around is None else [float(v) for v in around["center"]]
+        self.radius = 0.0 if around is None else float(around["radius"])
+        self.gain, self.slope = (0.0, 0.0) if around is None else (float(around["gain"]), float(around["slope"]))
+        if not np.isfinite([*self.context, self.radius, self.gain, self.slope]).all() or self.radius < 0:
+            raise Refused("perturbation: expected finite numbers and a radius >= 0")
+        more, here = ([], []) if around is None else ([g.input(len(self.context))], [g.constant(self.context)])
+        self.u = more[0] if more else None
+        self.f = g.inline(programs["field"], [self.t, self.state, *here])
+        # The same for every context within the radius.
+        self.perturbed = g.inline(programs["field"], [self.t, self.state, *more])
         self.potential = g.inline(programs["value"], [self.t, self.state])
         if g.size(self.f) != n or g.size(self.potential) != 1:
             raise Refused("programs: expected a field of the size of the state and a V of one number")
@@ -87,6 +103,27 @@ class Proof:
         self.excess = g.combine((1, rate), (-1, g.inline(programs["comparison"], [self.t, self.potential])))
         self.steady = not any(_uses(p, 0) for p in programs.values())
 
+    def _check_tube(self) -> None:
+        """A tube is boxes [first, last, *lower, *upper] of times and states, each from where the one before ends."""
+        n, before = len(self.lower), self.time[0]
+        for row in self.tube or []:
+            first, last, lower, upper = row[0], row[1], row[2 : 2 + n], row[2 + n :]
+            inside = all(a <= p <= q <= b for a, p, q, b in zip(self.lower, lower, upper, self.upper, strict=True))
+            if not (first == before and first <= last and inside):
+                raise Refused("tube: its boxes are not in the domain, or do not follow each other in time")
+            before = last
+        if before != self.time[1]:
+            raise Refused("tube: it does not reach the last time")
+
+    def pieces(self, name: str) -> list[tuple[str, list[float], list[float]]]:
+        """The boxes of (t, state) that a claim is about, by the name of their trees."""
+        if self.tube is None:
+            low, high = self.whole()
+            return [(name, low, high)]
+        n = len(self.lower)
+        ends = [([r[0], *r[2 : 2 + n]], [r[1], *r[2 + n :]]) for r in self.tube]
+        return [(f"{name}.{i}", low, high) for i, (low, high) in enumerate(ends)]
+
     def _derivative(self, of: int, directions: Mapping[int, int]) -> int:
         found = self.graph.derivative(of, directions)
         return self.graph.constant([0.0] * self.graph.size(of)) if found is None else found
@@ -94,7 +131,11 @@ class Proof:
     def at(self, low: Sequence[float], high: Sequence[float]) -> dict[int, Form]:
         """Times and states of a box."""
         fresh = itertools.count(1)
-        return {self.t: box(low[:1], high[:1], fresh), self.state: box(low[1:], high[1:], fresh)}
+        found = {self.t: box(low[:1], high[:1], fresh), self.state: box(low[1:], high[1:], fresh)}
+        if self.u is not None:
+            least, most = ([_outward(arb(c) + s * arb(self.radius), s) for c in self.context] for s in (-1, 1))
+            found[self.u] = box(least, most, fresh)
+        return found
 
     def values(self, wanted: Sequence[int], low: Sequence[float], high: Sequence[float]) -> list[Form]:
         self.boxes += 1
@@ -111,6 +152,8 @@ class Proof:
             return self.settles(rule, low, high)
         if claim == "definite":
             return self.positive(rule, low, high)
+        if claim in ("gain", "slope"):
+            return self.steep(claim, rule, low, high)
         if rule != HOLDS:
             return False
         settles = self.outside if claim == "enclosed" else self.inward
@@ -124,7 +167,8 @@ class Proof:
 
     def decrease(self) -> None:
         """dV/dt <= comparison(t, V), or <, for all times and all states of the domain between the levels."""
-        self.cover("decrease", *self.whole())
+        for name, low, high in self.pieces("decrease"):
+            self.cover(name, low, high)
 
     def settles(self, rule: int, low: Sequence[float], high: Sequence[float]) -> bool:
         """Whether a leaf of `decrease` is right."""
@@ -202,8 +246,13 @@ class Proof:
         fresh = itertools.count(1)
         times, level = box(self.time[:1], self.time[1:], fresh), box([self.most], [self.most], fresh)
         (most,) = self.graph.values([self.allowed], {self.t: times, self.v: level})
-        if not most.high[0] <= 0:
-            raise Refused("enclosed: comparison(t, v) may be above 0 at the upper level")
+        # V has to fall where it is at the level: outside nothing is known of it.
+        falls = bool(most.high[0] < 0) or (self.strict and bool(most.high[0] <= 0))
+        if falls and self.rest is not None:
+            (v,) = self.values([self.potential], [self.time[0], *self.rest], [self.time[1], *self.rest])
+            falls = bool(most.high[0] < 0) or bool(v.high[0] < self.most)
+        if not falls:
+            raise Refused("enclosed: V may rise where it is at the upper level")
 
     def outside(self, axis: int, side: int, low: list[float], high: list[float]) -> bool:
         """Whether V is above the upper level in a box of a face."""
@@ -215,9 +264,101 @@ class Proof:
         self._faces("invariant")
 
     def inward(self, axis: int, side: int, low: list[float], high: list[float]) -> bool:
-        """Whether the field does not point outward in a box of a face."""
-        (f,) = self.values([self.graph.pick(axis, self.f)], low, high)
+        """Whether the field does not point outward in a box of a face, whatever the context."""
+        (f,) = self.values([self.graph.pick(axis, self.perturbed)], low, high)
         return bool(side * f.ball(0) <= 0)
+
+    def stays(self) -> None:
+        """Every trajectory that starts in the box `start` is in the tube at all its times."""
+        if self.tube is None:
+            raise Refused("stays: there is no tube")
+        low, high = self.start
+        n, rate = len(low), self._derivative(self.f, {self.t: self.graph.constant([1.0]), self.state: self.f})
+        for i, (_, least, most) in enumerate(self.pieces("stays")):
+            h = arb(most[0]) - arb(least[0])
+            f, change = self.values([self.f, rate], least, most)
+            for j in range(n):
+                # Picard: what x + s f, 0 <= s <= h, can reach from a box with f of the whole piece, is inside of the piece.
+                below = arb(low[j]) + (h * f.low[j]).min(ZERO)
+                above = arb(high[j]) + (h * f.high[j]).max(ZERO)
+                if not (bool(below >= least[1 + j]) and bool(above <= most[1 + j])):
+                    raise Refused(f"stays: trajectories may leave piece {i} of the tube along state {j}")
+            # x(t + h) = x + h f(t, x) + h² / 2 times what d/dt f is on average.
+            at = self.at([least[0], *low], [least[0], *high])
+            (there,) = self.graph.values([self.f], at)
+            unit = lambda c: Matrix(n, None, [(j, j, c) for j in range(n)])
+            moved = affine([(unit(ONE), at[self.state]), (unit(h), there)])
+            ends = [moved.ball(j) + h * h / 2 * change.ball(j) for j in range(n)]
+            low = [max(_outward(v.lower(), -1), a) for v, a in zip(ends, least[1:], strict=True)]
+            high = [min(_outward(v.upper(), 1), b) for v, b in zip(ends, most[1:], strict=True)]
+
+    def steepness(self, claim: str, low: Sequence[float], high: Sequence[float]) -> arb:
+        """In a box, the ∞-norm of the derivative of the field with the context, or the 1-norm of that of V with the state."""
+        of, by = (self.perturbed, self.u) if claim == "gain" else (self.potential, self.state)
+        if by is None:
+            return ZERO
+        units = np.eye(self.graph.size(by)).tolist()
+        columns = self.values([self._derivative(of, {by: self.graph.constant(u)}) for u in units], low, high)
+        rows = [sum((abs(c.ball(i)) for c in columns), ZERO) for i in range(self.graph.size(of))]
+        return -_least([-r for r in rows])
+
+    def steep(self, claim: str, rule: int, low: Sequence[float], high: Sequence[float]) -> bool:
+        """Whether a leaf of `gain` or `slope` is right."""
+        if rule == ABOVE and self.most is not None:
+            (v,) = self.values([self.potential], low, high)
+            return bool(v.low[0] > self.most)
+        return rule == HOLDS and bool(
+            self.steepness(claim, low, high) <= (self.gain if claim == "gain" else self.slope)
+        )
+
+    def robust(self) -> None:
+        """V at the last time is at most `final`, for every context within the radius: γ' = comparison(t, γ) + L ε G from
+        V at the start on, with L the gain and G the slope."""
+        have = set(self.claims)
+        whole = self.most is not None and self.least is None and self.tube is None
+        if not (whole and "decrease" in have and have & {"enclosed", "invariant"}):
+            raise Refused("robust: expected 'decrease' up to a level, and 'enclosed' or 'invariant'")
+        assert self.most is not None
+        if not all(a <= p <= q <= b for a, p, q, b in zip(self.lower, *self.start, self.upper, strict=True)):
+            raise Refused("robust: the start is not in the domain")
+        for claim in ("gain", "slope"):
+            self.cover(claim, *self.whole())
+        (v,) = self.values([self.potential], [self.time[0], *self.start[0]], [self.time[0], *self.start[1]])
+        if not v.high[0] <= self.most:
+            raise Refused("robust: V at the start may be above the level")
+        push = (arb(self.gain) * arb(self.radius) * arb(self.slope)).upper()
+        (rate,) = self._scalar([self.allowed], self.time[0], self.time[1], self.most, self.most)
+        if not rate.high[0] + push < 0:
+            raise Refused("robust: V may rise above the level under a perturbation")
+        self.final = self._solution(_outward(v.high[0], 1), push)
+
+    def _scalar(self, wanted: Sequence[int], first: float, last: float, low: float, high: float) -> list[Form]:
+        """The values of operations on t and a level v."""
+        fresh = itertools.count(1)
+        return self.graph.values(wanted, {self.t: box([first], [last], fresh), self.v: box([low], [high], fresh)})
+
+    def _solution(self, level: float, push: arb) -> float:
+        """An upper bound of the solution of γ' = comparison(t, γ) + push at the last time, from a level on: by steps of Taylor's
+        formula, within boxes that no step leaves (Picard)."""
+        ends = np.linspace(self.time[0], self.time[1], STEPS + 1).tolist()
+        ends[-1] = self.time[1]
+        change = self._derivative(self.allowed, {self.t: self.graph.constant([1.0])})
+        bend = self._derivative(self.allowed, {self.v: self.graph.constant([1.0])})
+        for a, b in itertools.pairwise(ends):
+            h = arb(b) - arb(a)
+            (rate,) = self._scalar([self.allowed], a, a, level, level)
+            reach = 2 * float((h * abs(rate.ball(0) + push)).upper()) + 1e-12
+            box_low, box_high = level - reach, level + reach
+            c, c_t, c_v = self._scalar([self.allowed, change, bend], a, b, box_low, box_high)
+            moving = h * (c.ball(0) + push)
+            if not (
+                bool(arb(level) + moving.lower().min(ZERO) >= box_low)
+                and bool(arb(level) + moving.upper().max(ZERO) <= box_high)
+            ):
+                raise Refused("robust: the comparison equation moves too far in one step")
+            second = c_t.ball(0) + c_v.ball(0) * (c.ball(0) + push)
+            level = _outward((arb(level) + h * (rate.ball(0) + push) + h * h / 2 * second).upper(), 1)
+        return level
 
     def sentences(self) -> list[str]:
         """What the claims mean, and what follows from them together."""
@@ -234,18 +375,31 @@ class Proof:
         out = []
         if "decrease" in have:
             out.append(f"dV/dt {sign} comparison(t, V) for {forever} and all states of {region}{but}")
+        if self.tube is not None:
+            out = [f"{sentence}, inside of a tube of {len(self.tube)} boxes in time" for sentence in out]
+        if "stays" in have:
+            out.append(
+                f"every trajectory that starts in {_shown(*self.start)} at t = {self.time[0]!r} stays in that tube"
+            )
+        if "robust" in have:
+            out.append(
+                f"from {_shown(*self.start)} at t = {self.time[0]!r}, for every context within {self.radius!r} of the one that was "
+                f"proved about, in every entry: V <= {self.final!r} at t = {self.time[1]!r}"
+            )
         if "definite" in have:
             out.append(f"V is 0 at the equilibrium {self.rest} and above 0 elsewhere in H")
         if "invariant" in have:
-            out.append("no trajectory that starts in H leaves H")
-        if {"decrease", "enclosed"} <= have and self.least is None:
+            out.append(
+                "no trajectory that starts in H leaves H" + (" whatever the context" if self.u is not None else "")
+            )
+        if {"decrease", "enclosed"} <= have and self.least is None and self.tube is None:
             out.append(f"no trajectory that starts in H where V <= {self.most!r} leaves that set")
             if "definite" in have and self.strict and self.steady:
                 out.append("every trajectory that starts there tends to the equilibrium")
         return out
 
 
-CLAIMS = ("decrease", "definite", "enclosed", "invariant")
+CLAIMS = ("decrease", "definite", "enclosed", "invariant", "stays", "robust")
 
 
 def check(path: Any) -> Verdict:
@@ -276,30 +430,6 @@ def check(path: Any) -> Verdict:
         ctx.prec = before
 
 
-def read(path: Any) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-    """What is in a file; refused where it is not what was written."""
-    try:
-        with np.load(Path(path), allow_pickle=False) as file:
-            arrays = {name: file[name] for name in file.files}
-        header = json.loads(bytes(arrays.pop("header")).decode())
-        sealed = header.pop("sha256")
-    except (OSError, ValueError, KeyError, zipfile.BadZipFile, EOFError) as error:
-        raise Refused(f"{path}: expected a proof, got something that cannot be read ({error})") from error
-    if sealed != seal(header, arrays):
-        raise Refused(f"{path}: it was changed after it was written (its SHA-256 is another)")
-    return header, arrays
-
-
-def seal(header: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> str:
-    """SHA-256 of all that a proof says."""
-    found = hashlib.sha256(json.dumps(header, sort_keys=True).encode())
-    for name in sorted(arrays):
-        array = np.ascontiguousarray(arrays[name])
-        found.update(json.dumps([name, array.dtype.str, list(array.shape)]).encode())
-        found.update(array.tobytes())
-    return found.hexdigest()
-
-
 def definite(table: list[list[arb]]) -> bool:
     """Whether all symmetric matrices between are positive definite: by Gershgorin's disks, after a congruence that makes the middle
     one about the identity (any invertible one is right, and none other passes)."""
@@ -316,6 +446,11 @@ def definite(table: list[list[arb]]) -> bool:
                 for m in range(n):
                     moved[i][j] = moved[i][j] + arb(basis[i, k]) * table[k][m] * arb(basis[j, m])
     return all(bool(moved[i][i] > sum((abs(moved[i][j]) for j in range(n) if j != i), arb(0))) for i in range(n))
+
+
+def _outward(v: arb, side: int) -> float:
+    """A float beyond a number."""
+    return math.nextafter(float(v), side * math.inf)
 
 
 def _uses(program: Program, which: int) -> bool:

@@ -55,7 +55,7 @@ from ._potential import (
     squared_error as squared_error,
     truncated as truncated,
 )
-from ._prove import Budget as Budget, Proof as Proof, Verification as Verification, verify as verify
+from ._prove import Budget as Budget, Proof as Proof, Tube as Tube, Verification as Verification, verify as verify
 from ._save import load as load, save as save
 from ._solve import Confidence as Confidence, Solver as Solver
 from ._system import DiscreteSystem as DiscreteSystem, Start as Start, System as System, identity as identity

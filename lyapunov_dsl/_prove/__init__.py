@@ -1,3 +1,4 @@
 from ._branch import Budget as Budget
 from ._proof import Proof as Proof
+from ._tube import Tube as Tube
 from ._verify import Verification as Verification, verify as verify

@@ -115,6 +115,16 @@ class Tree:
         open_boxes = np.prod(np.where(self.high > self.low, (self.highs - self.lows) / width, 1), axis=1)
         return float(1 - open_boxes.sum())
 
+    def arrays(self) -> dict[str, np.ndarray]:
+        """The tree as it is written: a node, its lower part, its upper part."""
+        order, waiting = [], [0]
+        while waiting:
+            node = waiting.pop()
+            order.append(node)
+            if self.rule[node] == CUT:
+                waiting += [int(self.child[node]) + 1, int(self.child[node])]
+        return {"rule": self.rule[order], "axis": self.axis[order], "at": self.at[order]}
+
     def state(self) -> dict[str, np.ndarray]:
         """All of it, to go on from."""
         names = ("low", "high", "rule", "axis", "at", "child", "nodes", "lows", "highs")

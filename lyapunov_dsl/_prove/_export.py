@@ -163,10 +163,18 @@ def export(name: str, function: Callable, *shapes: Any) -> tuple[dict[str, Any],
         return out.record(_node(out, result)), out.arrays
 
 
-def _spread(equation: Any, operands: list[Any]) -> list[Any]:
-    """The same with literals, which may be scalars, of the shape of the result."""
+def _spread(out: Exported, equation: Any, operands: list[Any]) -> list[Any]:
+    """The same with scalars of the shape of the result."""
     shape = equation.outvars[0].aval.shape
-    return [v if isinstance(v, Varying) else np.broadcast_to(v, shape) for v in operands]
+
+    def one(v: Any) -> Any:
+        if not isinstance(v, Varying):
+            return np.broadcast_to(v, shape)
+        if v.shape == shape:
+            return v
+        return Varying(out.affine(_count(shape), (v.node, np.ones((_count(shape), 1)))), shape)
+
+    return [one(v) for v in operands]
 
 
 def _node(out: Exported, value: Any) -> int:
@@ -188,7 +196,7 @@ def _apply(out: Exported, equation: Any, operands: list[Any]) -> list[Any]:
         body = equation.params.get(CALLS[name], equation.params.get("call_jaxpr"))
         inner, consts = (body.jaxpr, body.consts) if hasattr(body, "jaxpr") else (body, ())
         if _is_logaddexp(equation) and any(isinstance(v, Varying) for v in operands):
-            x, y = (_node(out, v) for v in _spread(equation, operands))
+            x, y = (_node(out, v) for v in _spread(out, equation, operands))
             soft = out.unary("softplus", out.combine((1, x), (-1, y)))
             return [Varying(out.combine((1, y), (1, soft)), equation.outvars[0].aval.shape)]
         return _read(out, inner, consts, operands)
@@ -213,13 +221,14 @@ def _apply(out: Exported, equation: Any, operands: list[Any]) -> list[Any]:
                 operands = [Varying(out.constant(operands[0]), np.shape(operands[0])), *operands[1:]]
             return _linear(out, equation, operands, shapes)
         if name == "mul":
-            return [Varying(out.add("multiply", [v.node for v in operands], _count(shapes[0])), shapes[0])]
+            nodes = [v.node for v in _spread(out, equation, operands)]
+            return [Varying(out.add("multiply", nodes, _count(shapes[0])), shapes[0])]
         if name == "dot_general":
             return [Varying(_dot(out, equation, *operands), shapes[0])]
         raise _unknown(equation, "no rule for two operands that vary")
     if name not in RULES and name not in UNARY:
         raise _unknown(equation, "no rule")
-    nodes = [_node(out, v) for v in (_spread(equation, operands) if name in PAIRS else operands)]
+    nodes = [_node(out, v) for v in (_spread(out, equation, operands) if name in PAIRS else operands)]
     node = out.unary(UNARY[name], nodes[0]) if name in UNARY else RULES[name](out, equation, *nodes)
     return [Varying(node, shapes[0])]
 

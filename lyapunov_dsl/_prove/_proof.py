@@ -1,9 +1,11 @@
 """Proofs as objects: what was proved, frozen, in a form that `lyapunov_checker` reads without this library."""
 
+import contextlib
 import hashlib
 import itertools
 import json
 import os
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,39 +16,125 @@ from .._save import structure, to_numpy
 from ._branch import CUT, Tree
 from ._export import export
 from ._question import ABOVE, BELOW, HOLDS, OUTSIDE, REST, Functions, Region
+from ._tube import Tube
 
 FORMAT = "lyapunov proof 1"
 
 
 def portable(
-    told: Functions, size: int, region: Region, rest: np.ndarray | None, strict: bool, claims: list[str], steady: bool
+    told: Functions,
+    size: int,
+    region: Region,
+    rest: np.ndarray | None,
+    strict: bool,
+    claims: list[str],
+    tube: Tube | None,
+    start: Sequence[np.ndarray],
+    radius: float | None,
 ) -> Any:
     """What the checker needs besides the trees: header and arrays; or the reason why it cannot be written."""
     from ..bounds import UnknownPrimitive
 
     try:
         programs, arrays = {}, {}
-        for name, function, shape in (
-            ("field", told.field, (size,)),
-            ("value", told.value, (size,)),
-            ("comparison", told.comparison, ()),
-        ):
-            programs[name], found = export(name, function, (), shape)
+        center = np.asarray(told.context)
+        field = (told.field, (size,)) if radius is None else (told.perturbed, (size,), center.shape)
+        parts = {"field": field, "value": (told.value, (size,)), "comparison": (told.comparison, ())}
+        for name, (function, *shapes) in parts.items():
+            programs[name], found = export(name, function, (), *shapes)
             arrays |= found
     except UnknownPrimitive as error:
         return str(error)
+    low, high = region.low.min(axis=0), region.high.max(axis=0)
     header = {
         "format": FORMAT,
-        "claims": list(dict.fromkeys(name.split(".")[0] for name in claims)),
-        "domain": {"lower": region.low[0, 1:].tolist(), "upper": region.high[0, 1:].tolist()},
+        "claims": claims,
+        "domain": {"lower": low[1:].tolist(), "upper": high[1:].tolist()},
+        "tube": None
+        if tube is None
+        else np.column_stack([tube.times[:-1], tube.times[1:], tube.lower, tube.upper]).tolist(),
+        "start": {"lower": start[0].tolist(), "upper": start[1].tolist()},
+        "perturbation": None
+        if radius is None
+        else {"center": center.tolist(), "radius": radius, "gain": 0.0, "slope": 0.0},
         "ball": None if region.ball is None else {"center": region.ball[0].tolist(), "radius": region.ball[1]},
-        "time": [float(region.low[0, 0]), float(region.high[0, 0])],
+        "time": [float(low[0]), float(high[0])],
         "level": [region.least, region.most],
         "equilibrium": None if rest is None else rest.tolist(),
         "strict": strict,
         "programs": programs,
     }
     return header, arrays
+
+
+def checking(record: Any) -> Any:
+    """The checker's view of a record, for use in `precision`."""
+    from lyapunov_checker._check import Proof as Checked
+
+    return Checked(*record)
+
+
+@contextlib.contextmanager
+def precision() -> Iterator[None]:
+    """The checker's precision."""
+    from flint import ctx
+
+    from lyapunov_checker._check import PRECISION
+
+    before, ctx.prec = ctx.prec, PRECISION
+    try:
+        yield
+    finally:
+        ctx.prec = before
+
+
+def stays(record: Any) -> None:
+    """Raises `ValueError` where trajectories may leave a tube, by the checker's own steps."""
+    with precision():
+        checking(record).stays()
+
+
+def measured(record: Any, claim: str, parts: int) -> tuple[float, Tree]:
+    """The largest of what the checker finds of `gain` or `slope` in boxes, of which the one where it is largest is cut; with
+    the cover. Boxes above the level do not count."""
+    with precision():
+        checked = checking(record)
+        tree = Tree(*checked.whole())
+
+        def size(low: np.ndarray, high: np.ndarray) -> float:
+            if checked.steep(claim, ABOVE, low.tolist(), high.tolist()):
+                return -np.inf
+            found = float(checked.steepness(claim, low.tolist(), high.tolist()).upper())
+            return np.nextafter(found, np.inf) if np.isfinite(found) else np.inf
+
+        boxes = [(size(tree.low, tree.high), 0, tree.low, tree.high)]
+        for _ in range(parts):
+            largest, node, low, high = max(boxes, key=lambda box: box[0])
+            width = np.where(
+                tree.high > tree.low, (high - low) / np.where(tree.high > tree.low, tree.high - tree.low, 1), 0
+            )
+            if largest == -np.inf or not width.any():
+                break
+            boxes = [box for box in boxes if box[1] != node]
+            count = len(tree.rule)
+            tree.cut(np.array([node]), low[None], high[None], np.array([width.argmax()]))
+            for k in (1, 2):
+                least, most = tree.lows[-3 + k], tree.highs[-3 + k]
+                boxes.append((size(least, most), count + k - 1, least, most))
+        for value, node, *_ in boxes:
+            tree.rule[node] = ABOVE if value == -np.inf else HOLDS
+        return max(max(box[0] for box in boxes), 0.0), tree
+
+
+def solved(record: Any, trees: dict[str, Tree]) -> float:
+    """V at the last time at most, by the checker's own steps; raises `ValueError` where it has none."""
+    header, arrays = record
+    with precision():
+        for name, tree in trees.items():
+            arrays = arrays | {f"{name}.{part}": value for part, value in tree.arrays().items()}
+        checked = checking((header, arrays))
+        checked.robust()
+        return checked.final
 
 
 class Proof:
@@ -78,21 +166,16 @@ class Proof:
         **Raises:** `ValueError` where the functions use operations that the checker does not know, where more boxes would be
         needed, and where the file cannot be written.
         """
-        from lyapunov_checker._check import PRECISION, Proof as Checked, seal
+        from lyapunov_checker._file import seal
 
         if isinstance(self.record, str):
             raise ValueError(f"proof: expected functions that the checker knows, got others ({self.record})")
         header, arrays = self.record
         header = {**header, "frozen": self.frozen, "found": self.status}
-        from flint import ctx
-
-        before, ctx.prec = ctx.prec, PRECISION
-        try:
-            checked = Checked(header, arrays)
+        with precision():
+            checked = checking((header, arrays))
             left = itertools.count(boxes, -1)
             trees = {name: _refined(checked, name, tree, left) for name, tree in self.trees.items()}
-        finally:
-            ctx.prec = before
         for name, tree in trees.items():
             arrays = arrays | {f"{name}.{part}": value for part, value in tree.items()}
         header["sha256"] = seal(header, arrays)

@@ -47,6 +47,8 @@ class Functions(NamedTuple):
     field: Callable[[Any, Any], Any]
     value: Callable[[Any, Any], Any]
     comparison: Callable[[Any, Any], Any]
+    perturbed: Callable[[Any, Any, Any], Any]
+    context: Any
 
     def residual(self, z: Any) -> tuple[Any, Any]:
         """dV/dt - comparison(t, V) and V at z = (t, state)."""
@@ -68,10 +70,15 @@ def functions(condition: Condition, part: str, x: Any, y: Any) -> tuple[Function
     start = system.start(x)
     flat, unravel = ravel_pytree(start.state)
     point = Point(lambda state: system.decode(state), start.context, y)
+    numbers, as_context = ravel_pytree(eqx.filter(start.context, eqx.is_inexact_array))
+    rest = eqx.filter(start.context, eqx.is_inexact_array, inverse=True)
+    whole = lambda u: eqx.combine(as_context(u), rest)
     found = Functions(
         lambda t, s: ravel_pytree(system.velocity(t, unravel(s), start.context))[0],
         lambda t, s: certificate.value(t, unravel(s), point),
         lambda t, v: certificate.comparison(t, v),
+        lambda t, s, u: ravel_pytree(system.velocity(t, unravel(s), whole(u)))[0],
+        numbers,
     )
     return found, flat
 
@@ -118,7 +125,7 @@ class Judge:
     - `region`: where the levels and the ball are.
     - `strict`, `rounding`: of the claim.
     - `rest`: the equilibrium, at which r and its gradient are 0; `None` without one.
-    - `cut`: whether time may be cut too.
+    - `around`: center and radius of a second argument of the function, for all of which the claim is; `None` without one.
     """
 
     def __init__(
@@ -130,14 +137,17 @@ class Judge:
         rounding: Rounding,
         rest: np.ndarray | None,
         batch: int,
+        around: tuple[Any, Any] | None = None,
     ):
         self.region, self.strict, self.rest, self.batch = region, strict, rest, batch
         self.tried, self.decided = {"interval": 1.0, "crown": 1.0}, {"interval": 1.0, "crown": 1.0}
-        r_of = lambda z: function(z)[0]
+        nominal = () if around is None else (around[0],)
+        more = () if around is None else (bounds.Box.around(*around),)
+        r_of = lambda z: function(z, *nominal)[0]
 
         def bounded(method: Any) -> Callable:
             def one(low: Any, high: Any) -> Any:
-                found = bounds.bound(function, bounds.Box(low, high), method=method, rounding=rounding)
+                found = bounds.bound(function, bounds.Box(low, high), *more, method=method, rounding=rounding)
                 (_, v_low), (r, v) = found.lower, found.upper
                 return r, v_low, v
 
@@ -153,10 +163,11 @@ class Judge:
             center = 0.5 * low + 0.5 * high
             rising = jax.grad(r_of)(center)
             points = jnp.stack([center, jnp.where(rising > 0, high, jnp.where(rising < 0, low, center))])
-            return smear, points, *jax.vmap(function)(points)
+            return smear, points, *jax.vmap(lambda z: function(z, *nominal))(points)
 
         def certain(z: Any) -> Any:
-            found = bounds.bound(function, bounds.Box(z, z), method="interval", rounding=rounding)
+            point = [bounds.Box(u, u) for u in nominal]
+            found = bounds.bound(function, bounds.Box(z, z), *point, method="interval", rounding=rounding)
             return found.lower, found.upper
 
         def bent(low: Any, high: Any) -> Any:

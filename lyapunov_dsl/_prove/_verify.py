@@ -16,11 +16,16 @@ from .._certify import Assurance, Claim, Counterexample
 from .._condition import Condition
 from .._domain import Domain
 from .._types import is_finite
-from ._branch import Budget, Run
-from ._proof import Proof, portable
+from ._branch import Budget, Run, Tree
+from ._proof import Proof, measured, portable, solved, stays
 from ._question import REST, Functions, Judge, Region, Rounding, box_of, functions
+from ._tube import Tube
 
-CLAIMS = ("decrease", "definite", "enclosed", "invariant")
+CLAIMS = ("decrease", "definite", "enclosed", "invariant", "stays", "robust")
+
+
+# Boxes in which the gain of the context and the slope of V are bounded.
+PARTS = 64
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,10 +69,12 @@ def verify(
     *,
     claims: Sequence[str] = ("decrease",),
     part: str | None = None,
-    domain: Domain | None = None,
+    domain: Domain | Tube | None = None,
+    start: Any = None,
     level: Any = None,
     time: Any = None,
     equilibrium: Any = None,
+    perturbation: Any = None,
     strict: bool = False,
     rounding: Rounding = "real",
     budget: Budget | None = None,
@@ -83,6 +90,10 @@ def verify(
     - `"definite"`: V is 0 at the equilibrium and above 0 elsewhere in H.
     - `"enclosed"`: V > c on the boundary of H. With `"decrease"`, no trajectory leaves {V <= c} in H; with `"definite"` and `strict`
       as well, for a field that does not depend on time, all that start there tend to the equilibrium.
+    - `"stays"`: every trajectory that starts in the box `start` at the first time is in the tube at all its times; H is a tube then.
+    - `"robust"`: an upper bound of V at the last time for every context within ε of the example's in every entry: the solution of
+        γ' = comparison(t, γ) + L ε G, where L bounds the field's change with the context and G the gradient of V. It rests on
+        `"decrease"` up to a level, and on `"enclosed"` or `"invariant"`.
     - `"invariant"`: the field does not point outward on the boundary of H, so that no trajectory leaves H (Nagumo 1942).
 
     Boxes are bounded with [`lyapunov_dsl.bounds.bound`][], cheaper methods first, and cut where that does not decide. Around
@@ -94,10 +105,12 @@ def verify(
     - `certificate`: a [`lyapunov_dsl.Certificate`][]; of a conjunction, `part` names one.
     - `x`, `y`: one example, without a batch axis. Where x is the state itself it may be left out if there is an equilibrium.
     - `claims`: what is to be proved.
-    - `domain`: H, a `Box`, a `Ball` or a `Product` of boxes; that of the system where it is left out.
+    - `domain`: H, a `Box`, a `Ball`, a `Product` of boxes or a [`lyapunov_dsl.Tube`][]; that of the system where it is left out.
+    - `start`: (lower, upper), flat states; the start of the example where it is left out.
     - `level`: c, or (least, c): only states with V up to c, and at least `least`.
     - `time`: (first, last); the horizon of the system where it is left out. Where nothing depends on time, all times.
     - `equilibrium`: a state inside of H.
+    - `perturbation`: the radius ε of the claim `"robust"`.
     - `strict`: see above.
     - `rounding`: `"real"`, about the exact flow of the system with its weights as they are stored (`PROVED_REAL`); `"float"`: also about
         the inequality as it is evaluated in float64 (`PROVED_FLOAT`).
@@ -112,7 +125,7 @@ def verify(
     """
     began = clock.monotonic()
     budget = Budget() if budget is None else budget
-    claims = _checked_claims(claims, level, equilibrium)
+    claims = _checked_claims(claims, level, equilibrium, perturbation)
     if certificate is None:
         if not hasattr(system, "certificate"):
             raise ValueError("certificate: expected a Certificate, as the system has none of its own, got none")
@@ -129,20 +142,27 @@ def verify(
             if equilibrium is None:
                 raise ValueError("x: expected an example, such as a state of the right shape, got none")
             x = equilibrium
-        told, start = functions(condition, part, x, y)
+        told, first = functions(condition, part, x, y)
         state = condition.continuous.start(jax.tree.map(jnp.asarray, x)).state
         rest = None if equilibrium is None else np.asarray(ravel_pytree(equilibrium)[0], np.float64)
-        if rest is not None and rest.shape != start.shape:
-            raise ValueError(f"equilibrium: expected a state of {start.size} numbers, got {rest.size}")
-        steady = _is_steady(told, start)
-        region = _region(condition, domain, state, level, time, steady)
-        low, high = region.low[0, 1:], region.high[0, 1:]
+        if rest is not None and rest.shape != first.shape:
+            raise ValueError(f"equilibrium: expected a state of {first.size} numbers, got {rest.size}")
+        tube = domain if isinstance(domain, Tube) else None
+        if "stays" in claims and tube is None:
+            raise ValueError("domain: expected a Tube for the claim 'stays', got none")
+        if tube is not None and (set(claims) - {"decrease", "stays"} or tube.lower.shape[1] != first.size):
+            raise ValueError(f"domain: a Tube of {first.size} states goes with 'decrease' and 'stays', got {claims}")
+        steady = tube is None and _is_steady(told, first)
+        region = _tubular(tube, level) if tube is not None else _region(condition, domain, state, level, time, steady)
+        low, high = region.low[:, 1:].min(axis=0), region.high[:, 1:].max(axis=0)
+        ends = (first, first) if start is None else start
+        ends = [np.asarray(v, np.float64).ravel() for v in ends]
         if rest is not None and not ((low < rest) & (rest < high)).all():
             raise ValueError(f"equilibrium: expected a state inside of the domain, got {rest}")
         file = _file(folder)
-        identity = _identity(told, start, region, rest, claims, strict, rounding)
+        identity = _identity(told, first, region, rest, claims, strict, rounding)
         run = Run(budget, file, identity, progress)
-        questions = _questions(told, region, claims, strict, rounding, rest, budget.batch)
+        questions = _questions(told, region, claims, strict, rounding, rest, budget.batch, perturbation)
         found: dict[str, Claim] = {}
         left: dict[str, tuple[np.ndarray, np.ndarray]] = {}
         worst, trees = None, {}
@@ -166,24 +186,69 @@ def verify(
                 worst = worst or example
             found[name] = Claim(statement, level_of, counterexample=example)
         run.bar.close()
+        radius = None if perturbation is None else float(perturbation)
+        record = portable(told, first.size, region, rest, strict, claims, tube, ends, radius)
+        if "stays" in claims:
+            found["stays"] = _stays(record)
+        if "robust" in claims:
+            found["robust"] = _robust(record, trees)
         order = list(Assurance)
         status = max((c.assurance for c in found.values()), key=order.index)
         proof = None
         if status in (Assurance.PROVED_FLOAT, Assurance.PROVED_REAL):
-            record = portable(told, start.size, region, rest, strict, list(questions), steady)
             proof = Proof(record, trees, condition, (x, y), status.name)
             if file is not None:
                 file.unlink(missing_ok=True)
     return Verification(status, found, worst, run.looked, clock.monotonic() - began, left, proof)
 
 
-def _checked_claims(claims: Any, level: Any, equilibrium: Any) -> list[str]:
+def _stays(record: Any) -> Claim:
+    """Whether the checker's steps stay in the tube."""
+    statement = "every trajectory from the start stays in the tube"
+    if isinstance(record, str):
+        return Claim(statement, Assurance.UNDECIDED, given=record)
+    try:
+        stays(record)
+    except ValueError as error:
+        return Claim(statement, Assurance.UNDECIDED, given=str(error))
+    return Claim(statement, Assurance.PROVED_REAL)
+
+
+def _robust(record: Any, trees: dict[str, Tree]) -> Claim:
+    """V at the last time for every context within the radius; adds the gain and the slope to the record."""
+    statement = "the largest V at the last time, for every context within the radius"
+    if isinstance(record, str):
+        return Claim(statement, Assurance.UNDECIDED, given=record)
+    header, _ = record
+    around = header["perturbation"]
+    for name in ("gain", "slope"):
+        around[name], trees[name] = measured(record, name, PARTS)
+    given = f"‖∂f/∂context‖ <= {around['gain']:.4g} in the ∞-norm, ‖∂V/∂state‖ <= {around['slope']:.4g} in the 1-norm"
+    try:
+        final = solved(record, {name: trees[name] for name in ("gain", "slope")})
+    except ValueError as error:
+        return Claim(statement, Assurance.UNDECIDED, given=f"{given}; {error}")
+    return Claim(statement, Assurance.PROVED_REAL, final, given=given)
+
+
+def _tubular(tube: Tube, level: Any) -> Region:
+    low, high = np.column_stack([tube.times[:-1], tube.lower]), np.column_stack([tube.times[1:], tube.upper])
+    return Region(low, high, None, *_levels(level))
+
+
+def _checked_claims(claims: Any, level: Any, equilibrium: Any, perturbation: Any) -> list[str]:
     claims = [claims] if isinstance(claims, str) else list(claims)
     wrong = [c for c in claims if c not in CLAIMS]
     if wrong or not claims:
         raise ValueError(f"claims: expected some of {CLAIMS}, got {wrong or 'none'}")
     if "enclosed" in claims and _levels(level)[1] is None:
         raise ValueError("level: expected the level c of the claim 'enclosed', got none")
+    if ("robust" in claims) != (perturbation is not None) or (
+        perturbation is not None and not 0 <= perturbation < np.inf
+    ):
+        raise ValueError(f"perturbation: expected a radius >= 0 with the claim 'robust', got {perturbation!r}")
+    if "robust" in claims and not ({"decrease"} < set(claims) and set(claims) & {"enclosed", "invariant"}):
+        raise ValueError(f"claims: expected 'decrease' and 'enclosed' or 'invariant' with 'robust', got {claims}")
     if "definite" in claims and equilibrium is None:
         raise ValueError("equilibrium: expected the state of the claim 'definite', got none")
     return [c for c in CLAIMS if c in claims]
@@ -225,11 +290,19 @@ def _is_steady(told: Functions, start: Any) -> bool:
 
 
 def _questions(
-    told: Functions, region: Region, claims: list[str], strict: bool, rounding: Rounding, rest: Any, batch: int
+    told: Functions,
+    region: Region,
+    claims: list[str],
+    strict: bool,
+    rounding: Rounding,
+    rest: Any,
+    batch: int,
+    radius: Any,
 ) -> dict[str, tuple[str, Judge, list[tuple[str, np.ndarray, np.ndarray]]]]:
     """For each claim what it says, what decides boxes of it, and the boxes that it is about."""
     free = region._replace(least=None, most=None)
-    whole = [("", region.low[0], region.high[0])]
+    many = len(region.low) > 1
+    whole = [(f".{i}" if many else "", a, b) for i, (a, b) in enumerate(zip(region.low, region.high, strict=True))]
     out: dict[str, Any] = {}
     sign = "<" if strict else "<="
     levels = "".join(f" and V {s} {v:.6g}" for s, v in ((">=", region.least), ("<=", region.most)) if v is not None)
@@ -250,18 +323,17 @@ def _questions(
         boxes = [(f"enclosed.{axis}.{side}", low, high) for axis, side, low, high in _faces(region)]
         out["enclosed"] = f"V > {region.most:.6g} on the boundary of H", judge, boxes
     if "invariant" in claims:
-        # One function for all faces: the sign and the axis are seen from which end is where.
-        low, high = jnp.asarray(region.low[0, 1:]), jnp.asarray(region.high[0, 1:])
+        around = None if radius is None else (told.context, radius)
+        field = lambda z, *u: told.perturbed(z[0], z[1:], *u) if u else told.field(z[0], z[1:])
         for axis, side, least, most in _faces(region):
             sign_of = -1.0 if side == "lower" else 1.0
-            outward = lambda z, a=axis, s=sign_of: (s * told.field(z[0], z[1:])[a], jnp.zeros(()))
-            judge = make(outward, free, strict=False, rest=None)
+            outward = lambda z, *u, a=axis, s=sign_of: (s * field(z, *u)[a], jnp.zeros(()))
+            judge = make(outward, free, strict=False, rest=None, around=around)
             out[f"invariant.{axis}.{side}"] = (
                 f"the field does not point outward where state {axis} is at its {side} end",
                 judge,
                 [(f"invariant.{axis}.{side}", least, most)],
             )
-        del low, high
     return out
 
 

@@ -1,0 +1,262 @@
+"""Proofs over regions: what is true is proved and checked, what is false is refuted, and nothing false is proved."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import scipy.linalg as sl
+
+import lyapunov_dsl as ld
+from lyapunov_checker import Refused, check
+from lyapunov_dsl import Assurance
+
+VAN_DER_POL, PENDULUM = 2.3066, 9.293
+
+
+def quadratic(p):
+    return lambda state, target: state @ jnp.asarray(p) @ state
+
+
+def lyapunov(a):
+    """P with AᵀP + PA = -I."""
+    return sl.solve_continuous_lyapunov(np.asarray(a).T, -np.eye(len(a)))
+
+
+def van_der_pol(t, s, context):
+    return jnp.stack([-s[1], s[0] - s[1] * (1 - s[0] ** 2)])
+
+
+def pendulum(t, s, context):
+    return jnp.stack([s[1], -jnp.sin(s[0]) - 0.5 * s[1]])
+
+
+CLASSICAL = {
+    "van der Pol": (van_der_pol, [[0, -1], [1, -1]], VAN_DER_POL),
+    "pendulum": (pendulum, [[0, 1], [-1, -0.5]], PENDULUM),
+}
+
+
+def attraction(name, factor, **more):
+    """What is found about {V <= factor c*} of a classical system."""
+    field, a, most = CLASSICAL[name]
+    p = lyapunov(np.array(a, float))
+    level = factor * most
+    # The box that the level set just fits into, and a little more.
+    reach = 1.05 * np.sqrt(level * np.diag(np.linalg.inv(p)))
+    system = ld.System(vector_field=field, domain=ld.Box(-reach, reach))
+    certificate = ld.Certificate.exponential(loss=quadratic(p), kappa=1e-3)
+    claims = more.pop("claims", ("decrease", "definite", "enclosed"))
+    return ld.verify(system, certificate, equilibrium=np.zeros(2), level=level, claims=claims, strict=True, **more)
+
+
+def largest_level(name):
+    """c*: V on the set where dV/dt = 0, at least, by minimization along rays."""
+    field, a, _ = CLASSICAL[name]
+    p = lyapunov(np.array(a, float))
+    angles = np.linspace(0, np.pi, 20001)
+    rays = np.stack([np.cos(angles), np.sin(angles)])
+    scale = 1 / np.sqrt(np.einsum("in,ij,jn->n", rays, p, rays))
+    levels = np.linspace(0.5, 1.1, 2001)[:, None] * CLASSICAL[name][2]
+    with jax.enable_x64(True):
+        states = jnp.asarray(np.sqrt(levels) * scale)[..., None] * rays.T
+        rate = jax.jit(lambda s: 2 * (s @ p) @ field(0.0, s, None))
+        rising = np.asarray(jax.vmap(jax.vmap(rate))(states)) >= 0
+    first = np.where(rising.any(axis=0), levels[rising.argmax(axis=0), 0], np.inf)
+    return first.min()
+
+
+@pytest.mark.parametrize("name", CLASSICAL)
+def test_the_largest_levels_are_those_of_the_literature(name):
+    assert largest_level(name) == pytest.approx(CLASSICAL[name][2], rel=1e-3)
+
+
+@pytest.mark.parametrize("name", CLASSICAL)
+def test_region_of_attraction_is_proved_up_to_its_size(name, tmp_path):
+    found = attraction(name, 0.98)
+    assert found.status is Assurance.PROVED_REAL
+    assert not found.left
+    found.proof.save(tmp_path / "proof.npz")
+    verdict = check(tmp_path / "proof.npz")
+    assert "every trajectory that starts there tends to the equilibrium" in verdict.sentences
+    # No hole: the equilibrium is in a box that second derivatives decide.
+    assert any((tree.rule == 4).any() for tree in found.proof.trees.values())
+
+
+@pytest.mark.parametrize("name", CLASSICAL)
+def test_a_level_that_is_too_large_is_refuted(name):
+    found = attraction(name, 1.02, claims=("decrease",))
+    assert found.status is Assurance.REFUTED
+    assert found.proof is None
+    worst = found.counterexample
+    assert worst.residual > 0
+    assert worst.value <= 1.02 * CLASSICAL[name][2]
+    # It evaluates to a violation without the library.
+    field, a, _ = CLASSICAL[name]
+    state, p = np.asarray(worst.state), lyapunov(np.array(a, float))
+    rate = 2 * state @ p @ np.asarray(field(0.0, jnp.asarray(state), None))
+    assert rate == pytest.approx(worst.rate, rel=1e-4)
+    assert rate > 0
+
+
+def linear(factor):
+    """A linear system whose V falls exactly at the rate κ*, and the certificate of a multiple of it."""
+    a = np.array([[-1.0, 2.0], [-1.0, -3.0]])
+    p = lyapunov(a)
+    root = sl.sqrtm(np.linalg.inv(p)).real
+    kappa = np.linalg.eigvalsh(root @ root).min()
+    system = ld.System(vector_field=lambda t, s, c: jnp.asarray(a) @ s, domain=ld.Box(-1, 1))
+    return system, ld.Certificate.exponential(loss=quadratic(p), kappa=factor * kappa)
+
+
+def test_linear_system_is_decided_by_its_rate(tmp_path):
+    found = ld.verify(*linear(0.98), equilibrium=np.zeros(2))
+    assert found.status is Assurance.PROVED_REAL
+    found.proof.save(tmp_path / "proof.npz")
+    check(tmp_path / "proof.npz")
+    assert ld.verify(*linear(1.02), equilibrium=np.zeros(2)).status is Assurance.REFUTED
+
+
+@pytest.mark.parametrize("hair", [1e-6, 1e-3])
+def test_what_fails_by_a_hair_is_never_proved(hair):
+    found = ld.verify(*linear(1 + hair), equilibrium=np.zeros(2), budget=ld.Budget(boxes=3000))
+    assert found.status in (Assurance.REFUTED, Assurance.UNDECIDED)
+    # Nor where there is no equilibrium to speak of: a bump that is above 0 by the hair at one point.
+    bump = ld.System(
+        vector_field=lambda t, s, c: jnp.stack([hair - jnp.sum((s - 0.123) ** 2), 0.0 * s[1]]), domain=ld.Box(-1, 1)
+    )
+    height = ld.Certificate.barrier(lambda s: 1e6 - s[0], alpha=1e-12)
+    found = ld.verify(bump, height, np.zeros(2), budget=ld.Budget(boxes=3000))
+    assert found.status in (Assurance.REFUTED, Assurance.UNDECIDED)
+
+
+def test_an_equilibrium_that_is_none_is_not_proved():
+    shifted = lambda t, s, c: jnp.stack([s[1], -jnp.sin(s[0] - 1e-3) - 0.5 * s[1]])
+    p = lyapunov(np.array(CLASSICAL["pendulum"][1], float))
+    system = ld.System(vector_field=shifted, domain=ld.Box(-0.5, 0.5))
+    certificate = ld.Certificate.exponential(loss=quadratic(p), kappa=1e-3)
+    found = ld.verify(system, certificate, equilibrium=np.zeros(2), budget=ld.Budget(boxes=2000))
+    assert found.status in (Assurance.REFUTED, Assurance.UNDECIDED)
+
+
+def test_ball_and_time_that_counts(tmp_path):
+    # dV/dt + V = -(1 + t) |s|² on a ball, with a field that depends on time.
+    system = ld.System(vector_field=lambda t, s, c: -(1 + t) * s, domain=ld.Ball(0.7), horizon=2.0)
+    certificate = ld.Certificate.exponential(loss=lambda s, y: jnp.sum(s**2), kappa=1)
+    found = ld.verify(system, certificate, equilibrium=np.zeros(3))
+    assert found.status is Assurance.PROVED_REAL
+    found.proof.save(tmp_path / "proof.npz")
+    assert "all times in [0, 2]" in str(check(tmp_path / "proof.npz"))
+
+
+def test_floating_point_evaluation_is_proved_where_there_is_no_rest():
+    system = ld.System(vector_field=lambda t, s, c: -jnp.tanh(s), domain=ld.Box(0.5, 1.0))
+    certificate = ld.Certificate.exponential(loss=lambda s, y: jnp.sum(s**2), kappa=0.5)
+    found = ld.verify(system, certificate, np.ones(2), rounding="float")
+    assert found.status is Assurance.PROVED_FLOAT
+
+
+def test_invariance_of_a_box():
+    field = ld.nn.InvariantField(ld.nn.MLPField(2, 1, width=8, key=jax.random.key(0)), 1.5, rate=4)
+    system = ld.System(input=lambda x: ld.Start(jnp.zeros(2, x.dtype), x), vector_field=field, domain=ld.Box(-1.5, 1.5))
+    certificate = ld.Certificate.exponential(loss=lambda s, y: 10 + jnp.sum(s**2), kappa=1)
+    found = ld.verify(system, certificate, jnp.zeros(1), claims=("invariant",))
+    assert found.status is Assurance.PROVED_REAL
+    outward = ld.System(vector_field=lambda t, s, c: 0.1 * s, domain=ld.Box(-1, 1))
+    found = ld.verify(outward, certificate, jnp.zeros(2), claims=("invariant",))
+    assert found.status is Assurance.REFUTED
+
+
+def test_tube_around_a_trajectory(tmp_path):
+    field = lambda t, s, c: jnp.stack([s[1] - s[0], -s[0] - s[1]])
+    times = np.linspace(0, 1, 101)
+    states = np.stack([sl.expm(np.array([[-1, 1], [-1, -1]]) * t) @ [1.0, 0.0] for t in times])
+    system = ld.System(vector_field=field, domain=ld.Box(-2, 2))
+    certificate = ld.Certificate.exponential(loss=lambda s, y: jnp.sum(s**2), kappa=1.5)
+    start = (np.array([0.99, -0.01]), np.array([1.01, 0.01]))
+    tube = ld.Tube.around(times, states, 0.03)
+    found = ld.verify(system, certificate, jnp.ones(2), domain=tube, start=start, claims=("decrease", "stays"))
+    assert found.status is Assurance.PROVED_REAL, str(found)
+    found.proof.save(tmp_path / "proof.npz")
+    assert any("stays in that tube" in s for s in check(tmp_path / "proof.npz").sentences)
+    # The start itself is not in it.
+    narrow = ld.Tube.around(times, states, 0.005)
+    found = ld.verify(system, certificate, jnp.ones(2), domain=narrow, start=start, claims=("decrease", "stays"))
+    assert found.claims["stays"].assurance is Assurance.UNDECIDED
+
+
+def test_perturbed_context(tmp_path):
+    # s' = -2 (s - u) with u within 0.1 of 0: V = s²/2 falls at rate 4, and the rest is what the context may add.
+    system = ld.System(
+        input=lambda x: ld.Start(jnp.full(1, 1.0, x.dtype), x),
+        vector_field=lambda t, s, u: -2 * (s - u),
+        domain=ld.Box(-2, 2),
+    )
+    certificate = ld.Certificate.exponential(loss=lambda s, y: 0.5 * jnp.sum(s**2), kappa=3.9)
+    claims = ("decrease", "enclosed", "robust")
+    more = {"equilibrium": np.zeros(1), "level": 0.6, "claims": claims, "perturbation": 0.1}
+    found = ld.verify(system, certificate, jnp.zeros(1), **more)
+    assert found.status is Assurance.PROVED_REAL, str(found)
+    bound = found.claims["robust"].value
+    # The worst context of all is constant: s(1) = u + (1 - u) e^-2.
+    worst = 0.5 * (0.1 + 0.9 * np.exp(-2)) ** 2
+    gain, slope = 2.0, np.sqrt(1.2)
+    expected = 0.5 * np.exp(-3.9) + gain * 0.1 * slope / 3.9 * (1 - np.exp(-3.9))
+    assert worst < expected <= bound <= 1.1 * expected
+    found.proof.save(tmp_path / "proof.npz")
+    assert any(repr(bound) in s for s in check(tmp_path / "proof.npz").sentences)
+    # Too large a perturbation takes V above the level.
+    found = ld.verify(system, certificate, jnp.zeros(1), **{**more, "perturbation": 2.0})
+    assert found.claims["robust"].assurance is Assurance.UNDECIDED
+
+
+def test_a_run_that_is_cut_off_goes_on_to_the_same_answer(tmp_path):
+    whole = attraction("pendulum", 0.98, claims=("decrease",))
+    parts, looked = 0, 0
+    while True:
+        found = attraction(
+            "pendulum", 0.98, claims=("decrease",), folder=tmp_path, budget=ld.Budget(boxes=40, batch=512)
+        )
+        parts, looked = parts + 1, looked + found.boxes
+        if found.status is not Assurance.UNDECIDED:
+            break
+        assert (tmp_path / "frontier.npz").exists()
+        assert sum(len(low) for low, _ in found.left.values()) > 0
+    assert parts > 2
+    assert found.status is whole.status
+    (one,), (other,) = (v.proof.trees.values() for v in (whole, found))
+    assert one.leaves == other.leaves
+    assert not (tmp_path / "frontier.npz").exists()
+    # The frontier of one proof is not taken for that of another.
+    attraction("pendulum", 0.98, claims=("decrease",), folder=tmp_path, budget=ld.Budget(boxes=40))
+    with pytest.raises(ValueError, match="frontier of the same proof"):
+        attraction("pendulum", 0.97, claims=("decrease",), folder=tmp_path)
+
+
+def test_messages():
+    system, certificate = linear(0.5)
+    for more, match in (
+        ({"claims": "grows"}, "claims: expected some of"),
+        ({"claims": "enclosed"}, "level: expected the level c"),
+        ({"claims": "definite"}, "equilibrium: expected the state"),
+        ({"claims": "stays"}, "domain: expected a Tube"),
+        ({"equilibrium": np.zeros(3)}, "equilibrium: expected a state of 2"),
+        ({"equilibrium": np.full(2, 2.0)}, "inside of the domain"),
+        ({"level": (2, 1)}, "least <= most"),
+        ({"time": (1, 0)}, "first <= last"),
+        ({"perturbation": 0.1}, "perturbation: expected a radius"),
+        ({"part": "barrier"}, "part: expected one of"),
+    ):
+        with pytest.raises(ValueError, match=match):
+            ld.verify(system, certificate, np.zeros(2), **more)
+    with pytest.raises(ValueError, match="x: expected an example"):
+        ld.verify(system, certificate)
+    with pytest.raises(ValueError, match="batch: expected an integer"):
+        ld.Budget(batch=0)
+
+
+def test_refused_files(tmp_path):
+    with pytest.raises(Refused, match="cannot be read"):
+        check(tmp_path / "none.npz")
+    (tmp_path / "text.npz").write_text("proved")
+    with pytest.raises(Refused, match="cannot be read"):
+        check(tmp_path / "text.npz")
