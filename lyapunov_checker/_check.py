@@ -44,6 +44,7 @@ class Proof:
 
     def __init__(self, header: Mapping[str, Any], arrays: Mapping[str, np.ndarray]):
         self.arrays, self.boxes = arrays, 0
+        self.derived: dict[int, tuple[list[int], list[int]]] = {}
         if header.get("format") != FORMAT:
             raise Refused(f"format: expected {FORMAT!r}, got {header.get('format')!r}")
         self.lower, self.upper = ([float(v) for v in header["domain"][side]] for side in ("lower", "upper"))
@@ -195,24 +196,35 @@ class Proof:
             total = total + (arb(a) - c).max(c - arb(b)).max(arb(0)) ** 2
         return bool(total > radius**2)
 
+    def at_rest(self, low: Sequence[float], high: Sequence[float]) -> bool:
+        """Whether the equilibrium is in a box."""
+        return self.rest is not None and all(a <= v <= b for a, v, b in zip(low[1:], self.rest, high[1:], strict=True))
+
     def _bent(self, of: int, sign: int, low: Sequence[float], high: Sequence[float]) -> bool:
         """Whether a function is 0 with its first derivatives at the equilibrium, which is in the box, and its second
         derivatives in all of the box are definite: by Taylor's formula it has that sign there, and is 0 at the
         equilibrium only."""
-        n = len(self.lower)
-        if self.rest is None or not all(a <= v <= b for a, v, b in zip(low[1:], self.rest, high[1:], strict=True)):
+        if self.rest is None or not self.at_rest(low, high):
             return False
-        g, units = self.graph, np.eye(n).tolist()
-        first = [self._derivative(of, {self.state: g.constant(u)}) for u in units]
+        n = len(self.lower)
+        first, second = self._taylor(of)
         there = self.values([of, *first], [low[0], *self.rest], [high[0], *self.rest])
         if not all(bool(f.low[0] == 0) and bool(f.high[0] == 0) for f in there):
             return False
         pairs = [(i, j) for i in range(n) for j in range(i + 1)]
-        second = [self._derivative(first[i], {self.state: g.constant(units[j])}) for i, j in pairs]
         table = [[arb(0)] * n for _ in range(n)]
         for (i, j), form in zip(pairs, self.values(second, low, high), strict=True):
             table[i][j] = table[j][i] = sign * form.ball(0)
         return definite(table)
+
+    def _taylor(self, of: int) -> tuple[list[int], list[int]]:
+        """The first derivatives of a number with the state, and the second ones (i, j), j <= i."""
+        if of not in self.derived:
+            units = [self.graph.constant(u) for u in np.eye(len(self.lower)).tolist()]
+            first = [self._derivative(of, {self.state: u}) for u in units]
+            second = [self._derivative(first[i], {self.state: u}) for i in range(len(first)) for u in units[: i + 1]]
+            self.derived[of] = first, second
+        return self.derived[of]
 
     def definite(self) -> None:
         """V is 0 at the equilibrium and above 0 elsewhere in the domain."""

@@ -219,6 +219,15 @@ def rewritten(path, header, arrays):
     return path
 
 
+def accepted(path):
+    """Whether the checker accepts a file; it has to say why where it does not."""
+    try:
+        check(path)
+    except Refused:
+        return False
+    return True
+
+
 def set_at(tree, keys, new):
     for key in keys[:-1]:
         tree = tree[key]
@@ -290,9 +299,8 @@ def test_arrays_that_say_something_else_are_refused(proof, tmp_path):
         for what, mutated in mutations.items():
             if np.array_equal(mutated, array) and mutated.dtype == array.dtype:
                 continue
-            with pytest.raises(Refused):
-                check(rewritten(tmp_path / "mutated.npz", header, {**arrays, name: mutated}))
-                pytest.fail(f"{name}, {what}: accepted")
+            path = rewritten(tmp_path / "mutated.npz", header, {**arrays, name: mutated})
+            assert not accepted(path), (name, what)
 
 
 def test_operations_that_are_others_are_refused(proof, tmp_path):
@@ -307,9 +315,7 @@ def test_operations_that_are_others_are_refused(proof, tmp_path):
             for change in changes:
                 mutated = copy.deepcopy(header)
                 mutated["programs"][name]["operations"][i] |= change
-                with pytest.raises(Refused):
-                    check(rewritten(tmp_path / "mutated.npz", mutated, arrays))
-                    pytest.fail(f"{name}, operation {i}, {change}: accepted")
+                assert not accepted(rewritten(tmp_path / "mutated.npz", mutated, arrays)), (name, i, change)
 
 
 def test_any_change_is_seen_by_the_hash(proof, tmp_path):

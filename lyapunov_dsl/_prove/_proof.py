@@ -88,6 +88,32 @@ def precision() -> Iterator[None]:
         ctx.prec = before
 
 
+class Rest:
+    """Whether a claim holds in a box at the equilibrium, by the checker's own rule: there values have to be exactly 0, which no
+    bound in floating point can tell.
+
+    **Arguments:**
+
+    - `record`: header and arrays, or why there are none; then nothing is decided.
+    """
+
+    def __init__(self, record: Any):
+        with precision():
+            self.checked = None if isinstance(record, str) else checking(record)
+
+    def __call__(self, name: str, low: np.ndarray, high: np.ndarray) -> bool:
+        if self.checked is None or not self.checked.at_rest(low.tolist(), high.tolist()):
+            return False
+        from lyapunov_checker import Refused
+
+        with precision():
+            try:
+                return self.checked.decides(name, REST, low.tolist(), high.tolist())
+            except Refused:
+                # A function that has no second derivatives.
+                return False
+
+
 def stays(record: Any) -> None:
     """Raises `ValueError` where trajectories may leave a tube, by the checker's own steps."""
     with precision():

@@ -121,11 +121,12 @@ class Judge:
 
     **Arguments:**
 
-    - `function`: z -> (r, v): the claim is r <= 0 (< 0 where `strict`) where v is between the levels.
+    - `function`: (z, *fixed, *u) -> (r, v): the claim is r <= 0 (< 0 where `strict`) where v is between the levels.
     - `region`: where the levels and the ball are.
     - `strict`, `rounding`: of the claim.
-    - `rest`: the equilibrium, at which r and its gradient are 0; `None` without one.
-    - `around`: center and radius of a second argument of the function, for all of which the claim is; `None` without one.
+    - `at_rest`: (low, high) -> whether the claim holds in a box at the equilibrium by second derivatives; `None` without
+        an equilibrium.
+    - `around`: center and radius of u, for all of which the claim is; `None` without one.
     """
 
     def __init__(
@@ -135,52 +136,47 @@ class Judge:
         *,
         strict: bool,
         rounding: Rounding,
-        rest: np.ndarray | None,
-        batch: int,
+        at_rest: Callable[[np.ndarray, np.ndarray], bool] | None = None,
         around: tuple[Any, Any] | None = None,
     ):
-        self.region, self.strict, self.rest, self.batch = region, strict, rest, batch
+        self.region, self.strict, self.at_rest = region, strict, at_rest
+        # What tells apart several questions that share this judge.
+        self.fixed: tuple[Any, ...] = ()
         self.tried, self.decided = {"interval": 1.0, "crown": 1.0}, {"interval": 1.0, "crown": 1.0}
         nominal = () if around is None else (around[0],)
         more = () if around is None else (bounds.Box.around(*around),)
-        r_of = lambda z: function(z, *nominal)[0]
+        points = [bounds.Box(u, u) for u in nominal]
 
         def bounded(method: Any) -> Callable:
-            def one(low: Any, high: Any) -> Any:
-                found = bounds.bound(function, bounds.Box(low, high), *more, method=method, rounding=rounding)
-                (_, v_low), (r, v) = found.lower, found.upper
+            def one(low: Any, high: Any, *fixed: Any) -> Any:
+                of = bounds.bound(function, bounds.Box(low, high), *fixed, *more, method=method, rounding=rounding)
+                (_, v_low), (r, v) = of.lower, of.upper
                 return r, v_low, v
 
-            return _mapped(one)
+            return _batched(one)
 
-        def looked(low: Any, high: Any) -> Any:
+        def looked(low: Any, high: Any, *fixed: Any) -> Any:
+            nominally = lambda z: function(z, *fixed, *nominal)
+            slope = jax.grad(lambda z: nominally(z)[0])
             # Where to cut: the largest change of r along an axis that its derivatives allow.
-            slope = bounds.bound(jax.grad(r_of), bounds.Box(low, high), method="interval", rounding="real")
-            size = jnp.maximum(jnp.abs(slope.lower), jnp.abs(slope.upper))
-            width = high - low
-            smear = jnp.where(jnp.isfinite(size), size, 1e30) * width
+            steep = bounds.bound(slope, bounds.Box(low, high), method="interval", rounding="real")
+            size = jnp.maximum(jnp.abs(steep.lower), jnp.abs(steep.upper))
+            smear = jnp.where(jnp.isfinite(size), size, 1e30) * (high - low)
             # Points that may refute: the center, and the corner to which r rises.
             center = 0.5 * low + 0.5 * high
-            rising = jax.grad(r_of)(center)
-            points = jnp.stack([center, jnp.where(rising > 0, high, jnp.where(rising < 0, low, center))])
-            return smear, points, *jax.vmap(lambda z: function(z, *nominal))(points)
+            rising = slope(center)
+            tried = jnp.stack([center, jnp.where(rising > 0, high, jnp.where(rising < 0, low, center))])
+            return smear, tried, *jax.vmap(nominally)(tried)
 
-        def certain(z: Any) -> Any:
-            point = [bounds.Box(u, u) for u in nominal]
-            found = bounds.bound(function, bounds.Box(z, z), *point, method="interval", rounding=rounding)
-            return found.lower, found.upper
-
-        def bent(low: Any, high: Any) -> Any:
-            second = lambda z: jax.hessian(lambda s: r_of(jnp.concatenate([z[:1], s])))(z[1:])
-            found = bounds.bound(second, bounds.Box(low, high), method="crown", rounding="real")
+        def certain(z: Any, *fixed: Any) -> Any:
+            found = bounds.bound(function, bounds.Box(z, z), *fixed, *points, method="interval", rounding=rounding)
             return found.lower, found.upper
 
         self.methods = {method: bounded(method) for method in ("interval", "crown")}
-        self.looked, self.certain, self.bent = _mapped(looked), jax.jit(certain), jax.jit(bent)
+        self.looked, self.certain = _batched(looked), jax.jit(certain)
 
     def __call__(self, lows: np.ndarray, highs: np.ndarray) -> Judged:
-        count = len(lows)
-        rules = np.zeros(count, np.int8)
+        rules = np.zeros(len(lows), np.int8)
         if self.region.ball is not None:
             center, radius = self.region.ball
             rules[distances(center, lows[:, 1:], highs[:, 1:]) > radius**2 * (1 + 1e-12)] = OUTSIDE
@@ -201,13 +197,11 @@ class Judge:
             # An average over about the last eight batches.
             self.tried[method] = 0.9 * self.tried[method] + 1
             self.decided[method] = 0.9 * self.decided[method] + (found > 0).mean()
+        if self.at_rest is not None:
+            for i in np.flatnonzero(rules == 0):
+                rules[i] = REST if self.at_rest(lows[i], highs[i]) else 0
         todo = np.flatnonzero(rules == 0)
-        if self.rest is not None:
-            for i in todo:
-                if (lows[i, 1:] <= self.rest).all() and (self.rest <= highs[i, 1:]).all():
-                    rules[i] = REST if negative_definite(*map(np.asarray, self.bent(lows[i], highs[i]))) else 0
-            todo = np.flatnonzero(rules == 0)
-        axes = np.zeros(count, np.int32)
+        axes = np.zeros(len(lows), np.int32)
         if not len(todo):
             return Judged(rules, axes)
         smear, points, r, v = self._of(self.looked, lows[todo], highs[todo])
@@ -217,52 +211,41 @@ class Judge:
         axes[todo] = np.where(smear.max(axis=1) > 0, smear.argmax(axis=1), width.argmax(axis=1))
         return Judged(rules, axes, self._refuted(points.reshape(-1, points.shape[-1]), r.ravel(), v.ravel()))
 
-    def _of(self, function: Callable, lows: np.ndarray, highs: np.ndarray) -> tuple[np.ndarray, ...]:
-        """A mapped function on boxes, padded so that it is compiled for few sizes."""
-        count = len(lows)
-        size = count if count > self.batch else self.batch if count > 64 else min(64, self.batch)
-        pad = lambda a: np.concatenate([a, np.repeat(a[-1:], size - count, axis=0)])
-        return tuple(np.asarray(v)[:count] for v in function(pad(lows), pad(highs)))
+    def _of(self, function: Callable, lows: np.ndarray, highs: np.ndarray) -> list[np.ndarray]:
+        """A function of boxes, for as many at a time as it is compiled for."""
+        parts = []
+        for i in range(0, len(lows), TOGETHER):
+            low, high = lows[i : i + TOGETHER], highs[i : i + TOGETHER]
+            pad = lambda a: np.concatenate([a, np.repeat(a[-1:], TOGETHER - len(a), axis=0)])
+            parts.append([np.asarray(v)[: len(low)] for v in function(pad(low), pad(high), *self.fixed)])
+        return [np.concatenate(v) for v in zip(*parts, strict=True)]
 
     def _refuted(self, points: np.ndarray, r: np.ndarray, v: np.ndarray) -> np.ndarray | None:
         """A point at which the claim certainly fails, rounding counted."""
-        for i in np.argsort(-np.where(np.isfinite(r), r, -np.inf))[:8]:
+        most = np.inf if self.region.most is None else self.region.most
+        least = -np.inf if self.region.least is None else self.region.least
+        r = np.where((v <= most) & (v >= least) & np.isfinite(r), r, -np.inf)
+        for i in np.argsort(-r)[:8]:
             if not r[i] > 0:
                 return None
-            if self.inside(points[i]):
+            if self.fails(points[i], least, most):
                 return points[i]
         return None
 
-    def inside(self, z: np.ndarray) -> bool:
+    def fails(self, z: np.ndarray, least: float, most: float) -> bool:
         """Whether a point is in the region, and r above 0 there, rounding counted."""
         if self.region.ball is not None:
             center, radius = self.region.ball
             if not ((z[1:] - center) ** 2).sum() * (1 + 1e-12) <= radius**2:
                 return False
-        (r_low, v_low), (_, v_high) = self.certain(z)
-        most = np.inf if self.region.most is None else self.region.most
-        least = -np.inf if self.region.least is None else self.region.least
+        (r_low, v_low), (_, v_high) = self.certain(z, *self.fixed)
         return bool(r_low > 0 and v_high <= most and v_low >= least)
 
 
-def _mapped(one: Callable) -> Callable:
-    """A function of boxes, compiled, 64 at a time, whose coefficients fit into the cache."""
-    return jax.jit(lambda low, high: jax.lax.map(lambda box: one(*box), (low, high), batch_size=64))
+# Boxes that are bounded together: their coefficients fit into the cache, and one size is compiled.
+TOGETHER = 64
 
 
-def negative_definite(low: np.ndarray, high: np.ndarray) -> bool:
-    """Whether all symmetric matrices between are negative definite, by Gershgorin's disks after a congruence; the checker
-    does this again with all rounding counted."""
-    middle = -0.5 * (low + high)
-    if not np.isfinite(middle).all():
-        return False
-    try:
-        basis = np.linalg.inv(np.linalg.cholesky(middle))
-    except np.linalg.LinAlgError:
-        return False
-    center = basis @ middle @ basis.T
-    spread = np.abs(basis) @ (0.5 * (high - low)) @ np.abs(basis).T
-    off = np.abs(center) + spread
-    edge = np.diag(center) - np.diag(spread) - (off.sum(axis=1) - np.diag(off))
-    # More than what the sums above round.
-    return bool((edge > 1e-9).all())
+def _batched(one: Callable) -> Callable:
+    """A function of one box for many, compiled."""
+    return jax.jit(lambda low, high, *fixed: jax.vmap(lambda a, b: one(a, b, *fixed))(low, high))

@@ -1,6 +1,7 @@
 """Proofs of a certificate over a region."""
 
 import dataclasses
+import functools
 import hashlib
 import time as clock
 from collections.abc import Callable, Sequence
@@ -17,7 +18,7 @@ from .._condition import Condition
 from .._domain import Domain
 from .._types import is_finite
 from ._branch import Budget, Run, Tree
-from ._proof import Proof, measured, portable, solved, stays
+from ._proof import Proof, Rest, measured, portable, solved, stays
 from ._question import REST, Functions, Judge, Region, Rounding, box_of, functions
 from ._tube import Tube
 
@@ -152,7 +153,8 @@ def verify(
             raise ValueError("domain: expected a Tube for the claim 'stays', got none")
         if tube is not None and (set(claims) - {"decrease", "stays"} or tube.lower.shape[1] != first.size):
             raise ValueError(f"domain: a Tube of {first.size} states goes with 'decrease' and 'stays', got {claims}")
-        steady = tube is None and _is_steady(told, first)
+        # The claim about the last time needs one.
+        steady = tube is None and "robust" not in claims and _is_steady(told, first)
         region = _tubular(tube, level) if tube is not None else _region(condition, domain, state, level, time, steady)
         low, high = region.low[:, 1:].min(axis=0), region.high[:, 1:].max(axis=0)
         ends = (first, first) if start is None else start
@@ -162,14 +164,18 @@ def verify(
         file = _file(folder)
         identity = _identity(told, first, region, rest, claims, strict, rounding)
         run = Run(budget, file, identity, progress)
-        questions = _questions(told, region, claims, strict, rounding, rest, budget.batch, perturbation)
+        radius = None if perturbation is None else float(perturbation)
+        record = portable(told, first.size, region, rest, strict, claims, tube, ends, radius)
+        at_rest = None if rest is None else Rest(record)
+        questions = _questions(told, region, claims, strict, rounding, at_rest, radius)
         found: dict[str, Claim] = {}
         left: dict[str, tuple[np.ndarray, np.ndarray]] = {}
         worst, trees = None, {}
         for name, (statement, judge, boxes) in questions.items():
             level_of = Assurance.PROVED_FLOAT if rounding == "float" else Assurance.PROVED_REAL
             counter = None
-            for key, least, most in boxes:
+            for key, least, most, *fixed in boxes:
+                judge.fixed = tuple(fixed)
                 tree, counter = run.branch(key, judge, least, most)
                 trees[key] = tree
                 if counter is not None:
@@ -186,8 +192,6 @@ def verify(
                 worst = worst or example
             found[name] = Claim(statement, level_of, counterexample=example)
         run.bar.close()
-        radius = None if perturbation is None else float(perturbation)
-        record = portable(told, first.size, region, rest, strict, claims, tube, ends, radius)
         if "stays" in claims:
             found["stays"] = _stays(record)
         if "robust" in claims:
@@ -295,45 +299,47 @@ def _questions(
     claims: list[str],
     strict: bool,
     rounding: Rounding,
-    rest: Any,
-    batch: int,
-    radius: Any,
-) -> dict[str, tuple[str, Judge, list[tuple[str, np.ndarray, np.ndarray]]]]:
-    """For each claim what it says, what decides boxes of it, and the boxes that it is about."""
-    free = region._replace(least=None, most=None)
-    many = len(region.low) > 1
-    whole = [(f".{i}" if many else "", a, b) for i, (a, b) in enumerate(zip(region.low, region.high, strict=True))]
-    out: dict[str, Any] = {}
-    sign = "<" if strict else "<="
-    levels = "".join(f" and V {s} {v:.6g}" for s, v in ((">=", region.least), ("<=", region.most)) if v is not None)
-    make = lambda function, where, **more: Judge(function, where, rounding=rounding, batch=batch, **more)
-    at = lambda name: [(name + key, low, high) for key, low, high in whole]
-    if "decrease" in claims:
-        judge = make(told.residual, region, strict=strict, rest=rest)
-        out["decrease"] = f"dV/dt {sign} comparison(t, V) in H{levels}", judge, at("decrease")
-    if "definite" in claims:
-        positive = lambda z: (-told.value(z[0], z[1:]), told.value(z[0], z[1:]))
-        judge = make(positive, free, strict=True, rest=rest)
-        out["definite"] = "V is 0 at the equilibrium and above 0 elsewhere in H", judge, at("definite")
+    rest: Rest | None,
+    radius: float | None,
+) -> dict[str, tuple[str, Judge, list[tuple[Any, ...]]]]:
+    """For each claim what it says, what decides boxes of it, and the boxes that it is about, with what is fixed there."""
     if region.ball is not None and {"enclosed", "invariant"} & set(claims):
         raise ValueError("domain: expected a Box for the claims 'enclosed' and 'invariant', got a Ball")
+    free = region._replace(least=None, most=None)
+    pairs = list(zip(region.low, region.high, strict=True))
+    at = lambda name: [(name if len(pairs) == 1 else f"{name}.{i}", *pair) for i, pair in enumerate(pairs)]
+    at_rest = lambda name: None if rest is None else functools.partial(rest, name)
+    value = lambda z: told.value(z[0], z[1:])
+    out: dict[str, Any] = {}
+    if "decrease" in claims:
+        sign = "<" if strict else "<="
+        levels = "".join(f" and V {s} {v:.6g}" for s, v in ((">=", region.least), ("<=", region.most)) if v is not None)
+        judge = Judge(told.residual, region, strict=strict, rounding=rounding, at_rest=at_rest("decrease"))
+        out["decrease"] = f"dV/dt {sign} comparison(t, V) in H{levels}", judge, at("decrease")
+    if "definite" in claims:
+        judge = Judge(
+            lambda z: (-value(z), value(z)), free, strict=True, rounding=rounding, at_rest=at_rest("definite")
+        )
+        out["definite"] = "V is 0 at the equilibrium and above 0 elsewhere in H", judge, at("definite")
     if "enclosed" in claims:
-        over = lambda z: (region.most - told.value(z[0], z[1:]), told.value(z[0], z[1:]))
-        judge = make(over, free, strict=True, rest=None)
+        judge = Judge(lambda z: (region.most - value(z), value(z)), free, strict=True, rounding=rounding)
         boxes = [(f"enclosed.{axis}.{side}", low, high) for axis, side, low, high in _faces(region)]
         out["enclosed"] = f"V > {region.most:.6g} on the boundary of H", judge, boxes
     if "invariant" in claims:
-        around = None if radius is None else (told.context, radius)
         field = lambda z, *u: told.perturbed(z[0], z[1:], *u) if u else told.field(z[0], z[1:])
-        for axis, side, least, most in _faces(region):
-            sign_of = -1.0 if side == "lower" else 1.0
-            outward = lambda z, *u, a=axis, s=sign_of: (s * field(z, *u)[a], jnp.zeros(()))
-            judge = make(outward, free, strict=False, rest=None, around=around)
-            out[f"invariant.{axis}.{side}"] = (
-                f"the field does not point outward where state {axis} is at its {side} end",
-                judge,
-                [(f"invariant.{axis}.{side}", least, most)],
-            )
+        judge = Judge(
+            lambda z, normal, *u: (jnp.sum(normal * field(z, *u)), jnp.zeros(())),
+            free,
+            strict=False,
+            rounding=rounding,
+            around=None if radius is None else (told.context, radius),
+        )
+        boxes = []
+        for axis, side, low, high in _faces(region):
+            normal = np.zeros(len(low) - 1)
+            normal[axis] = -1.0 if side == "lower" else 1.0
+            boxes.append((f"invariant.{axis}.{side}", low, high, normal))
+        out["invariant"] = "the field does not point outward on the boundary of H", judge, boxes
     return out
 
 
