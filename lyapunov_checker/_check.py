@@ -97,10 +97,10 @@ class Proof:
         # The same for every context within the radius.
         self.perturbed = g.inline(programs["field"], [self.t, self.state, *more])
         self.potential = g.inline(programs["value"], [self.t, self.state])
-        if g.size(self.f) != n or g.size(self.potential) != 1:
-            raise Refused("programs: expected a field of the size of the state and a V of one number")
-        rate = self._derivative(self.potential, {self.t: g.constant([1.0]), self.state: self.f})
         self.allowed = g.inline(programs["comparison"], [self.t, self.v])
+        if [g.size(v) for v in (self.f, self.perturbed, self.potential, self.allowed)] != [n, n, 1, 1]:
+            raise Refused("programs: expected a field of the size of the state, and one number for V and comparison")
+        rate = self._derivative(self.potential, {self.t: g.constant([1.0]), self.state: self.f})
         self.excess = g.combine((1, rate), (-1, g.inline(programs["comparison"], [self.t, self.potential])))
         self.steady = not any(_uses(p, 0) for p in programs.values())
 

@@ -121,7 +121,7 @@ class Exported:
         """The sum of matrices times values."""
         return self.add("affine", [x for x, _ in parts], size, matrices=[self.matrix(m) for _, m in parts])
 
-    def combine(self, *terms: tuple[float, int]) -> int:
+    def combine(self, *terms: tuple[int | float, int]) -> int:
         size = self.size(terms[0][1])
         return self.affine(size, *((x, c * np.eye(size)) for c, x in terms))
 

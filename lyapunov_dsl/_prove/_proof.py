@@ -136,9 +136,8 @@ def measured(record: Any, claim: str, parts: int) -> tuple[float, Tree]:
         boxes = [(size(tree.low, tree.high), 0, tree.low, tree.high)]
         for _ in range(parts):
             largest, node, low, high = max(boxes, key=lambda box: box[0])
-            width = np.where(
-                tree.high > tree.low, (high - low) / np.where(tree.high > tree.low, tree.high - tree.low, 1), 0
-            )
+            width = (high - low) / np.where(tree.high > tree.low, tree.high - tree.low, 1)
+            width[0] *= not checked.steady
             if largest == -np.inf or not width.any():
                 break
             boxes = [box for box in boxes if box[1] != node]
