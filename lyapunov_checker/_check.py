@@ -70,11 +70,15 @@ class Proof:
         self.ball = None if ball is None else ([arb(float(v)) for v in ball["center"]], arb(float(ball["radius"])))
         if self.ball is not None:
             ends = zip(self.ball[0], self.lower, self.upper, strict=True)
+            if not self.ball[1] > 0:
+                raise Refused("ball: expected a radius > 0")
             if not all(bool(a <= c - self.ball[1]) and bool(c + self.ball[1] <= b) for c, a, b in ends):
                 raise Refused("ball: it is not inside of the box of the domain")
         self.start = [[float(v) for v in header["start"][side]] for side in ("lower", "upper")]
         if not all(len(v) == n for v in self.start) or not np.isfinite(self.start).all():
             raise Refused("start: expected finite numbers, as many as there are states")
+        if not all(a <= b for a, b in zip(*self.start, strict=True)):
+            raise Refused("start: expected lower <= upper")
         self.tube = None if header["tube"] is None else [[float(v) for v in row] for row in header["tube"]]
         if self.tube is not None:
             self._check_tube()
@@ -107,6 +111,8 @@ class Proof:
     def _check_tube(self) -> None:
         """A tube is boxes [first, last, *lower, *upper] of times and states, each from where the one before ends."""
         n, before = len(self.lower), self.time[0]
+        if not self.tube:
+            raise Refused("tube: it has no boxes")
         for row in self.tube or []:
             first, last, lower, upper = row[0], row[1], row[2 : 2 + n], row[2 + n :]
             inside = all(a <= p <= q <= b for a, p, q, b in zip(self.lower, lower, upper, self.upper, strict=True))
@@ -174,7 +180,10 @@ class Proof:
     def settles(self, rule: int, low: Sequence[float], high: Sequence[float]) -> bool:
         """Whether a leaf of `decrease` is right."""
         if rule == HOLDS:
-            (r,) = self.values([self.excess], low, high)
+            r, v = self.values([self.excess, self.potential], low, high)
+            # The derivative of log s, for one, is defined where log s is not.
+            if not (v.low[0].is_finite() and v.high[0].is_finite()):
+                return False
             return bool(r.high[0] < 0) or (not self.strict and bool(r.high[0] <= 0))
         if rule == ABOVE and self.most is not None:
             (v,) = self.values([self.potential], low, high)
@@ -228,7 +237,26 @@ class Proof:
 
     def definite(self) -> None:
         """V is 0 at the equilibrium and above 0 elsewhere in the domain."""
+        if self.rest is None or not self.vanishes(self.potential):
+            raise Refused("definite: V is not 0 at the equilibrium, or that is not in the domain")
         self.cover("definite", *self.whole())
+
+    def vanishes(self, of: int) -> bool:
+        """Whether a value is exactly 0 at the equilibrium, at all times, and the equilibrium is in the ball, if there is one."""
+        if self.rest is None or self.away([self.time[0], *self.rest], [self.time[0], *self.rest]):
+            return False
+        (found,) = self.values([of], [self.time[0], *self.rest], [self.time[1], *self.rest])
+        return all(bool(a == 0) and bool(b == 0) for a, b in zip(found.low, found.high, strict=True))
+
+    def attracts(self) -> bool:
+        """Whether the claims together say that all that starts below the level tends to the equilibrium."""
+        together = {"decrease", "definite", "enclosed"} <= set(self.claims) and self.least is None and self.tube is None
+        if not (together and self.strict and self.steady and self.most is not None and self.vanishes(self.f)):
+            return False
+        ends = np.linspace(0.0, self.most, STEPS + 1).tolist()
+        ends[-1] = self.most
+        parts = (self._scalar([self.allowed], *self.time, a, b) for a, b in itertools.pairwise(ends))
+        return self.most >= 0 and all(bool(form.high[0] <= 0) for (form,) in parts)
 
     def positive(self, rule: int, low: Sequence[float], high: Sequence[float]) -> bool:
         """Whether a leaf of `definite` is right."""
@@ -277,8 +305,12 @@ class Proof:
 
     def inward(self, axis: int, side: int, low: list[float], high: list[float]) -> bool:
         """Whether the field does not point outward in a box of a face, whatever the context."""
-        (f,) = self.values([self.graph.pick(axis, self.perturbed)], low, high)
-        return bool(side * f.ball(0) <= 0)
+        units = np.eye(len(self.lower)).tolist()
+        slopes = [self._derivative(self.perturbed, {self.state: self.graph.constant(u)}) for u in units]
+        f, *slopes = self.values([self.graph.pick(axis, self.perturbed), *slopes], low, high)
+        # Without a Lipschitz condition a trajectory may leave where the field is 0.
+        ends = [v for form in slopes for v in (*form.low, *form.high)]
+        return bool(side * f.ball(0) <= 0) and all(bool(v.is_finite()) for v in ends)
 
     def stays(self) -> None:
         """Every trajectory that starts in the box `start` is in the tube at all its times."""
@@ -383,6 +415,10 @@ class Proof:
         levels = [f"V >= {self.least!r}"] * (self.least is not None) + [f"V <= {self.most!r}"] * (self.most is not None)
         region = domain + (f" where {' and '.join(levels)}" if levels else "")
         sign = "<" if self.strict else "<="
+        during = "" if self.steady else f" at times in [{self.time[0]!r}, {self.time[1]!r}]"
+        within = (
+            "" if self.u is None else f", for every context within {self.radius!r} of the nominal one in every entry"
+        )
         but = " except at the equilibrium" if self.strict and self.rest is not None else ""
         out = []
         if "decrease" in have:
@@ -396,17 +432,15 @@ class Proof:
         if "robust" in have:
             out.append(
                 f"from {_shown(*self.start)} at t = {self.time[0]!r}, for every context within {self.radius!r} of the one that was "
-                f"proved about, in every entry: V <= {self.final!r} at t = {self.time[1]!r}"
+                f"proved about, in every entry: V, with that context, is at most {self.final!r} at t = {self.time[1]!r}"
             )
         if "definite" in have:
             out.append(f"V is 0 at the equilibrium {self.rest} and above 0 elsewhere in H")
         if "invariant" in have:
-            out.append(
-                "no trajectory that starts in H leaves H" + (" whatever the context" if self.u is not None else "")
-            )
+            out.append(f"no trajectory that starts in H leaves H{during}{within}")
         if {"decrease", "enclosed"} <= have and self.least is None and self.tube is None:
-            out.append(f"no trajectory that starts in H where V <= {self.most!r} leaves that set")
-            if "definite" in have and self.strict and self.steady:
+            out.append(f"no trajectory that starts in H where V <= {self.most!r} leaves that set{during}")
+            if self.attracts():
                 out.append("every trajectory that starts there tends to the equilibrium")
         return out
 

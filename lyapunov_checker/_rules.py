@@ -178,6 +178,8 @@ CURVES = {
 
 def _line(curve: Curve, a: arb, b: arb) -> tuple[arb, arb, arb]:
     """A slope α with the least and the most of f(x) - α x for x in [a, b]."""
+    if curve.above is not None and not a > curve.above:
+        return arb.nan(), arb.nan(), arb.nan()
     fa, fb = curve.f(a), curve.f(b)
     if a == b:
         return ZERO, fa, fb
@@ -218,12 +220,15 @@ def bend(
     """A function of every entry, from a line with what is around it, and its range."""
     rows, low, high = [], [], []
     for row, a, b in zip(x.rows, x.low, x.high, strict=True):
+        ends = span(a, b)
         slope, least, most = line(a, b)
+        if ends[0].is_nan() or ends[1].is_nan():
+            # Not defined in all of the interval: a line that is finite by accident says nothing.
+            slope = least = most = arb.nan()
         new = [slope * v for v in row]
         new[0] = new[0] + (least + most) / 2
         _symbol(new, (most - least) / 2, next(x.fresh))
         rows.append(new)
-        ends = span(a, b)
         low.append(ends[0].lower())
         high.append(ends[1].upper())
     return known(rows, low, high, x.fresh)
@@ -299,6 +304,8 @@ SHAPES = {
 
 
 def _step(a: arb, b: arb) -> tuple[arb, arb]:
+    if a.is_nan() or b.is_nan():
+        return arb.nan(), arb.nan()
     return (ONE if a > 0 else ZERO), (ZERO if b < 0 else ONE)
 
 

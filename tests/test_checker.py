@@ -84,6 +84,9 @@ def test_nothing_is_known_outside_of_the_domain():
         ("log", -1.0, 1.0),
         ("sqrt", -1e-9, 1.0),
         ("reciprocal", -1.0, 1.0),
+        ("reciprocal", -1.0, 2.0),
+        ("reciprocal", -0.5, 3.0),
+        ("sqrt", 0.0, 0.0),
         ("reciprocal", 0.0, 1.0),
     ):
         y = rules.unary(name, rules.box([low], [high], itertools.count(1)))

@@ -292,3 +292,92 @@ def test_refused_files(tmp_path):
     (tmp_path / "text.npz").write_text("proved")
     with pytest.raises(Refused, match="cannot be read"):
         check(tmp_path / "text.npz")
+
+
+class Own(ld.Certificate):
+    """A certificate of a potential v(t, s) and a comparison c(t, v)."""
+
+    v: object
+    c: object
+
+    def value(self, t, state, point):
+        return self.v(t, state)
+
+    def comparison(self, t, v):
+        return self.c(t, v)
+
+
+def saved(found, tmp_path):
+    """What the checker says of a proof."""
+    found.proof.save(tmp_path / "proof.npz")
+    return str(check(tmp_path / "proof.npz"))
+
+
+def test_a_limit_cycle_is_no_attraction(tmp_path):
+    # dV/dt < 0.5 - V does not lead to the origin, which is unstable.
+    def hopf(t, s, c):
+        q = 0.09 - s @ s
+        return jnp.stack([q * s[0] - s[1], q * s[1] + s[0]])
+
+    certificate = Own(lambda t, s: s @ s, lambda t, v: 0.5 - v)
+    system = ld.System(vector_field=hopf, domain=ld.Box(-1.1, 1.1))
+    claims = ("decrease", "definite", "enclosed")
+    found = ld.verify(system, certificate, equilibrium=np.zeros(2), claims=claims, level=1.0, strict=True)
+    if found.proof is not None:
+        assert "tends to the equilibrium" not in saved(found, tmp_path)
+
+
+def test_a_potential_that_is_not_zero_at_rest_is_not_definite():
+    system = ld.System(vector_field=lambda t, s, c: -s, domain=ld.Box(-1.0, 1.0))
+    certificate = ld.Certificate.exponential(loss=lambda s, y: 1 + s @ s, kappa=0.1)
+    found = ld.verify(system, certificate, claims=("definite",), equilibrium=np.zeros(2))
+    assert found.status is Assurance.UNDECIDED
+
+
+def test_a_pole_in_the_tube_is_not_proved():
+    # 1 / s from 0.3 on leaves [-1, 1.5] before t = 1.
+    system = ld.System(vector_field=lambda t, s, c: 1.2 / s, domain=ld.Box(-1.0, 1.5))
+    tube = ld.Tube(np.array([0.0, 1.0]), np.array([[-1.0]]), np.array([[1.5]]))
+    certificate = Own(lambda t, s: s @ s, lambda t, v: 100 - v)
+    start = (np.array([0.3]), np.array([0.4]))
+    found = ld.verify(system, certificate, 0.35 * np.ones(1), domain=tube, start=start, claims=("stays",))
+    assert found.status is Assurance.UNDECIDED
+
+
+@pytest.mark.parametrize(
+    "loss",
+    [lambda s, y: 3 * s @ s - 2 * jax.lax.stop_gradient(s @ s), lambda s, y: 10 * jnp.floor(s[0]) + 3 - s[0]],
+)
+def test_derivatives_that_are_none_are_not_trusted(loss):
+    system = ld.System(vector_field=lambda t, s, c: -s, domain=ld.Box(0.5, 1.0))
+    found = ld.verify(system, ld.Certificate.exponential(loss=loss, kappa=5.0), 0.7 * np.ones(2))
+    assert found.status is not Assurance.PROVED_REAL
+
+
+def test_frontiers_of_functions_that_differ_inside_of_a_jit(tmp_path):
+    def problem(w):
+        inner = jax.jit(lambda s: -(np.diag([w, 1.0]) @ s))
+        return ld.System(vector_field=lambda t, s, c: inner(s), domain=ld.Box(-1.0, 1.0))
+
+    certificate = ld.Certificate.exponential(loss=lambda s, y: s @ s, kappa=0.5)
+    more = {"claims": ("invariant",), "folder": tmp_path}
+    few = ld.Budget(boxes=2, batch=1)
+    assert ld.verify(problem(1.0), certificate, np.zeros(2), budget=few, **more).status is Assurance.UNDECIDED
+    with pytest.raises(ValueError, match="frontier of the same proof"):
+        ld.verify(problem(-1.0), certificate, np.zeros(2), **more)
+
+
+def test_invariance_for_a_time_says_so(tmp_path):
+    field = lambda t, s, c: -s + 3 * jnp.maximum(t - 1, 0)
+    system = ld.System(vector_field=field, domain=ld.Box(-1.0, 1.0), horizon=3.0)
+    certificate = ld.Certificate.exponential(loss=lambda s, y: s @ s, kappa=0.5)
+    found = ld.verify(system, certificate, np.zeros(1), time=(0, 1), claims=("invariant",))
+    assert "at times in [0.0, 1.0]" in saved(found, tmp_path)
+
+
+def test_boxes_that_cannot_be_cut_stay_open():
+    system = ld.System(vector_field=lambda t, s, c: jnp.sqrt(jnp.abs(s)), domain=ld.Box(-1.0, 0.0))
+    certificate = ld.Certificate.exponential(loss=lambda s, y: s @ s, kappa=0.5)
+    found = ld.verify(system, certificate, -np.ones(1) / 2, claims=("invariant",), budget=ld.Budget(boxes=1000))
+    assert found.status is not Assurance.PROVED_REAL
+    assert found.boxes < 100

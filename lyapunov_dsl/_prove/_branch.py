@@ -14,6 +14,7 @@ from .._save import read_archive, write_archive
 # What a node of the tree is: cut further, not looked at yet, or a leaf with the number of the rule that holds there.
 CUT, OPEN = 0, -1
 SAVE_EVERY = 10.0
+STUCK = ("stuck_nodes", "stuck_lows", "stuck_highs")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,6 +74,8 @@ class Tree:
         )
         # Boxes that are still open: their nodes and ends.
         self.nodes, self.lows, self.highs = np.zeros(1, np.int64), self.low[None].copy(), self.high[None].copy()
+        # Those of them that cannot be cut any more.
+        self.stuck = [self.nodes[:0], self.lows[:0], self.highs[:0]]
         self.looked = 0
 
     def settle(self, nodes: np.ndarray, rules: np.ndarray) -> None:
@@ -80,7 +83,15 @@ class Tree:
         self.rule[nodes] = rules
 
     def cut(self, nodes: np.ndarray, lows: np.ndarray, highs: np.ndarray, axes: np.ndarray) -> None:
-        """Cuts boxes in the middle along an axis each, and puts their parts on the stack."""
+        """Cuts boxes in the middle along an axis each, and puts their parts on the stack. Boxes that are one number wide there
+        stay open for ever."""
+        rows = np.arange(len(nodes))
+        at = 0.5 * lows[rows, axes] + 0.5 * highs[rows, axes]
+        inside = (lows[rows, axes] < at) & (at < highs[rows, axes])
+        self.stuck = [
+            np.concatenate(v) for v in zip(self.stuck, (nodes[~inside], lows[~inside], highs[~inside]), strict=True)
+        ]
+        nodes, lows, highs, axes = nodes[inside], lows[inside], highs[inside], axes[inside]
         rows, count = np.arange(len(nodes)), len(self.rule)
         at = 0.5 * lows[rows, axes] + 0.5 * highs[rows, axes]
         first = count + 2 * rows
@@ -105,6 +116,11 @@ class Tree:
         self.lows, self.highs = np.concatenate([self.lows, lows]), np.concatenate([self.highs, highs])
 
     @property
+    def left(self) -> tuple[np.ndarray, np.ndarray]:
+        """The boxes that are not decided."""
+        return np.concatenate([self.lows, self.stuck[1]]), np.concatenate([self.highs, self.stuck[2]])
+
+    @property
     def leaves(self) -> int:
         return int((self.rule > CUT).sum())
 
@@ -112,7 +128,8 @@ class Tree:
     def share(self) -> float:
         """The share of the volume that is decided; of boxes without a width along an axis, along the others."""
         width = np.where(self.high > self.low, self.high - self.low, 1)
-        open_boxes = np.prod(np.where(self.high > self.low, (self.highs - self.lows) / width, 1), axis=1)
+        lows, highs = self.left
+        open_boxes = np.prod(np.where(self.high > self.low, (highs - lows) / width, 1), axis=1)
         return float(1 - open_boxes.sum())
 
     def arrays(self) -> dict[str, np.ndarray]:
@@ -128,12 +145,14 @@ class Tree:
     def state(self) -> dict[str, np.ndarray]:
         """All of it, to go on from."""
         names = ("low", "high", "rule", "axis", "at", "child", "nodes", "lows", "highs")
-        return {name: getattr(self, name) for name in names} | {"looked": np.asarray(self.looked)}
+        stuck = dict(zip(STUCK, self.stuck, strict=True))
+        return {name: getattr(self, name) for name in names} | stuck | {"looked": np.asarray(self.looked)}
 
     @classmethod
     def restored(cls, state: dict[str, np.ndarray]) -> "Tree":
         """The tree of a `state`."""
         tree = cls(state["low"], state["high"])
+        tree.stuck = [state.pop(name) for name in STUCK]
         for name, value in state.items():
             setattr(tree, name, int(value) if name == "looked" else value)
         return tree
@@ -202,7 +221,6 @@ class Run:
                 return tree, found.counterexample
             decided = found.rules > 0
             tree.settle(nodes[decided], found.rules[decided])
-            # A box that cannot be cut stays open: it is one number wide.
             tree.cut(nodes[~decided], lows[~decided], highs[~decided], found.axes[~decided])
             self._show(name, tree)
             if time.monotonic() - self.saved > SAVE_EVERY:

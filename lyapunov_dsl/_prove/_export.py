@@ -208,6 +208,8 @@ def _apply(out: Exported, equation: Any, operands: list[Any]) -> list[Any]:
     ):
         found = equation.primitive.bind(*operands, **equation.params)
         return list(found) if equation.primitive.multiple_results else [found]
+    if not floats and any(isinstance(v, Varying) for v in operands):
+        raise _unknown(equation, "a result that is no floating-point number")
     if floats and any(v.aval.dtype != jnp.float64 for v in equation.outvars):
         raise _unknown(equation, "a result that is not float64, which rounds")
     shapes = [v.aval.shape for v in equation.outvars]
@@ -315,7 +317,8 @@ def _scan(out: Exported, equation: Any, operands: list[Any]) -> list[Any]:
 def _is_logaddexp(equation: Any) -> bool:
     """Whether a call is log(exp(x) + exp(y)), of which `jax.nn.softplus` is made. Its body chooses by NaN."""
     info = getattr(getattr(equation.params.get("call_jaxpr"), "jaxpr", None), "debug_info", None)
-    return str(getattr(info, "func_src_info", "")).startswith("logaddexp at")
+    source = str(getattr(info, "func_src_info", ""))
+    return source.startswith("logaddexp at") and "/jax/_src/" in source.replace("\\", "/")
 
 
 def _reduce_max(out: Exported, equation: Any, x: int, sign: float = 1.0) -> int:

@@ -43,7 +43,7 @@ def portable(
         for name, (function, *shapes) in parts.items():
             programs[name], found = export(name, function, (), *shapes)
             arrays |= found
-    except UnknownPrimitive as error:
+    except (UnknownPrimitive, ValueError, ArithmeticError) as error:
         return str(error)
     low, high = region.low.min(axis=0), region.high.max(axis=0)
     header = {
@@ -88,6 +88,16 @@ def precision() -> Iterator[None]:
         ctx.prec = before
 
 
+def decides(checked: Any, name: str, rule: int, low: np.ndarray, high: np.ndarray) -> bool:
+    """Whether the checker accepts a rule in a box; not where the rule needs derivatives that a function does not have."""
+    from lyapunov_checker import Refused
+
+    try:
+        return checked.decides(name, rule, low.tolist(), high.tolist())
+    except Refused:
+        return False
+
+
 class Rest:
     """Whether a claim holds in a box at the equilibrium, by the checker's own rule: there values have to be exactly 0, which no
     bound in floating point can tell.
@@ -104,14 +114,15 @@ class Rest:
     def __call__(self, name: str, low: np.ndarray, high: np.ndarray) -> bool:
         if self.checked is None or not self.checked.at_rest(low.tolist(), high.tolist()):
             return False
-        from lyapunov_checker import Refused
-
         with precision():
-            try:
-                return self.checked.decides(name, REST, low.tolist(), high.tolist())
-            except Refused:
-                # A function that has no second derivatives.
-                return False
+            return decides(self.checked, name, REST, low, high)
+
+    def zero(self) -> bool:
+        """Whether V is exactly 0 at the equilibrium, and that is in the domain."""
+        if self.checked is None:
+            return False
+        with precision():
+            return self.checked.vanishes(self.checked.potential)
 
 
 def stays(record: Any) -> None:
@@ -235,10 +246,12 @@ def _refined(checked: Any, name: str, tree: Tree, left: Any) -> dict[str, np.nda
             raise ValueError("boxes: expected more, as the checker needs more boxes than that for this proof")
         else:
             others = [r for r in (HOLDS, ABOVE, BELOW, OUTSIDE, REST) if r != rule]
-            decided = (r for r in (rule, *others) if checked.decides(name, r, low.tolist(), high.tolist()))
+            decided = (r for r in (rule, *others) if decides(checked, name, r, low, high))
             rule = next(decided, CUT)
             axis = int(((high - low) / size).argmax())
             at = float(0.5 * low[axis] + 0.5 * high[axis])
+            if rule == CUT and not low[axis] < at < high[axis]:
+                raise ValueError("proof: expected boxes that the checker decides, got one that cannot be cut any more")
         rules.append(rule)
         axes.append(axis)
         places.append(at)

@@ -1,6 +1,6 @@
 """What is to be proved about a system and a certificate, as functions of (t, state) in float64 that can be bounded."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, Literal, NamedTuple
 
 import equinox as eqx
@@ -81,6 +81,86 @@ def functions(condition: Condition, part: str, x: Any, y: Any) -> tuple[Function
         numbers,
     )
     return found, flat
+
+
+def _inside(jaxpr: Any) -> Iterator[tuple[Any, Any]]:
+    """All equations of a jaxpr and of those inside of it, and the constants of these, as pairs (equation, constants)."""
+    for equation in jaxpr.eqns:
+        yield equation, ()
+        for leaf in jax.tree.leaves(
+            list(equation.params.values()), is_leaf=lambda v: hasattr(v, "eqns") or hasattr(v, "jaxpr")
+        ):
+            if hasattr(leaf, "jaxpr") and hasattr(leaf, "consts"):
+                yield equation, leaf.consts
+                yield from _inside(leaf.jaxpr)
+            elif hasattr(leaf, "eqns"):
+                yield from _inside(leaf)
+            elif isinstance(leaf, np.ndarray | jax.Array):
+                yield equation, (leaf,)
+
+
+def numbers_of(closed: Any) -> list[np.ndarray]:
+    """All constant arrays of a function, those of functions inside of it too."""
+    found = [*closed.consts, *(const for _, consts in _inside(closed.jaxpr) for const in consts)]
+    literals = [v.val for equation, _ in _inside(closed.jaxpr) for v in equation.invars if hasattr(v, "val")]
+    return [np.asarray(v) for v in (*found, *literals)]
+
+
+# Operations whose derivative, as JAX takes it, is not that of the function.
+STEPS = {
+    "argmax",
+    "argmin",
+    "ceil",
+    "eq",
+    "floor",
+    "ge",
+    "gt",
+    "le",
+    "lt",
+    "ne",
+    "round",
+    "select_n",
+    "sign",
+    "stop_gradient",
+}
+
+
+def doubtful(told: Functions, start: Any) -> str:
+    """Why the derivative that JAX takes of V may not be that of V, empty where it is: V jumps, or has a derivative that
+    someone wrote. What JAX itself defines so (softplus, log-sum-exp) is taken on trust."""
+
+    def look(jaxpr: Any) -> str:
+        for equation in jaxpr.eqns:
+            name = equation.primitive.name
+            inner = [v for v in jax.tree.leaves(list(equation.params.values()), is_leaf=_is_jaxpr) if _is_jaxpr(v)]
+            if name.startswith("custom_"):
+                info = [getattr(getattr(v, "jaxpr", v), "debug_info", None) for v in inner]
+                if not any(_of_jax(str(getattr(v, "func_src_info", ""))) for v in info):
+                    return "V has a derivative that was written by hand and need not be that of V"
+                continue
+            if name in STEPS and not _in_logsumexp(equation):
+                return f"V uses {name}: what JAX takes for its derivative need not be one"
+            for why in (look(getattr(v, "jaxpr", v)) for v in inner):
+                if why:
+                    return why
+        return ""
+
+    return look(jax.make_jaxpr(told.value)(jnp.zeros(()), start).jaxpr)
+
+
+def _is_jaxpr(v: Any) -> bool:
+    return hasattr(v, "eqns") or hasattr(v, "jaxpr")
+
+
+def _of_jax(source: str) -> bool:
+    return "/jax/_src/" in source.replace("\\", "/")
+
+
+def _in_logsumexp(equation: Any) -> bool:
+    """Whether an equation is part of `jax.nn.logsumexp`, which chooses and stops gradients to the right end."""
+    trace = getattr(equation.source_info, "traceback", None)
+    frames = [] if trace is None else trace.frames
+    return any(f.function_name == "logsumexp" and _of_jax(f.file_name) for f in frames)
 
 
 def box_of(domain: Domain, start: Any) -> tuple[np.ndarray, np.ndarray, tuple[np.ndarray, float] | None]:

@@ -19,7 +19,7 @@ from .._domain import Domain
 from .._types import is_finite
 from ._branch import Budget, Run, Tree
 from ._proof import Proof, Rest, measured, portable, solved, stays
-from ._question import REST, Functions, Judge, Region, Rounding, box_of, functions
+from ._question import REST, Functions, Judge, Region, Rounding, box_of, doubtful, functions, numbers_of
 from ._tube import Tube
 
 CLAIMS = ("decrease", "definite", "enclosed", "invariant", "stays", "robust")
@@ -151,6 +151,8 @@ def verify(
         tube = domain if isinstance(domain, Tube) else None
         if "stays" in claims and tube is None:
             raise ValueError("domain: expected a Tube for the claim 'stays', got none")
+        if tube is not None and time is not None:
+            raise ValueError(f"time: expected none with a Tube, which has times of its own, got {time!r}")
         if tube is not None and (set(claims) - {"decrease", "stays"} or tube.lower.shape[1] != first.size):
             raise ValueError(f"domain: a Tube of {first.size} states goes with 'decrease' and 'stays', got {claims}")
         # The claim about the last time needs one.
@@ -162,7 +164,7 @@ def verify(
         if rest is not None and not ((low < rest) & (rest < high)).all():
             raise ValueError(f"equilibrium: expected a state inside of the domain, got {rest}")
         file = _file(folder)
-        identity = _identity(told, first, region, rest, claims, strict, rounding)
+        identity = _identity(told, first, region, rest, claims, strict, rounding, perturbation, ends)
         run = Run(budget, file, identity, progress)
         radius = None if perturbation is None else float(perturbation)
         record = portable(told, first.size, region, rest, strict, claims, tube, ends, radius)
@@ -180,22 +182,26 @@ def verify(
                 trees[key] = tree
                 if counter is not None:
                     break
-                if len(tree.nodes):
+                if len(tree.left[0]):
                     level_of = Assurance.UNDECIDED
-                    left[key] = (tree.lows, tree.highs)
+                    left[key] = tree.left
                 if (tree.rule == REST).any() and level_of is Assurance.PROVED_FLOAT:
                     # Second derivatives speak of the exact function alone.
                     level_of = Assurance.PROVED_REAL
-            example = None
+            example, given = None, ""
+            if name == "definite" and at_rest is not None and not at_rest.zero():
+                level_of, given = Assurance.UNDECIDED, "V is not known to be exactly 0 at the equilibrium"
+            if name == "decrease" and (why := doubtful(told, first)):
+                level_of, given = Assurance.UNDECIDED, why
             if counter is not None:
                 level_of, example = Assurance.REFUTED, _counterexample(told, part, name, counter)
                 worst = worst or example
-            found[name] = Claim(statement, level_of, counterexample=example)
+            found[name] = Claim(statement, level_of, counterexample=example, given=given)
         run.bar.close()
         if "stays" in claims:
             found["stays"] = _stays(record)
         if "robust" in claims:
-            found["robust"] = _robust(record, trees)
+            found["robust"] = _robust(record, trees, [found[name].assurance for name in questions])
         order = list(Assurance)
         status = max((c.assurance for c in found.values()), key=order.index)
         proof = None
@@ -218,11 +224,13 @@ def _stays(record: Any) -> Claim:
     return Claim(statement, Assurance.PROVED_REAL)
 
 
-def _robust(record: Any, trees: dict[str, Tree]) -> Claim:
+def _robust(record: Any, trees: dict[str, Tree], premises: list[Assurance]) -> Claim:
     """V at the last time for every context within the radius; adds the gain and the slope to the record."""
     statement = "the largest V at the last time, for every context within the radius"
     if isinstance(record, str):
         return Claim(statement, Assurance.UNDECIDED, given=record)
+    if not set(premises) <= {Assurance.PROVED_REAL, Assurance.PROVED_FLOAT}:
+        return Claim(statement, Assurance.UNDECIDED, given="its premises, which are not proved")
     header, _ = record
     around = header["perturbation"]
     for name in ("gain", "slope"):
@@ -374,12 +382,15 @@ def _file(folder: Any) -> Path | None:
 def _identity(told: Functions, start: Any, region: Region, rest: Any, *more: Any) -> str:
     """What tells proofs apart: the functions with all their numbers, the region, and what is asked."""
     digest = hashlib.sha256()
-    for function, of in ((told.field, start), (told.value, start), (told.comparison, jnp.zeros(()))):
-        closed = jax.make_jaxpr(function)(jnp.zeros(()), of)
+    for closed in (
+        jax.make_jaxpr(told.perturbed)(jnp.zeros(()), start, told.context),
+        jax.make_jaxpr(told.value)(jnp.zeros(()), start),
+        jax.make_jaxpr(told.comparison)(jnp.zeros(()), jnp.zeros(())),
+    ):
         digest.update(str(closed.jaxpr).encode())
-        for const in jax.tree.leaves(closed.consts):
-            digest.update(np.asarray(const).tobytes())
-    for array in (region.low, region.high, *(region.ball or ())):
+        for array in numbers_of(closed):
+            digest.update(array.tobytes())
+    for array in (told.context, region.low, region.high, *(region.ball or ())):
         digest.update(np.asarray(array).tobytes())
     digest.update(repr((region.least, region.most, None if rest is None else rest.tolist(), more)).encode())
     return digest.hexdigest()

@@ -7,7 +7,7 @@ from typing import Any
 
 import jax.numpy as jnp
 
-from ._interval import Interval, eps, magnitude, middle, tiny, wide
+from ._interval import Interval, eps, finite_magnitude, magnitude, middle, tiny, wide
 from ._rule import NONE, Node, Relaxation, Scale, added, affine
 from ._sums import Terms, reach, times, total, weigh
 
@@ -100,6 +100,7 @@ class _Steps:
             if plane.bias is not NONE:
                 known = jnp.isfinite(plane.bias)
                 at = weigh(part, jnp.where(known, plane.bias, 0))
+                self.off = self.off + 4 * node.size * tiny(wide())
                 self.low, self.high = self.low + at, self.high + at
                 lost = added(lost, jnp.where(known, self.rounding(node) * jnp.abs(plane.bias), jnp.inf))
             if carries:
@@ -116,6 +117,14 @@ class _Steps:
         """Adds what one or two planes (above, below) make of coefficients of a node to those of one of its inputs."""
         scales = all(isinstance(way, Scale) for _, way in ways)
         bare = all(a is None for part, _ in ways for _, a in part)
+        # A product of coefficients that is less than the smallest number becomes 0, and its share with it.
+        least = 4 * tiny(wide()) * finite_magnitude(self.ranges[child])
+        self.off = self.off + node.size * jnp.sum(least)
+        if scales:
+            for part, _ in ways:
+                factors: Terms = [(m, None) for m, a in part if a is not None]
+                if factors:
+                    self.off = self.off + reach(factors, least)
         # Whether the child's coefficients are of constants still.
         stays = node in self.given and self.uses[child] == 1 and (scales or (len(ways) == 1 and (bare or plain)))
         if stays and scales:

@@ -429,6 +429,8 @@ def _by_parts(graph: Graph, function: Callable, x: Value, y: Value, out: Any, te
                 slack = jnp.maximum(spread.upper - value, value - spread.lower)
             results.append(Const(value, slack))
         begin = end
+    # A sum of constants alone is none that varies.
+    results.sort(key=lambda v: isinstance(v, Const))
     total = results[0]
     for more in results[1:]:
         total = add(graph, total, more, shape=out.shape, dtype=out.dtype)

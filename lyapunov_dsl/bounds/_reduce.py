@@ -269,7 +269,7 @@ def _pow(graph: Graph, equation: Any, x: Value, y: Value) -> Value:
     exponent = concrete(y)
     if isinstance(x, Node) and exponent is not None and exponent.size == 1:
         value = float(exponent.reshape(()))
-        if value == int(value) and abs(value) <= 64 and value != 0:
+        if abs(value) <= 64 and value == int(value) and value != 0:
             n = abs(int(value))
             found = x if n == 1 else graph.add(power(n), [x], x.shape, x.dtype, n)
             return found if value > 0 else graph.add(reciprocal, [found], x.shape, x.dtype)

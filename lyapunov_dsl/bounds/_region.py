@@ -23,6 +23,11 @@ def _subnormal(x: Array, sign: int) -> Array:
     return jnp.where(vague, sign * least, jnp.asarray(x, wide()))
 
 
+def _no_subnormal(x: Array) -> Array:
+    """Numbers >= 0 with those that are subnormal, which comparisons take for 0, made the smallest that is not."""
+    return jnp.maximum(_subnormal(x, 1).astype(x.dtype), x)
+
+
 class Box(eqx.Module):
     """All arrays between two, faces included.
 
@@ -54,6 +59,7 @@ class Box(eqx.Module):
         center = jnp.asarray(center)
         radius = jnp.asarray(radius, center.dtype)
         # The radius may itself have been rounded down, as 8/255 is in float32.
+        radius = _no_subnormal(radius)
         radius = jnp.where(radius > 0, jnp.nextafter(radius, jnp.inf), radius)
         lower, upper = center - radius, center + radius
         return cls(
@@ -99,7 +105,7 @@ class Ball(eqx.Module):
             raise ValueError(f"Ball: expected a floating-point center, got {describe(self.center)}")
         if not is_traced(radius) and not (np.shape(radius) == () and float(radius) >= 0):
             raise ValueError(f"Ball: expected a radius >= 0, got {radius!r}")
-        radius = jnp.asarray(radius, wide())
+        radius = _no_subnormal(jnp.asarray(radius, wide()))
         self.radius = jnp.where(radius > 0, radius * (1 + 2 * eps(radius.dtype)) + tiny(radius.dtype), radius)
 
     @property
@@ -125,4 +131,6 @@ class Ball(eqx.Module):
         length = jnp.where(largest > 0, jnp.sqrt(jnp.sum((rows / safe) ** 2, axis=1, keepdims=True)), 0) * safe
         at = rows @ jnp.asarray(self.center, wide()).reshape(-1)
         off = jnp.where(self.radius >= 0, zero_safe(length[:, 0], self.radius), jnp.inf)
+        # Evaluations may take subnormal numbers for 0, and so does the conversion of the center.
+        off = off + 2 * tiny(self.center.dtype) * jnp.sum(jnp.abs(rows), axis=1)
         return at - off, at + off

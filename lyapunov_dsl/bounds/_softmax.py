@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from ._interval import Interval, eps, intersect, magnitude, tiny, wide
-from ._rule import NONE, Node, Plane, Relaxation, Rule, roundoff
+from ._rule import NONE, Node, Plane, Relaxation, Rule, added, roundoff
 
 
 def _steps_of(a: Interval) -> Any:
@@ -39,6 +39,14 @@ def _safe(a: Interval) -> tuple[Any, Any, Any]:
     return jnp.where(bad, 0, a.lower), jnp.where(bad, 0, a.upper), bad
 
 
+def _lost(node: Node, a: Interval) -> Any:
+    """Infinity where exponents are so large that their differences mean nothing: products fused into one of two equal ones
+    make these differ by more than exponentials can bear. Of the shape of the exponents without their axis."""
+    if node.virtual:
+        return NONE
+    return jnp.where(eps(node.dtype) * jnp.max(magnitude(a), axis=-1) < 4, 0, jnp.inf)
+
+
 def _lse_range(node: Node, a: Interval) -> Interval:
     lower, upper, bad = _safe(a)
     lse = jax.nn.logsumexp
@@ -49,7 +57,7 @@ def _lse_slack(node: Node, out: Interval, a: Interval) -> Any:
     size = jnp.max(magnitude(a), axis=-1)
     size = jnp.where(jnp.isfinite(size), size, 0)
     # The relative error of the sum is an absolute one of its logarithm.
-    return roundoff(node, _steps(node, a)[..., 0], 1.0) + roundoff(node, 4, size)
+    return added(roundoff(node, _steps(node, a)[..., 0], 1.0) + roundoff(node, 4, size), _lost(node, a))
 
 
 class Start(NamedTuple):
@@ -177,7 +185,8 @@ def _softmax_range(node: Node, a: Interval) -> Interval:
 
 def _softmax_slack(node: Node, out: Interval, a: Interval) -> Any:
     size = jnp.where(jnp.isfinite(magnitude(out)), magnitude(out), 0)
-    return roundoff(node, _steps(node, a), size)
+    lost = _lost(node, a)
+    return added(roundoff(node, _steps(node, a), size), lost if lost is NONE else lost[..., None])
 
 
 class Planes(NamedTuple):
@@ -262,7 +271,7 @@ def _mean_range(node: Node, a: Interval, t: Interval) -> Interval:
 
 def _mean_slack(node: Node, out: Interval, a: Interval, t: Interval) -> Any:
     size = jnp.max(magnitude(t), axis=-1)
-    slack = roundoff(node, _steps(node, a)[..., 0], jnp.where(jnp.isfinite(size), size, 0))
+    slack = added(roundoff(node, _steps(node, a)[..., 0], jnp.where(jnp.isfinite(size), size, 0)), _lost(node, a))
     # The sum that is divided may overflow though the mean does not.
     return jnp.where(size * t.lower.shape[-1] < 0.25 * float(jnp.finfo(node.dtype).max), slack, jnp.inf)
 
@@ -352,7 +361,7 @@ def _tie_slack(node: Node, out: Interval, exact: Interval, a: Interval, t: Inter
     """That of the composite, and of the difference."""
     size = jnp.max(magnitude(t), axis=-1)
     size = jnp.where(jnp.isfinite(size), size, 0)
-    return roundoff(node, _steps_of(a), size) + roundoff(node, 8, size)
+    return added(roundoff(node, _steps_of(a), size) + roundoff(node, 8, size), _lost(node, a))
 
 
 def _first(node: Node, out: Interval, *inputs: Interval) -> Relaxation:
@@ -367,7 +376,7 @@ tie = Rule("tie", lambda node, exact, *_: exact, _tie_slack, _first, guides=0)
 def _told_slack(node: Node, out: Interval, value: Interval, other: Interval, a: Interval) -> Any:
     size = jnp.max(magnitude(a), axis=-1)
     size = jnp.where(jnp.isfinite(size), size, 0)
-    return roundoff(node, _steps_of(a), 1.0) + roundoff(node, 16, size)
+    return added(roundoff(node, _steps_of(a), 1.0) + roundoff(node, 16, size), _lost(node, a))
 
 
 # lse(a) - a_i, evaluated in either way, and the same real number as lse(a - a_i): inputs are both, the first with the better

@@ -1,0 +1,66 @@
+"""Bounds at the edges of the types: what underflows on the way, what is subnormal, exponents that are too large."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from lyapunov_dsl import bounds
+
+F = np.float32
+SHRINKING = {
+    "quotient": (lambda x: F(1e-3) / (x * F(1e-15) + 1), 1e32, 7e32),
+    "root": (lambda x: F(1e-3) / (jnp.sqrt(x) + 1), 1e32, 7e32),
+    "max": (lambda x: jnp.maximum(x * F(1e-25), F(1)) * F(1e-15), 0.0, 1e38),
+    "tanh": (lambda x: jnp.tanh(x * F(1e-31)) * F(1e-8), 0.0, 1e30),
+    "product": (lambda x: (x * F(1e-20)) * F(1e-19) - F(5e-30), 0.0, 1e10),
+    "square": (jax.grad(lambda x: (x * F(1e-20)) ** 2), 0.0, 1e38),
+}
+
+
+@pytest.mark.parametrize("name", SHRINKING)
+def test_coefficients_that_underflow_count(name):
+    function, low, high = SHRINKING[name]
+    for method in ("backward", "crown"):
+        found = bounds.bound(function, bounds.Box(F(low), F(high)), method=method)
+        for x in np.linspace(low, high, 33).astype(F):
+            assert found.lower <= function(x) <= found.upper
+
+
+def test_exponents_whose_differences_are_lost():
+    # Fused into a difference, the products make two equal numbers differ by more than an exponential can bear.
+    factors, x = np.array([1.7, 1.3, 2.9], F), np.array([19108849664.0, 8093601280.0, 1229205760.0], F)
+    box = bounds.Box(x, x)
+    for method in ("interval", "crown"):
+        found = bounds.bound(lambda x: jax.nn.softmax(x * factors), box, method=method)
+        assert np.isinf(found.upper).all()
+        assert np.isinf(bounds.bound(lambda x: jax.nn.logsumexp(x * factors), box, method=method).upper)
+
+
+def test_regions_near_the_smallest_number():
+    grow = lambda x: x * F(1e38)
+    for region in (bounds.Box.around(F(1.5e-38), 1e-38), bounds.Ball(F(1.5e-38), 1e-38)):
+        found = bounds.bound(grow, region)
+        assert found.lower <= 0.5 < 2.5 <= found.upper
+    found = bounds.bound(grow, bounds.Ball(F(0), 1e-40), rounding="real")
+    assert found.lower <= -0.01 < 0.01 <= found.upper
+    with jax.enable_x64(True):
+        # 0.95e-38 is subnormal and may be taken for 0.
+        assert bounds.bound(grow, bounds.Ball(jnp.asarray(1.2e-38, F), 3e-39)).lower <= 0
+
+
+def test_two_constants_before_what_varies():
+    x = bounds.Box(jnp.zeros(2), jnp.ones(2))
+    joined = lambda x: jnp.concatenate([jnp.ones(2), 2 * jnp.ones(2), x]) @ jnp.arange(1.0, 7.0)
+    found = bounds.bound(joined, x)
+    assert found.lower <= 17 < 28 <= found.upper
+    assert found.upper - found.lower < 11.01
+
+
+def test_parts_of_a_stack():
+    # The gradient of a stack takes it apart.
+    slope = jax.grad(lambda x: jnp.stack([x[0] * x[1], x[1]]) @ jnp.array([1.0, 3.0]))
+    found = bounds.bound(slope, bounds.Box(jnp.zeros(2), jnp.ones(2)))
+    assert (found.lower <= jnp.array([0.0, 3.0])).all()
+    assert (found.upper >= jnp.array([1.0, 4.0])).all()
+    assert (found.upper - found.lower < 1.01).all()
