@@ -64,3 +64,18 @@ def test_parts_of_a_stack():
     assert (found.lower <= jnp.array([0.0, 3.0])).all()
     assert (found.upper >= jnp.array([1.0, 4.0])).all()
     assert (found.upper - found.lower < 1.01).all()
+
+
+def test_integers_that_may_wrap_are_refused():
+    box = bounds.Box(jnp.full(2, -1.0), jnp.full(2, 1.0))
+    small = lambda x: jnp.where(x > 0, jnp.uint8(3), jnp.uint8(200))
+    for function in (
+        lambda x: -small(x),
+        lambda x: jnp.min(small(x)),
+        lambda x: jnp.argmin(small(x)),
+        lambda x: jnp.sum(small(x), dtype=jnp.uint8),
+        lambda x: small(x) ** 2,
+        lambda x: jnp.abs(jnp.where(x > 0, jnp.int8(-128), jnp.int8(90))),
+    ):
+        with pytest.raises(bounds.UnknownPrimitive):
+            bounds.bound(function, box)

@@ -124,6 +124,8 @@ class Graph:
         if key not in self.known and constant:
             self.known[key] = self.fold(equation, operands)  # pyright: ignore[reportArgumentType]
         elif key not in self.known:
+            if name in WRAPPING and any(_is_integer(v.dtype) for v in operands):
+                raise self.unsupported("arithmetic of integers that vary, which may wrap around")
             out = TRANSLATIONS[name](self, equation, *operands)
             if isinstance(out, Node) and out.tag is None:
                 out.tag = (name, equation.params, tuple(operands))
@@ -189,6 +191,11 @@ class Graph:
         node = Node(None, (), value.shape, value.dtype)
         node.data = value.range()
         return node
+
+
+def _is_integer(dtype: Any) -> bool:
+    """Whether numbers of a type are integers that may wrap around; booleans are none."""
+    return bool(jnp.issubdtype(dtype, jnp.integer))
 
 
 def _where(equation: Any) -> str:
@@ -284,6 +291,21 @@ fit: Callable[..., Any]
 index: Callable[[Graph, Value, int], Value]
 stack: Callable[[Graph, list[Value]], Value]
 choose: Callable[[Graph, Value, list[Value]], Value]
+# Operations of integers whose rules do not count that they wrap around.
+WRAPPING = {
+    *(
+        "abs",
+        "argmin",
+        "conv_general_dilated",
+        "cumsum",
+        "dot_general",
+        "integer_pow",
+        "neg",
+        "reduce_min",
+        "reduce_sum",
+    ),
+    *("reduce_window_sum", "square"),
+}
 # Operations that move numbers and round nothing.
 EXACT: set[str] = set()
 RANDOM = {
