@@ -24,10 +24,10 @@ hypothesis.settings.load_profile("ci" if os.environ.get("CI") else "local")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Skips, at reduced size, what compiles for ten minutes in all: variants of the fast tests of bounds. Random ones stay."""
+    """Skips, at reduced size, what compiles for ten minutes in all: variants of the fast tests of bounds and proofs. Random ones stay."""
     if "LYAPUNOV_DSL_REDUCED" in os.environ:
         for item in items:
-            if item.path.stem in ("test_bounds", "test_bounds_rules") and item.get_closest_marker("slow"):
+            if item.path.stem in ("test_bounds", "test_bounds_rules", "test_prove") and item.get_closest_marker("slow"):
                 item.add_marker(pytest.mark.skip(reason="at full size only"))
 
 

@@ -25,6 +25,16 @@ def test_write_a_certificate_runs_as_printed(capsys):
     assert "counterexample" in report
 
 
+def test_proofs_runs_as_printed(capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    names = {}
+    exec(compile("\n".join(blocks("docs/proofs.md")), "docs/proofs.md", "exec"), names)
+    report = capsys.readouterr().out
+    assert "PROVED_REAL" in report
+    assert "every trajectory that starts there tends to the equilibrium" in report
+    assert names["refuted"].counterexample.residual > 0
+
+
 @pytest.mark.parametrize("path", ["README.md", "docs/index.md", "docs/tutorial.md"])
 def test_the_declaration_is_the_one_promised(path):
     assert "ld.Certificate.exponential(loss=ld.cross_entropy, kappa=2)" in "\n".join(blocks(path))

@@ -90,7 +90,7 @@ def verify(
       between the levels; where `strict`, < instead of <=, except at the equilibrium.
     - `"definite"`: V is 0 at the equilibrium and above 0 elsewhere in H.
     - `"enclosed"`: V > c on the boundary of H. With `"decrease"`, no trajectory leaves {V <= c} in H; with `"definite"` and `strict`
-      as well, for a field that does not depend on time, all that start there tend to the equilibrium.
+      as well, all that start there tend to the equilibrium, if nothing depends on time, the field is 0 there and comparison(t, v) <= 0.
     - `"stays"`: every trajectory that starts in the box `start` at the first time is in the tube at all its times; H is a tube then.
     - `"robust"`: an upper bound of V at the last time for every context within ε of the example's in every entry: the solution of
         γ' = comparison(t, γ) + L ε G, where L bounds the field's change with the context and G the gradient of V. It rests on
