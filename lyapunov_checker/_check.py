@@ -255,7 +255,7 @@ class Proof:
             return False
         ends = np.linspace(0.0, self.most, STEPS + 1).tolist()
         ends[-1] = self.most
-        parts = (self._scalar([self.allowed], *self.time, a, b) for a, b in itertools.pairwise(ends))
+        parts = (self._scalar([self.allowed], self.time[0], self.time[1], a, b) for a, b in itertools.pairwise(ends))
         return self.most >= 0 and all(bool(form.high[0] <= 0) for (form,) in parts)
 
     def positive(self, rule: int, low: Sequence[float], high: Sequence[float]) -> bool:

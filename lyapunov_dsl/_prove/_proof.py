@@ -192,7 +192,7 @@ class Proof:
         """Writes the proof to a file that `python -m lyapunov_checker` checks.
 
         The checker does not search, and its bounds are a little wider than those that found the proof. So every leaf is tried with
-        the checker's own rules here, and cut further where they do not decide it; then the file is checked. This takes twice as long as checking.
+        the checker's own rules here, and cut further where they do not decide it; then the file is checked.
 
         **Arguments:**
 
