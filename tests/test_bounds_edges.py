@@ -73,9 +73,19 @@ def test_integers_that_may_wrap_are_refused():
         lambda x: -small(x),
         lambda x: jnp.min(small(x)),
         lambda x: jnp.argmin(small(x)),
-        lambda x: jnp.sum(small(x), dtype=jnp.uint8),
         lambda x: small(x) ** 2,
         lambda x: jnp.abs(jnp.where(x > 0, jnp.int8(-128), jnp.int8(90))),
     ):
         with pytest.raises(bounds.UnknownPrimitive):
             bounds.bound(function, box)
+
+
+def test_a_sum_of_integers_that_wraps():
+    box = bounds.Box(jnp.full(2, -1.0), jnp.full(2, 1.0))
+    small = lambda x: jnp.where(x > 0, jnp.uint8(3), jnp.uint8(200))
+    found = bounds.bound(lambda x: jnp.sum(small(x), dtype=jnp.uint8) * 1.0, box)
+    # Of 6, 203 and 400, the last is 144.
+    assert found.lower <= 6
+    assert found.upper >= 203
+    counted = bounds.bound(lambda x: jnp.sum(x > 0) * 1.0, box)
+    assert (counted.lower, counted.upper) == (0, 2)

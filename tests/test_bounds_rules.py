@@ -341,6 +341,7 @@ STRUCTURED = [
     Structured("slice", lambda x: x[1::2, :2], ((4, 3),)),
     Structured("split", lambda x: jnp.split(x, [1, 3], axis=1), ((2, 4),)),
     Structured("squeeze", lambda x: jnp.squeeze(x * 2, 1), ((3, 1, 2),)),
+    Structured("unstack", lambda x: jnp.stack([sum(jnp.unstack(x)), x[1]]), ((2, 3),)),
     Structured("transpose", lambda x: jnp.transpose(x * 2, (2, 0, 1)), ((2, 3, 2),)),
     # What the engine recognizes in several operations.
     Structured("reduce_max", jax.nn.softmax, ((4,),), eager=True),

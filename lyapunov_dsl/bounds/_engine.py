@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from . import _graph as graphs
 from ._follow import follow
 from ._graph import Graph
-from ._interval import Interval, clean, intersect, wide, widen
+from ._interval import Interval, clean, eps, intersect, wide, widen
 from ._region import Box
 from ._rule import NONE, Band, Node, Plane, Relaxation, added, affine, band_of, flat
 
@@ -51,21 +51,45 @@ def _sorted(nodes: list[Node]) -> list[Node]:
     return list(placed)
 
 
-def forward(node: Node, ranges: Sequence[Interval]) -> tuple[Interval, Any]:
-    """The range of a node and its slack, from the ranges of its inputs."""
+def forward(node: Node, ranges: Sequence[Interval], spreads: Sequence[Any] = ()) -> tuple[Interval, Any]:
+    """The range of a node and its slack, from the ranges and spreads of its inputs."""
     assert node.rule is not None
     out = node.rule.range(node, *ranges)
     if not node.is_float:
         return out, NONE
     slack = node.rule.slack(node, out, *ranges)
+    if node.rule.within is not None and any(s is not NONE for s in spreads):
+        slack = added(slack, node.rule.within(node, *ranges, *spreads))
     return clean(widen(out, slack), node.dtype), slack
+
+
+def spread(node: Node, out: Interval, slack: Any, ranges: Sequence[Interval], spreads: Sequence[Any]) -> Any:
+    """How far apart two evaluations of a node may be."""
+    assert node.rule is not None
+    loose = any(s is not NONE for s in spreads)
+    if not node.is_float:
+        return jnp.inf if loose else NONE
+    if node.rule.again is not None:
+        found = node.rule.again(node, slack, ranges, spreads)
+    else:
+        found = jnp.inf if loose else NONE if node.virtual or slack is NONE else 2 * slack
+    if found is NONE:
+        return NONE
+    width = (out.upper - out.lower) * (1 + 2 * eps(wide()))
+    return jnp.where(jnp.isfinite(width), jnp.minimum(width, found), jnp.inf)
 
 
 def const_ranges(node: Node) -> Interval:
     """The range of a node all of whose inputs are constants."""
     found: dict[Node, Interval] = {}
+    spreads: dict[Node, Any] = {}
     for each in ordered([node]):
-        found[each] = each.data if each.rule is None else forward(each, [found[i] for i in each.inputs])[0]
+        if each.rule is None:
+            found[each], spreads[each] = each.data.range(), each.data.spread()
+            continue
+        inputs, apart = [found[i] for i in each.inputs], [spreads[i] for i in each.inputs]
+        found[each], slack = forward(each, inputs, apart)
+        spreads[each] = spread(each, found[each], slack, inputs, apart)
     return found[node]
 
 
@@ -90,6 +114,8 @@ class Pass:
         self.place = {node: index for index, node in enumerate(self.order)}
         self.ranges: dict[Node, Interval] = {}
         self.slacks: dict[Node, Any] = {}
+        # How far apart two evaluations of a node may be.
+        self.spreads: dict[Node, Any] = {}
         self.relaxations: dict[Node, Relaxation] = {}
         self.parallels: dict[Node, Band | None] = {}
         bent = {i for n in self.order if n.rule not in (None, affine) for i in n.inputs[: n.rule.guides] if i.is_float}
@@ -97,12 +123,15 @@ class Pass:
         for node in self.order:
             node.virtual = node.virtual or real
             if node.rule is None:
-                self.ranges[node] = self.regions[node].ranges() if node in self.regions else node.data
+                self.ranges[node] = self.regions[node].ranges() if node in self.regions else node.data.range()
+                self.spreads[node] = NONE if node in self.regions or real else node.data.spread()
                 continue
             inputs = [self.ranges[i] for i in node.inputs]
-            self.ranges[node], self.slacks[node] = forward(node, inputs)
+            spreads = [self.spreads[i] for i in node.inputs]
+            self.ranges[node], self.slacks[node] = forward(node, inputs, spreads)
             if tight and node in bent and node not in exact:
                 self.ranges[node] = intersect(self.ranges[node], self.bands(node) or self.planes(node))
+            self.spreads[node] = spread(node, self.ranges[node], self.slacks[node], inputs, spreads)
         finite = [jnp.all(jnp.isfinite(v)) for node in graph.premises for v in self.ranges[node]]
         self.good = jnp.all(jnp.stack(finite)) if finite else jnp.asarray(True)
 
@@ -159,7 +188,7 @@ class Pass:
         """Σ c v at least and at most for the values v of a node; see `follow`."""
         leads = self.leads(target)
         order = [node for node in self.order[: self.place[target] + 1] if node in leads]
-        return follow(order, coefficients, self.ranges, self.regions, found)
+        return follow(order, coefficients, self.ranges, self.regions, found, self.spreads)
 
     def relaxation(self, node: Node) -> Relaxation:
         """The planes of a node, from the ranges of its inputs; its own range where there are no others."""

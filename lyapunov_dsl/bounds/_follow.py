@@ -18,6 +18,7 @@ def follow(
     ranges: Mapping[Node, Interval],
     regions: Mapping[Node, Any],
     found: Mapping[Node, Relaxation],
+    spreads: Mapping[Node, Any],
 ) -> tuple[Any, Any]:
     """Σ c v at least and at most, for rows of coefficients c [rows, *shape] of the values v of the last node; infinite or
     NaN where nothing is known. Where planes below are not those above, only what it is at most is right.
@@ -28,8 +29,9 @@ def follow(
     - `coefficients`: c.
     - `ranges`, `regions`: ranges of all nodes, and the regions of those that are inputs of the graph.
     - `found`: planes of the others, the rounding of the node's evaluation counted.
+    - `spreads`: how far two evaluations of a node may be apart.
     """
-    steps = _Steps(order, len(coefficients), ranges)
+    steps = _Steps(order, len(coefficients), ranges, spreads)
     steps.pending[order[-1]] = [(coefficients, None)]
     steps.given.add(order[-1])
     for node in reversed(order):
@@ -39,9 +41,11 @@ def follow(
         if node not in steps.given:
             terms = [(total(terms), None)]
         loss = steps.carried.get(node, NONE)
-        if any(a is not None for _, a in terms):
-            # Products of factors may have underflowed.
+        factored: Terms = [(m, None) for m, a in terms if a is not None]
+        if factored:
+            # Products of factors may underflow, with one another and with values.
             loss = added(loss, 4 * tiny(wide()))
+            steps.off = steps.off + reach(factored, jnp.full(node.shape, 8 * tiny(wide())))
         if node.rule is None:
             steps.arrive(node, terms, loss, regions.get(node))
         else:
@@ -57,9 +61,9 @@ class _Steps:
     sums lose in rounding is added up (`carried`) before it meets coefficients.
     """
 
-    def __init__(self, order: Sequence[Node], rows: int, ranges: Mapping[Node, Interval]):
+    def __init__(self, order: Sequence[Node], rows: int, ranges: Mapping[Node, Interval], spreads: Mapping[Node, Any]):
         self.low, self.high, self.off = (jnp.zeros(rows, wide()) for _ in range(3))
-        self.length, self.ranges = len(order), ranges
+        self.length, self.ranges, self.spreads = len(order), ranges, spreads
         self.uses = collections.Counter(child for node in order for child in set(node.inputs))
         self.pending: dict[Node, Terms] = {}
         self.given: set[Node] = set()
@@ -139,18 +143,18 @@ class _Steps:
             more = [(total(above) * up.a + total(below) * down.a, None)]
         else:
             moved = [way(total(part)) for part, way in ways]
-            more = [(self._merge(child, *moved), None)]
+            more = [(self._merge(child, NONE, *moved), None)]
         if stays:
             self.given.add(child)
         if child in self.pending:
-            more = [(self._merge(child, total(self.pending[child]), total(more)), None)]
+            more = [(self._merge(child, self.spreads[child], total(self.pending[child]), total(more)), None)]
         self.pending[child] = more
 
-    def _merge(self, node: Node, *parts: Any) -> Any:
-        """The sum of coefficients of a node, with what it rounds."""
+    def _merge(self, node: Node, spread: Any, *parts: Any) -> Any:
+        """The sum of coefficients of evaluations of a node that are up to `spread` apart, with what it rounds."""
         if len(parts) == 1:
             return parts[0]
         one, other = parts
         both: Terms = [(jnp.abs(one) + jnp.abs(other), None)]
-        self.off = self.off + reach(both, eps(wide()) * magnitude(self.ranges[node]))
+        self.off = self.off + reach(both, added(eps(wide()) * magnitude(self.ranges[node]), spread))
         return one + other

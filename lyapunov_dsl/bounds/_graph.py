@@ -66,9 +66,13 @@ class Graph:
         self.outputs: list[Value] = []
         self.premises: list[Node] = []
         self.marks: dict[Any, Any] = {}
+        # Of products of a node and constants: all constants, as one number.
+        self.factors: dict[Node, Any] = {}
         self.known: dict[Any, list[Value]] = {}
         # Constants whose identity is part of a key stay alive.
         self.kept: list[Const] = []
+        # Counts loops and branches: a compiler may evaluate an operation within one of them otherwise than outside.
+        self._part, self._parts = 0, 0
         self._equation: Any = None
         self._callers: list[Any] = []
 
@@ -114,13 +118,22 @@ class Graph:
             self._callers.pop()
             return out
         if name in ("scan", "while", "cond"):
-            return CONTROL[name](self, equation, operands)
+            outer, self._parts = self._part, self._parts + 1
+            self._part = self._parts
+            found = CONTROL[name](self, equation, operands)
+            self._part = outer
+            return found
         constant = all(isinstance(value, Const) for value in operands)
         if constant and any(jnp.issubdtype(v.dtype, jax.dtypes.extended) for v in operands):
             return self.fold(equation, operands)  # pyright: ignore[reportArgumentType]
         if not constant and name not in TRANSLATIONS:
             raise self.unsupported("no rule")
-        key = (name, repr(sorted(equation.params.items(), key=lambda item: item[0])), *map(self.name_of, operands))
+        key = (
+            self._part,
+            name,
+            repr(sorted(equation.params.items(), key=lambda item: item[0])),
+            *map(self.name_of, operands),
+        )
         if key not in self.known and constant:
             self.known[key] = self.fold(equation, operands)  # pyright: ignore[reportArgumentType]
         elif key not in self.known:
@@ -189,7 +202,7 @@ class Graph:
     def point(self, value: Const) -> Node:
         """A constant as an input of known range."""
         node = Node(None, (), value.shape, value.dtype)
-        node.data = value.range()
+        node.data = value
         return node
 
 
@@ -293,18 +306,16 @@ stack: Callable[[Graph, list[Value]], Value]
 choose: Callable[[Graph, Value, list[Value]], Value]
 # Operations of integers whose rules do not count that they wrap around.
 WRAPPING = {
-    *(
-        "abs",
-        "argmin",
-        "conv_general_dilated",
-        "cumsum",
-        "dot_general",
-        "integer_pow",
-        "neg",
-        "reduce_min",
-        "reduce_sum",
-    ),
-    *("reduce_window_sum", "square"),
+    "abs",
+    "argmin",
+    "conv_general_dilated",
+    "cumsum",
+    "dot_general",
+    "integer_pow",
+    "neg",
+    "reduce_min",
+    "reduce_window_sum",
+    "square",
 }
 # Operations that move numbers and round nothing.
 EXACT: set[str] = set()

@@ -13,9 +13,9 @@ from jax import lax
 
 from . import _graph as graphs
 from ._graph import EXACT, TRANSLATIONS, Graph, Value
-from ._interval import Interval, eps, wide, widest
-from ._pairs import INTEGERS, convert, multiply, select
-from ._rule import Affine, Const, Node, affine, ends
+from ._interval import Interval, eps, tiny, wide, widest
+from ._pairs import INTEGERS, convert, counted, multiply, select, turned
+from ._rule import NONE, Affine, Const, Node, Rule, affine, ends, exactly
 from ._scalar import power, reciprocal
 
 
@@ -195,7 +195,7 @@ def add(graph: Graph, *values: Value, shape: Any, dtype: Any, virtual: bool = Fa
 def offset(graph: Graph, x: Node, y: Const, shape: Any, dtype: Any, virtual: bool = False, sign: int = 1) -> Node:
     """A constant plus (or minus) a node."""
     same = lambda v: v
-    shift = (widest(y.value), 0.0 if y.slack is None else y.slack)
+    shift = (widest(y.value), NONE if y.slack is None else y.slack)
     if sign > 0:
         data = Affine(same, same, 1, lambda v: v, shift=shift, plain=True)
     else:
@@ -224,13 +224,21 @@ def _sub(graph: Graph, equation: Any, *operands: Value) -> Value:
     if isinstance(y, Const):
         return offset(graph, x, Const(-widest(y.value), y.slack), out.shape, out.dtype)
     if x is y:
-        # Zero where it is finite.
+        # Zero where it is finite, and evaluated once.
         graph.premises.append(x)
-        return Const(jnp.zeros(out.shape, out.dtype))
+        return graph.add(_twice, [x], out.shape, out.dtype)
     found = graphs.rewrite_sub(graph, x, y)
     if found is not None:
         return found
     return sub(graph, x, y, shape=out.shape, dtype=out.dtype)
+
+
+def _nothing(node: Node, x: Interval) -> Interval:
+    zero = jnp.zeros(node.shape, wide())
+    return Interval(zero, zero)
+
+
+_twice = Rule("x - x", _nothing, exactly, within=lambda node, x, spread: 2 * spread)
 
 
 def sub(graph: Graph, x: Node, y: Node, *, shape: Any, dtype: Any) -> Node:
@@ -262,7 +270,32 @@ def scale(graph: Graph, x: Node, factor: Const, dtype: Any, virtual: bool = Fals
         low, high = jnp.minimum(one, other), jnp.maximum(one, other)
         return Interval(jnp.where(bad, -jnp.inf, low), jnp.where(bad, jnp.inf, high))
 
-    return graph.add(affine, [x], x.shape, dtype, Affine(apply, absolute, 1, span, **more), virtual)
+    whole = None if virtual else _whole(graph, x, factor, divide)
+    lost = None if whole is None else _lost(whole, dtype)
+    if lost is not None:
+        more["uncertain"] = lambda v: jnp.where((lost > 0) & (v > 0), lost * absolute(v), 0)
+    node = graph.add(affine, [x], x.shape, dtype, Affine(apply, absolute, 1, span, **more), virtual)
+    if whole is not None:
+        graph.factors[node] = whole
+    return node
+
+
+def _whole(graph: Graph, x: Node, factor: Const, divide: bool) -> Any:
+    """What compilers make one number of: a constant factor, or one over a divisor, and those before it."""
+    known = graphs.concrete(factor)
+    if known is None:
+        return None
+    size = np.abs(known.astype(np.float64))
+    with np.errstate(divide="ignore", over="ignore", under="ignore"):
+        return graph.factors.get(x, 1.0) * (1 / size if divide else size)
+
+
+def _lost(whole: Any, dtype: Any) -> Any:
+    """The share of a product that is lost where its factor, as one number, has become 0 or infinite."""
+    least, most = tiny(dtype), float(jnp.finfo(dtype).max)
+    # Divisors and factors of one number are safe up to the largest one.
+    share = np.where((whole != 0) & (whole < 2 * least), 1.0, np.where(whole > most, np.inf, 0.0))
+    return share if share.any() else None
 
 
 def _mul(graph: Graph, equation: Any, *operands: Value) -> Value:
@@ -295,6 +328,11 @@ def _div(graph: Graph, equation: Any, *operands: Value) -> Value:
     found = graphs.rewrite_div(graph, x, y)
     if found is not None:
         return found
+    return _turned(graph, x, y, _quotient(graph, x, y, out))
+
+
+def _quotient(graph: Graph, x: Value, y: Node, out: Any) -> Node:
+    """x / y."""
     one = graphs.concrete(x)
     if one is not None and (one == 1).all():
         return graph.add(reciprocal, [y], out.shape, out.dtype)
@@ -302,6 +340,20 @@ def _div(graph: Graph, equation: Any, *operands: Value) -> Value:
     if isinstance(x, Const):
         return scale(graph, inverse, x, out.dtype)
     return graph.add(multiply, [x, inverse], out.shape, out.dtype)
+
+
+def _turned(graph: Graph, x: Value, y: Value, quotient: Node) -> Node:
+    """A quotient of quotients, which compilers evaluate as one of products: (a/b) / (c/d) as (a d) / (b c)."""
+    parts = [v.tag[2] if isinstance(v, Node) and v.tag is not None and v.tag[0] == "div" else None for v in (x, y)]
+    if parts == [None, None]:
+        return quotient
+    (a, b), (c, d) = (p or (v, None) for p, v in zip(parts, (x, y), strict=True))
+    values = [v for v in (a, d, b, c) if v is not None]
+    if any(v.shape not in ((), quotient.shape) for v in values):
+        return quotient
+    count = 2 if d is not None else 1
+    filled = [graph.point(v) if isinstance(v, Const) else v for v in values]
+    return graph.add(turned, [quotient, *filled], quotient.shape, quotient.dtype, count)
 
 
 def _integer_pow(graph: Graph, equation: Any, x: Node) -> Value:
@@ -319,6 +371,9 @@ def _integer_pow(graph: Graph, equation: Any, x: Node) -> Value:
 
 def _reduce_sum(graph: Graph, equation: Any, x: Node) -> Value:
     axes = tuple(int(a) for a in equation.params["axes"])
+    out = equation.outvars[0].aval
+    if not jnp.issubdtype(out.dtype, jnp.floating):
+        return graph.add(counted(axes), [x], out.shape, out.dtype)
     return total(graph, x, axes)
 
 

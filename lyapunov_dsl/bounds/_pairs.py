@@ -1,12 +1,13 @@
 """Functions of two numbers, comparisons, and choices between values."""
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax.numpy as jnp
 
-from ._interval import Interval, eps, finite_magnitude, is_anything, magnitude, wide
-from ._rule import Node, Relaxation, Rule, elementwise, exactly, roundoff
+from ._interval import Interval, eps, finite_magnitude, is_anything, magnitude, tiny, wide
+from ._rule import NONE, Node, Plane, Relaxation, Rule, added, elementwise, exactly, once, roundoff, steep
 
 
 def _unknown(out: Interval, *x: Interval) -> Interval:
@@ -61,7 +62,37 @@ def _one(count: int) -> Callable[..., Any]:
     return slack
 
 
-multiply = Rule("mul", _mul_range, _one(1), _mul_relax)
+def _mul_again(node: Node, slack: Any, ranges: Sequence[Interval], spreads: Sequence[Any]) -> Any:
+    # Quotients are evaluated once.
+    return (
+        once(node, slack, ranges, spreads)
+        if node.tag is not None and node.tag[0] == "div"
+        else _factors(node, slack, ranges, spreads)
+    )
+
+
+_factors = steep(lambda node, x, y: (magnitude(y), magnitude(x)), product=True)
+multiply = Rule("mul", _mul_range, _one(1), _mul_relax, again=_mul_again)
+
+
+def _turned_slack(node: Node, out: Interval, quotient: Interval, *parts: Interval) -> Any:
+    """What is lost where the products above or below are too small or too large; `data` of the factors are above."""
+    above, below = parts[: node.data], parts[node.data :]
+    least, most = tiny(node.dtype), 0.25 * float(jnp.finfo(node.dtype).max)
+    size, bottom = (math.prod(magnitude(v) for v in side) for side in (above, below))
+    nearest = math.prod(jnp.maximum(jnp.maximum(v.lower, -v.upper), 0) for v in below)
+    good = (size < most) & (bottom < most) & (nearest > 2 * least)
+    # A product above that becomes 0.
+    lost = 4 * least / jnp.where(good, nearest, 1)
+    return jnp.where(good, roundoff(node, 6, finite_magnitude(out)) + lost, jnp.inf)
+
+
+def _turned_relax(node: Node, out: Interval, *inputs: Interval) -> Relaxation:
+    plane = Plane((lambda c: c, *[None] * (len(inputs) - 1)), NONE)
+    return Relaxation(plane, plane, NONE)
+
+
+turned = Rule("quotient of products", lambda node, x, *_: x, _turned_slack, _turned_relax, guides=0, again=once)
 
 
 def _max_range(node: Node, x: Interval, y: Interval) -> Interval:
@@ -94,7 +125,8 @@ def _max_relax(node: Node, out: Interval, x: Interval, y: Interval) -> Relaxatio
 
 
 # Parallel planes about the larger of two numbers are much wider than the planes of `_max_relax`, which lean on one of them.
-maximum = Rule("max", _max_range, exactly, _max_relax, band=lambda *_: None)
+_each = steep(lambda node, *x: [jnp.ones(node.shape, wide())] * len(x))
+maximum = Rule("max", _max_range, exactly, _max_relax, band=lambda *_: None, again=_each)
 
 
 # Comparisons. Where two ranges touch, both answers are possible, for < as for <=: derivatives of functions with a kink are
@@ -187,7 +219,14 @@ def _select_relax(node: Node, out: Interval, which: Interval, *cases: Interval) 
     return Relaxation(first(found.lower), first(found.upper), found.rounding)
 
 
-select = Rule("select_n", _select_range, exactly, _select_relax)
+def _select_again(node: Node, slack: Any, ranges: Sequence[Interval], spreads: Sequence[Any]) -> Any:
+    which, (first, *_) = ranges[0], spreads
+    found = _each(node, slack, ranges[1:], spreads[1:])
+    # The other evaluation may choose another one.
+    return found if first is NONE else added(found, jnp.where(which.lower == which.upper, 0, jnp.inf))
+
+
+select = Rule("select_n", _select_range, exactly, _select_relax, again=_select_again)
 
 
 def _convert_range(node: Node, x: Interval) -> Interval:
@@ -230,6 +269,17 @@ def integer(name: str, low: Callable, high: Callable) -> Rule:
         return _wrapped(node, Interval(low(x, y), high(x, y)), low(*real), high(*real))
 
     return Rule(name, span, exactly)
+
+
+def counted(axes: tuple[int, ...]) -> Rule:
+    """Sums of integers: it is the sum as a whole that must not wrap around, since it is taken modulo the type's size."""
+
+    def span(node: Node, x: Interval) -> Interval:
+        real = [jnp.sum(v.astype(wide()), axis=axes) for v in (x.lower, x.upper)]
+        low, high = (jnp.sum(v, axis=axes, dtype=node.dtype) for v in (x.lower, x.upper))
+        return _wrapped(node, Interval(low, high), *real)
+
+    return Rule("reduce_sum", span, exactly)
 
 
 INTEGERS = {

@@ -13,7 +13,7 @@ from ._graph import TRANSLATIONS, Graph, Value, concrete
 from ._interval import Interval, eps, finite_magnitude, is_anything, wide
 from ._linear import fit, linear, linear_as, negative, nodes_of, offset, scale
 from ._pairs import COMPARISONS, INTEGERS, LOGIC, hull_above, is_finite, maximum
-from ._rule import Const, Node, Plane, Relaxation, Rule, ends, exactly
+from ._rule import Const, Node, Plane, Relaxation, Rule, ends, exactly, once
 from ._scalar import RULES, fractional, power, reciprocal
 
 
@@ -55,7 +55,7 @@ def _largest_relax(node: Node, out: Interval, x: Interval) -> Relaxation:
     )
 
 
-largest = Rule("reduce_max", _largest_range, exactly, _largest_relax)
+largest = Rule("reduce_max", _largest_range, exactly, _largest_relax, again=once)
 
 
 def _winner_range(node: Node, keys: Interval, values: Interval) -> Interval:

@@ -72,6 +72,12 @@ class Rule(NamedTuple):
     - `relax`: (node, range of the result, *ranges of the inputs) -> `Relaxation`; `None` where only the range is known.
     - `band`: the same as parallel planes, where those made of the planes of `relax` would be too far apart.
     - `guides`: how many inputs, from the first on, tighter ranges make the planes better of; all where it is `None`.
+    - `again`: (node, slack, ranges of the inputs, spreads of the inputs) -> spread of the result: how far two evaluations of
+        it may be apart, where those of the inputs are (`NONE`: not at all). Compilers evaluate a cheap operation anew for
+        each use of its result, with a product and a sum contracted in one and not in the other. Without it: anything in the
+        range, where the inputs have a spread.
+    - `within`: (node, ranges and spreads of the inputs) -> what is added to the slack because the operation is made of several
+        that may use different evaluations of an input.
     """
 
     name: str
@@ -80,6 +86,8 @@ class Rule(NamedTuple):
     relax: Callable[..., Relaxation] | None = None
     guides: int | None = None
     band: Callable[..., Band | None] | None = None
+    again: Callable[..., Any] | None = None
+    within: Callable[..., Any] | None = None
 
 
 class Node:
@@ -133,6 +141,10 @@ class Const(NamedTuple):
         bad = jnp.isnan(low) | jnp.isnan(high)
         return Interval(jnp.where(bad, -jnp.inf, low), jnp.where(bad, jnp.inf, high))
 
+    def spread(self) -> Any:
+        """How far apart two evaluations of it may be."""
+        return NONE if self.slack is None else 2 * self.slack
+
     @property
     def shape(self) -> tuple[int, ...]:
         return tuple(np.shape(self.value))
@@ -160,6 +172,28 @@ def roundoff(node: Node, steps: Any, size: Any) -> Any:
 def exactly(node: Node, out: Interval, *ranges: Interval) -> Any:
     """The slack of what moves numbers only: none, which takes no computing."""
     return NONE
+
+
+def once(node: Node, slack: Any, ranges: Sequence[Interval], spreads: Sequence[Any]) -> Any:
+    """The spread of what takes long to evaluate, and is evaluated once."""
+    return jnp.inf if node.virtual and any(s is not NONE for s in spreads) else NONE
+
+
+def steep(slopes: Callable[..., Sequence[Any]], product: bool = False) -> Callable[..., Any]:
+    """The spread of an operation from the largest slopes (node, *ranges) -> [of each input]. Where it is no `product`, the
+    same inputs give the same result."""
+
+    def again(node: Node, slack: Any, ranges: Sequence[Interval], spreads: Sequence[Any]) -> Any:
+        loose = any(s is not NONE for s in spreads)
+        if not loose and (node.virtual or not product):
+            return NONE
+        found: Any = NONE if slack is NONE else 2 * slack
+        for slope, spread in zip(slopes(node, *ranges), spreads, strict=True) if loose else ():
+            if spread is not NONE:
+                found = added(found, zero_safe(jnp.broadcast_to(spread, jnp.shape(slope)), slope))
+        return found
+
+    return again
 
 
 def elementwise(
@@ -280,7 +314,26 @@ def _affine_relax(node: Node, out: Interval, *ranges: Interval) -> Relaxation:
     return Relaxation(plane, plane, NONE)
 
 
-affine = Rule("affine", _affine_range, _affine_slack, _affine_relax)
+def _affine_again(node: Node, slack: Any, ranges: Sequence[Interval], spreads: Sequence[Any]) -> Any:
+    data: Affine = node.data
+    loose = any(s is not NONE for s in spreads)
+    # Sums of many are evaluated once.
+    if data.terms > 1 and not node.virtual:
+        return NONE
+    constant = data.shift is None or data.shift[1] is NONE
+    steady = node.virtual or data.terms == 0 or (data.plain and constant)
+    if not loose and steady:
+        return NONE
+    found: Any = NONE if slack is NONE else 2 * slack
+    if loose:
+        filled = [jnp.broadcast_to(jnp.asarray(s, wide()), i.shape) for s, i in zip(spreads, node.inputs, strict=True)]
+        # Infinity times zero is NaN.
+        moved = data.absolute(*filled)
+        found = added(found, jnp.where(jnp.isnan(moved), jnp.inf, moved))
+    return found
+
+
+affine = Rule("affine", _affine_range, _affine_slack, _affine_relax, again=_affine_again)
 
 
 def ends(function: Callable[..., Any]) -> Callable[..., Interval]:

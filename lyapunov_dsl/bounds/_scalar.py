@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from jaxtyping import Array
 
 from ._interval import Interval, eps, finite_magnitude, is_anything, magnitude, tiny, wide
-from ._rule import Band, Node, Relaxation, Rule, between, elementwise, exactly, roundoff
+from ._rule import Band, Node, Relaxation, Rule, between, elementwise, exactly, once, roundoff, steep
 
 
 class Shape(NamedTuple):
@@ -153,7 +153,7 @@ def monotone(
         found = planes(out, x, finite, (slope, low), (slope, high), ulps=shape.ulps)
         return between(found.upper.transposes, found.lower.bias, found.upper.bias, found.rounding)
 
-    return Rule(name, span, slack or _ulps(shape.ulps), relax, band=band if parallel else None)
+    return Rule(name, span, slack or _ulps(shape.ulps), relax, band=band if parallel else None, again=once)
 
 
 def planes(out: Interval, x: Interval, good: Any, below: Line, above: Line, *, ulps: int = 8) -> Relaxation:
@@ -326,7 +326,7 @@ def _wave(peak: float) -> Rule:
         return planes(out, x, finite & ~wide_range, below, above, ulps=64)
 
     # An absolute error: near its zeros, an argument rounded by half an ulp is far off relatively.
-    return Rule("cos" if peak == 0 else "sin", span, _ulps(32, 1.0), relax)
+    return Rule("cos" if peak == 0 else "sin", span, _ulps(32, 1.0), relax, again=once)
 
 
 RULES["cos"], RULES["sin"] = _wave(0.0), _wave(math.pi / 2)
@@ -346,7 +346,7 @@ def _abs_relax(node: Node, out: Interval, x: Interval) -> Relaxation:
     return planes(out, x, finite, (side, jnp.zeros_like(side)), (slope, above(shape.value, slope, lower, upper)))
 
 
-RULES["abs"] = Rule("abs", _abs_range, exactly, _abs_relax)
+RULES["abs"] = Rule("abs", _abs_range, exactly, _abs_relax, again=steep(lambda node, x: [jnp.ones(node.shape, wide())]))
 
 
 def _power(value: Any, exponent: int) -> Any:
@@ -386,7 +386,9 @@ def _power_relax(node: Node, out: Interval, x: Interval) -> Relaxation:
 
 def power(exponent: int) -> Rule:
     """x to an integer of at least 2."""
-    return Rule(f"integer_pow {exponent}", _power_range, _ulps(2 * exponent + 2), _power_relax)
+    slope = lambda node, x: [exponent * _power(magnitude(x), exponent - 1)]
+    again = steep(slope, product=True)
+    return Rule(f"integer_pow {exponent}", _power_range, _ulps(2 * exponent + 2), _power_relax, again=again)
 
 
 def _reciprocal_range(node: Node, x: Interval) -> Interval:
@@ -409,7 +411,7 @@ def _reciprocal_relax(node: Node, out: Interval, x: Interval) -> Relaxation:
     return planes(out, x, good, (low[0], low[1]), (high[0], high[1]))
 
 
-reciprocal = Rule("reciprocal", _reciprocal_range, _ulps(2), _reciprocal_relax)
+reciprocal = Rule("reciprocal", _reciprocal_range, _ulps(2), _reciprocal_relax, again=once)
 
 
 def fractional(exponent: float) -> Rule:

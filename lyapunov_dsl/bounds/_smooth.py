@@ -11,9 +11,9 @@ import numpy as np
 
 from . import _graph as graphs
 from ._graph import Graph, Value, concrete
-from ._interval import Interval, eps, finite_magnitude, is_anything
+from ._interval import Interval, eps, finite_magnitude, is_anything, magnitude, wide, zero_safe
 from ._linear import add, nodes_of, sub
-from ._rule import Node, Relaxation, Rule, roundoff
+from ._rule import Node, Relaxation, Rule, roundoff, steep
 from ._scalar import RULES, Shape, bent, chord, ends, monotone, planes
 
 # So many pieces is a range cut into.
@@ -50,11 +50,21 @@ def smooth(name: str, value: Callable, derivative: Callable, bends: tuple[float,
         # Its factors are rounded by themselves: relative to x, not to the product.
         return roundoff(node, ulps, finite_magnitude(out) + finite_magnitude(x))
 
-    return Rule(name, span, slack, relax)
+    # Only the factor x itself is not evaluated once.
+    again = steep(lambda node, x: [jnp.full(node.shape, 2.0, wide())], product=True)
+    return Rule(name, span, slack, relax, again=again, within=_twice)
+
+
+def _twice(node: Node, x: Interval, spread: Any) -> Any:
+    """x times a function of x with slopes below 2, of two evaluations of x."""
+    return 4 * zero_safe(spread, 1 + magnitude(x))
 
 
 _softplus = Shape(jax.nn.softplus, jax.nn.sigmoid, 512)
-softplus = monotone("softplus", _softplus, bent(_softplus))
+# It ends in a sum with the larger of x and 0.
+softplus = monotone("softplus", _softplus, bent(_softplus))._replace(
+    again=steep(lambda node, x: [jnp.full(node.shape, 2.0, wide())]), within=_twice
+)
 silu = smooth(
     "silu",
     lambda data, x: x * jax.nn.sigmoid(x),
@@ -183,6 +193,9 @@ def rewrite_call(graph: Graph, equation: Any, operands: list[Value]) -> list[Val
     return [add(graph, graph.add(softplus, [difference], out.shape, out.dtype), y, shape=out.shape, dtype=out.dtype)]
 
 
+_logistic = RULES["logistic"]._replace(within=_twice)
+
+
 def rewrite_exp(graph: Graph, x: Node) -> Node | None:
     """exp(x - softplus(x)), the derivative of softplus, where neither is infinite."""
     pair = _tag(x, "sub")
@@ -191,7 +204,7 @@ def rewrite_exp(graph: Graph, x: Node) -> Node | None:
     one, other = (_unless_infinite(v) for v in pair)
     if graph.marks.get(other) == ("softplus", one) and isinstance(one, Node):
         graph.premises.append(one)
-        return graph.add(RULES["logistic"], [one], one.shape, one.dtype)
+        return graph.add(_logistic, [one], one.shape, one.dtype)
     return None
 
 

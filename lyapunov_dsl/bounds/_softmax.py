@@ -10,8 +10,8 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from ._interval import Interval, eps, intersect, magnitude, tiny, wide
-from ._rule import NONE, Node, Plane, Relaxation, Rule, added, roundoff
+from ._interval import Interval, eps, intersect, magnitude, tiny, wide, zero_safe
+from ._rule import NONE, Node, Plane, Relaxation, Rule, added, once, roundoff
 
 
 def _steps_of(a: Interval) -> Any:
@@ -155,7 +155,7 @@ def _lse_relax(node: Node, out: Interval, a: Interval) -> Relaxation:
     )
 
 
-logsumexp = Rule("logsumexp", _lse_range, _lse_slack, _lse_relax)
+logsumexp = Rule("logsumexp", _lse_range, _lse_slack, _lse_relax, again=once)
 
 
 def _weights(lower: Any, upper: Any) -> tuple[Any, Any]:
@@ -245,7 +245,17 @@ def _softmax_relax(node: Node, out: Interval, a: Interval) -> Relaxation:
     )
 
 
-softmax = Rule("softmax", _softmax_range, _softmax_slack, _softmax_relax)
+def _softmax_within(node: Node, a: Interval, spread: Any) -> Any:
+    """Of exponentials and their sum, of two evaluations: as of a softmax of inputs that far apart."""
+    return jnp.broadcast_to(_widest(spread, a)[..., None], node.shape)
+
+
+def _widest(spread: Any, x: Interval) -> Any:
+    """The largest spread along the last axis."""
+    return jnp.max(jnp.broadcast_to(spread, jnp.shape(x.lower)), axis=-1)
+
+
+softmax = Rule("softmax", _softmax_range, _softmax_slack, _softmax_relax, again=once, within=_softmax_within)
 
 
 def _mean_bad(a: Interval, t: Interval) -> Any:
@@ -354,7 +364,14 @@ def _mean_relax(node: Node, out: Interval, a: Interval, t: Interval) -> Relaxati
     )
 
 
-softmax_mean = Rule("softmax_mean", _mean_range, _mean_slack, _mean_relax)
+def _mean_within(node: Node, a: Interval, t: Interval, *spreads: Any) -> Any:
+    """Weights of two evaluations of a, values of two of t."""
+    size = jnp.max(magnitude(t), axis=-1)
+    first, second = (_widest(s, x) for s, x in zip(spreads, (a, t), strict=True))
+    return zero_safe(first, 2 * size) + 2 * second
+
+
+softmax_mean = Rule("softmax_mean", _mean_range, _mean_slack, _mean_relax, again=once, within=_mean_within)
 
 
 def _tie_slack(node: Node, out: Interval, exact: Interval, a: Interval, t: Interval) -> Any:
@@ -370,7 +387,11 @@ def _first(node: Node, out: Interval, *inputs: Interval) -> Relaxation:
 
 
 # m(a, t) - t_i, evaluated so, and the same real number as m(a, t - t_i): inputs are the latter, a and t.
-tie = Rule("tie", lambda node, exact, *_: exact, _tie_slack, _first, guides=0)
+def _tie_within(node: Node, exact: Interval, a: Interval, t: Interval, first: Any, *spreads: Any) -> Any:
+    return 2 * _mean_within(node, a, t, *spreads)
+
+
+tie = Rule("tie", lambda node, exact, *_: exact, _tie_slack, _first, guides=0, within=_tie_within)
 
 
 def _told_slack(node: Node, out: Interval, value: Interval, other: Interval, a: Interval) -> Any:
@@ -381,4 +402,10 @@ def _told_slack(node: Node, out: Interval, value: Interval, other: Interval, a: 
 
 # lse(a) - a_i, evaluated in either way, and the same real number as lse(a - a_i): inputs are both, the first with the better
 # planes, and a.
-told = Rule("told", lambda node, value, other, _: intersect(value, other), _told_slack, _first, guides=0)
+def _told_within(node: Node, value: Interval, other: Interval, a: Interval, *spreads: Any) -> Any:
+    return 4 * _widest(spreads[-1], a)
+
+
+told = Rule(
+    "told", lambda node, value, other, _: intersect(value, other), _told_slack, _first, guides=0, within=_told_within
+)
