@@ -1,6 +1,7 @@
 """What is to be proved about a system and a certificate, as functions of (t, state) in float64 that can be bounded."""
 
-from collections.abc import Callable, Iterator
+import hashlib
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Literal, NamedTuple
 
 import equinox as eqx
@@ -196,6 +197,83 @@ def distances(center: np.ndarray, lows: np.ndarray, highs: np.ndarray) -> np.nda
     return (nearest**2).sum(axis=1) * (1 - 1e-12)
 
 
+class Compiled(NamedTuple):
+    """The functions of a judge.
+
+    **Arguments:**
+
+    - `methods`: (lows, highs, *fixed) -> r at most, V at least and at most, by method.
+    - `looked`: where to cut boxes, points that may refute, and r and V there.
+    - `certain`: bounds at one point.
+    - `traced`: what the functions were recognized by; kept, since addresses of objects may be in its text.
+    """
+
+    methods: dict[str, Callable]
+    looked: Callable
+    certain: Callable
+    traced: Any
+
+
+# Programs by what they compute: proofs of the same system for other levels and regions do not compile it again.
+_KNOWN: dict[str, Compiled] = {}
+LATEST = 16
+
+
+def _compiled(
+    function: Callable, example: Sequence[Any], around: tuple[Any, Any] | None, rounding: Rounding
+) -> Compiled:
+    nominal = () if around is None else (around[0],)
+    digest = hashlib.sha256(repr((rounding, None if around is None else around[1])).encode())
+    traced = jax.make_jaxpr(function)(*example, *nominal)
+    fingerprint(digest, traced, *nominal, *(np.shape(v) for v in example))
+    key = digest.hexdigest()
+    if key in _KNOWN:
+        # The latest stay.
+        _KNOWN[key] = _KNOWN.pop(key)
+        return _KNOWN[key]
+    more = () if around is None else (bounds.Box.around(*around),)
+    points = [bounds.Box(u, u) for u in nominal]
+
+    def bounded(method: Any) -> Callable:
+        def one(low: Any, high: Any, *fixed: Any) -> Any:
+            of = bounds.bound(function, bounds.Box(low, high), *fixed, *more, method=method, rounding=rounding)
+            (_, v_low), (r, v) = of.lower, of.upper
+            return r, v_low, v
+
+        return _batched(one)
+
+    def looked(low: Any, high: Any, *fixed: Any) -> Any:
+        nominally = lambda z: function(z, *fixed, *nominal)
+        slope = jax.grad(lambda z: nominally(z)[0])
+        # Where to cut: the largest change of r along an axis that its derivatives allow.
+        steep = bounds.bound(slope, bounds.Box(low, high), method="interval", rounding="real")
+        size = jnp.maximum(jnp.abs(steep.lower), jnp.abs(steep.upper))
+        smear = jnp.where(jnp.isfinite(size), size, 1e30) * (high - low)
+        # Points that may refute: the center, and the corner to which r rises.
+        center = 0.5 * low + 0.5 * high
+        rising = slope(center)
+        tried = jnp.stack([center, jnp.where(rising > 0, high, jnp.where(rising < 0, low, center))])
+        return smear, tried, *jax.vmap(nominally)(tried)
+
+    def certain(z: Any, *fixed: Any) -> Any:
+        found = bounds.bound(function, bounds.Box(z, z), *fixed, *points, method="interval", rounding=rounding)
+        return found.lower, found.upper
+
+    methods = {method: bounded(method) for method in ("interval", "crown")}
+    _KNOWN[key] = Compiled(methods, _batched(looked), jax.jit(certain), traced)
+    while len(_KNOWN) > LATEST:
+        del _KNOWN[next(iter(_KNOWN))]
+    return _KNOWN[key]
+
+
+def fingerprint(digest: Any, closed: Any, *more: Any) -> None:
+    """Adds to a hash what a function computes: its operations, and all numbers in them."""
+    digest.update(str(closed.jaxpr).encode())
+    for array in (*numbers_of(closed), *(np.asarray(v) for v in more)):
+        digest.update(f"{array.dtype}{array.shape}".encode())
+        digest.update(array.tobytes())
+
+
 class Judge:
     """Decides boxes of one claim, by cheaper bounds first.
 
@@ -207,6 +285,7 @@ class Judge:
     - `at_rest`: (low, high) -> whether the claim holds in a box at the equilibrium by second derivatives; `None` without
         an equilibrium.
     - `around`: center and radius of u, for all of which the claim is; `None` without one.
+    - `fixed`: what tells apart questions that share this judge; may be set later, of the same shapes.
     """
 
     def __init__(
@@ -218,49 +297,19 @@ class Judge:
         rounding: Rounding,
         at_rest: Callable[[np.ndarray, np.ndarray], bool] | None = None,
         around: tuple[Any, Any] | None = None,
+        fixed: tuple[Any, ...] = (),
     ):
         self.region, self.strict, self.at_rest = region, strict, at_rest
-        # What tells apart several questions that share this judge.
-        self.fixed: tuple[Any, ...] = ()
+        self.fixed = fixed
         self.tried, self.decided = {"interval": 1.0, "crown": 1.0}, {"interval": 1.0, "crown": 1.0}
-        nominal = () if around is None else (around[0],)
-        more = () if around is None else (bounds.Box.around(*around),)
-        points = [bounds.Box(u, u) for u in nominal]
-
-        def bounded(method: Any) -> Callable:
-            def one(low: Any, high: Any, *fixed: Any) -> Any:
-                of = bounds.bound(function, bounds.Box(low, high), *fixed, *more, method=method, rounding=rounding)
-                (_, v_low), (r, v) = of.lower, of.upper
-                return r, v_low, v
-
-            return _batched(one)
-
-        def looked(low: Any, high: Any, *fixed: Any) -> Any:
-            nominally = lambda z: function(z, *fixed, *nominal)
-            slope = jax.grad(lambda z: nominally(z)[0])
-            # Where to cut: the largest change of r along an axis that its derivatives allow.
-            steep = bounds.bound(slope, bounds.Box(low, high), method="interval", rounding="real")
-            size = jnp.maximum(jnp.abs(steep.lower), jnp.abs(steep.upper))
-            smear = jnp.where(jnp.isfinite(size), size, 1e30) * (high - low)
-            # Points that may refute: the center, and the corner to which r rises.
-            center = 0.5 * low + 0.5 * high
-            rising = slope(center)
-            tried = jnp.stack([center, jnp.where(rising > 0, high, jnp.where(rising < 0, low, center))])
-            return smear, tried, *jax.vmap(nominally)(tried)
-
-        def certain(z: Any, *fixed: Any) -> Any:
-            found = bounds.bound(function, bounds.Box(z, z), *fixed, *points, method="interval", rounding=rounding)
-            return found.lower, found.upper
-
-        self.methods = {method: bounded(method) for method in ("interval", "crown")}
-        self.looked, self.certain = _batched(looked), jax.jit(certain)
+        self.compiled = _compiled(function, (region.low[0], *fixed), around, rounding)
 
     def __call__(self, lows: np.ndarray, highs: np.ndarray) -> Judged:
         rules = np.zeros(len(lows), np.int8)
         if self.region.ball is not None:
             center, radius = self.region.ball
             rules[distances(center, lows[:, 1:], highs[:, 1:]) > radius**2 * (1 + 1e-12)] = OUTSIDE
-        for method, bounded in self.methods.items():
+        for method, bounded in self.compiled.methods.items():
             todo = np.flatnonzero(rules == 0)
             # Now and then a method that was of no use is tried again.
             useful = self.decided[method] >= WORTH * self.tried[method] or self.tried["crown"] % 16 < 1
@@ -284,7 +333,7 @@ class Judge:
         axes = np.zeros(len(lows), np.int32)
         if not len(todo):
             return Judged(rules, axes)
-        smear, points, r, v = self._of(self.looked, lows[todo], highs[todo])
+        smear, points, r, v = self._of(self.compiled.looked, lows[todo], highs[todo])
         width = highs[todo] - lows[todo]
         # Along an axis of no width there is nothing to cut, and where r does not change at all the widest is taken.
         smear = np.where(width > 0, smear, -1)
@@ -318,7 +367,7 @@ class Judge:
             center, radius = self.region.ball
             if not ((z[1:] - center) ** 2).sum() * (1 + 1e-12) <= radius**2:
                 return False
-        (r_low, v_low), (_, v_high) = self.certain(z, *self.fixed)
+        (r_low, v_low), (_, v_high) = self.compiled.certain(z, *self.fixed)
         return bool(r_low > 0 and v_high <= most and v_low >= least)
 
 

@@ -19,7 +19,7 @@ from .._domain import Domain
 from .._types import is_finite
 from ._branch import Budget, Run, Tree
 from ._proof import Proof, Rest, measured, portable, solved, stays
-from ._question import REST, Functions, Judge, Region, Rounding, box_of, doubtful, functions, numbers_of
+from ._question import REST, Functions, Judge, Region, Rounding, box_of, doubtful, fingerprint, functions
 from ._tube import Tube
 
 CLAIMS = ("decrease", "definite", "enclosed", "invariant", "stays", "robust")
@@ -330,8 +330,9 @@ def _questions(
         )
         out["definite"] = "V is 0 at the equilibrium and above 0 elsewhere in H", judge, at("definite")
     if "enclosed" in claims:
-        judge = Judge(lambda z: (region.most - value(z), value(z)), free, strict=True, rounding=rounding)
-        boxes = [(f"enclosed.{axis}.{side}", low, high) for axis, side, low, high in _faces(region)]
+        above = lambda z, level: (level - value(z), value(z))
+        judge = Judge(above, free, strict=True, rounding=rounding, fixed=(np.float64(region.most),))
+        boxes = [(f"enclosed.{axis}.{side}", low, high, *judge.fixed) for axis, side, low, high in _faces(region)]
         out["enclosed"] = f"V > {region.most:.6g} on the boundary of H", judge, boxes
     if "invariant" in claims:
         field = lambda z, *u: told.perturbed(z[0], z[1:], *u) if u else told.field(z[0], z[1:])
@@ -341,6 +342,7 @@ def _questions(
             strict=False,
             rounding=rounding,
             around=None if radius is None else (told.context, radius),
+            fixed=(np.zeros(region.low.shape[1] - 1),),
         )
         boxes = []
         for axis, side, low, high in _faces(region):
@@ -387,9 +389,7 @@ def _identity(told: Functions, start: Any, region: Region, rest: Any, *more: Any
         jax.make_jaxpr(told.value)(jnp.zeros(()), start),
         jax.make_jaxpr(told.comparison)(jnp.zeros(()), jnp.zeros(())),
     ):
-        digest.update(str(closed.jaxpr).encode())
-        for array in numbers_of(closed):
-            digest.update(array.tobytes())
+        fingerprint(digest, closed)
     for array in (told.context, region.low, region.high, *(region.ball or ())):
         digest.update(np.asarray(array).tobytes())
     digest.update(repr((region.least, region.most, None if rest is None else rest.tolist(), more)).encode())
