@@ -22,6 +22,8 @@ from lyapunov_checker._program import Graph, read_program
 from lyapunov_checker._tree import leaves
 from lyapunov_dsl._prove._export import export
 
+pytestmark = pytest.mark.usefixtures("quick_module")
+
 FUNCTIONS = {
     "exp": math.exp,
     "log": math.log,

@@ -11,6 +11,8 @@ from lyapunov_checker import Refused, check
 from lyapunov_dsl import Assurance
 from lyapunov_dsl._prove._question import Judge
 
+pytestmark = pytest.mark.usefixtures("quick")
+
 VAN_DER_POL, PENDULUM = 2.3066, 9.293
 
 
