@@ -377,4 +377,9 @@ TOGETHER = 64
 
 def _batched(one: Callable) -> Callable:
     """A function of one box for many, compiled."""
-    return jax.jit(lambda low, high, *fixed: jax.vmap(lambda a, b: one(a, b, *fixed))(low, high))
+    # On a CPU, XLA's fusion copies cheap operations into each kernel that uses them: planes of ten lines become programs that take
+    # three times as long to compile. Proofs of small systems spend their time there.
+    options = {"xla_disable_hlo_passes": "fusion"} if jax.default_backend() == "cpu" else None
+    return jax.jit(
+        lambda low, high, *fixed: jax.vmap(lambda a, b: one(a, b, *fixed))(low, high), compiler_options=options
+    )
