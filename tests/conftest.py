@@ -23,12 +23,25 @@ hypothesis.settings.register_profile("local", deadline=None, suppress_health_che
 hypothesis.settings.load_profile("ci" if os.environ.get("CI") else "local")
 
 
+# Their slow tests compile for ten minutes in all, and are variants of the fast ones.
+VARIANTS = ("test_bounds", "test_bounds_rules", "test_prove")
+# Of these, the fast tests in one precision do.
+ONCE = ("test_certify", "test_compile", "test_image_models")
+
+
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Skips, at reduced size, what compiles for ten minutes in all: variants of the fast tests of bounds and proofs. Random ones stay."""
-    if "LYAPUNOV_DSL_REDUCED" in os.environ:
-        for item in items:
-            if item.path.stem in ("test_bounds", "test_bounds_rules", "test_prove") and item.get_closest_marker("slow"):
-                item.add_marker(pytest.mark.skip(reason="at full size only"))
+    """Makes `full` tests slow ones, and skips them at reduced size."""
+    for item in items:
+        slow = item.get_closest_marker("slow") is not None
+        whole = item.get_closest_marker("full") is not None or (slow and item.path.stem in VARIANTS)
+        callspec = getattr(item, "callspec", None)
+        if callspec is not None and item.path.stem in ONCE and callspec.params.get("precision") == "float64":
+            whole = True
+        if whole and not slow:
+            item.add_marker("slow")
+        if whole and "LYAPUNOV_DSL_REDUCED" in os.environ:
+            item.add_marker(pytest.mark.skip(reason="at full size only"))
 
 
 @pytest.fixture(params=["float32", "float64"])

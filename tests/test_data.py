@@ -275,6 +275,7 @@ def test_records_that_tensorflow_alone_can_read(tmp_path, prepared, no_tensorflo
 
 
 @pytest.mark.skipif(not (SHARED / "mnist").is_dir(), reason="needs MNIST prepared in ../shared/tfds")
+@pytest.mark.full
 def test_the_real_mnist(capfd):
     dataset = data.load("mnist", SHARED)
     check(dataset, "mnist", (1, 28, 28))

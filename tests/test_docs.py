@@ -25,6 +25,7 @@ def test_write_a_certificate_runs_as_printed(capsys):
     assert "counterexample" in report
 
 
+@pytest.mark.usefixtures("quick")
 def test_proofs_runs_as_printed(capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     names = {}

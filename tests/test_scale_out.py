@@ -37,8 +37,8 @@ from lyapunov_dsl._mesh import Team
 from lyapunov_dsl.attacks import _climb
 
 pytestmark = pytest.mark.usefixtures("quick")
-# Processes compile for minutes: these run at full size only.
-full = [pytest.mark.slow, pytest.mark.skipif("LYAPUNOV_DSL_REDUCED" in os.environ, reason="at full size only")]
+# Processes compile for minutes.
+full = pytest.mark.full
 
 EPOCHS = 4
 
@@ -292,6 +292,7 @@ def attacks_on_four_devices(folder: str, rank: str, port: str) -> dict[str, Any]
     }
 
 
+@pytest.mark.full
 def test_attacks_on_several_devices_find_what_one_finds(tmp_path: Path) -> None:
     (found,) = in_processes(attacks_on_four_devices, tmp_path, processes=1, devices=4)
     for points in found["attacks"].values():
@@ -331,6 +332,7 @@ def test_several_devices_give_the_numbers_of_one(x64: bool, rtol: float, tmp_pat
     assert f"{kind}[16,3]" not in found["compiled"]
 
 
+@pytest.mark.full
 def test_options_go_together_with_several_devices(tmp_path: Path) -> None:
     (found,) = in_processes(more_on_four_devices, tmp_path, processes=1, devices=4)
     near = lambda a, b: np.testing.assert_allclose(np.hstack(a), np.hstack(b), rtol=1e-4, atol=1e-4)
