@@ -1,7 +1,6 @@
-"""MNIST by the methods of Table 1: slow, at full size with `pytest -m slow`, smaller where LYAPUNOV_DSL_REDUCED is set."""
+"""MNIST by the methods of Table 1: slow, at full size only, with `pytest -m slow`."""
 
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -10,7 +9,6 @@ import pytest
 
 EXAMPLE = Path(__file__).parents[1] / "examples" / "mnist.py"
 SHARED = Path(__file__).parents[2] / "shared" / "tfds"
-REDUCED = "LYAPUNOV_DSL_REDUCED" in os.environ
 
 needs_mnist = pytest.mark.skipif(not (SHARED / "mnist").is_dir(), reason="needs MNIST prepared in ../shared/tfds")
 
@@ -20,34 +18,31 @@ def run(*arguments, check=True):
     return subprocess.run(command, capture_output=True, text=True, check=check)
 
 
-@pytest.mark.slow
+@pytest.mark.full
 @needs_mnist
-@pytest.mark.parametrize("readout", ["identity"] if REDUCED else ["identity", "linear"])
+@pytest.mark.parametrize("readout", ["identity", "linear"])
 def test_monte_carlo_keeps_up_with_end_to_end(tmp_path, readout):
     methods = ["lyanet", "neural-ode"]
-    if not REDUCED and readout == "identity":
+    if readout == "identity":
         methods += ["resnet18", "continuous", "continuous-lyanet"]
-    size = ["--count", 6000, "--epochs", 6] if REDUCED else []
-    done = run("--data-dir", SHARED, "--out", tmp_path, "--readout", readout, "--methods", *methods, *size)
+    done = run("--data-dir", SHARED, "--out", tmp_path, "--readout", readout, "--methods", *methods)
     results = json.loads((tmp_path / "results.json").read_text())
     rows = results["results"]
-    assert results["settings"]["training images"] == (6000 if REDUCED else 60_000)
+    assert results["settings"]["training images"] == 60_000
     assert results["settings"]["test images"] == 10_000
-    assert results["settings"]["measurement"] is not REDUCED
+    assert results["settings"]["measurement"]
     assert set(rows) == set(methods)
     rows = {method: rows[method] for method in methods}
     errors = [row["test error"] for row in rows.values()]
-    # At reduced size training ends long before it has converged, and what eight steps of Euler were trained to decide (6 %)
-    # Heun's sixteen need not (up to 25 %); chance is 90 %.
-    assert max(errors) <= (0.4 if REDUCED else 0.02)
-    assert errors[0] - errors[1] <= (0.04 if REDUCED else 0.003)
+    assert max(errors) <= 0.02
+    assert errors[0] - errors[1] <= 0.003
     for row in rows.values():
         losses = [epoch["loss"] for epoch in row["history"]]
         assert losses[-1] < losses[0]
         assert row["PGD L2 127/255"] >= row["nominal, attacked images"]
     for row in list(rows.values())[:2]:
         assert row["leaves H"] == 0
-        assert row["keeps promise"] >= (0 if REDUCED else 0.9)
+        assert row["keeps promise"] >= 0.9
     assert "LyaNet" in done.stdout
     assert (tmp_path / "figure_3.png").stat().st_size > 10_000
 
