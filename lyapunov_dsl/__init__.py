@@ -43,6 +43,7 @@ from ._objective import (
     MonteCarlo as MonteCarlo,
     Objective as Objective,
     PathIntegral as PathIntegral,
+    RobustMargin as RobustMargin,
 )
 from ._potential import (
     CrossEntropy as CrossEntropy,
@@ -55,7 +56,17 @@ from ._potential import (
     squared_error as squared_error,
     truncated as truncated,
 )
-from ._prove import Budget as Budget, Proof as Proof, Tube as Tube, Verification as Verification, verify as verify
+from ._prove import (
+    Budget as Budget,
+    Premise as Premise,
+    Proof as Proof,
+    Robust as Robust,
+    Tube as Tube,
+    Verification as Verification,
+    certify_robustness as certify_robustness,
+    verify as verify,
+)
+from ._rollout import EulerInference as EulerInference
 from ._save import load as load, save as save
 from ._solve import Confidence as Confidence, Solver as Solver
 from ._system import DiscreteSystem as DiscreteSystem, Start as Start, System as System, identity as identity

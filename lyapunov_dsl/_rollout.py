@@ -103,3 +103,33 @@ def discrete_path(system: DiscreteSystem, start: Start, key: Key) -> tuple[list[
             # The same point in other coordinates: only the later ones are kept.
             states[-1], positions[-1] = state, i + 1
     return states, [readout_after(position) for position in positions]
+
+
+class EulerInference(eqx.Module):
+    """Inference by a fixed number of Euler steps, written out: x -> prediction. One example per call.
+
+    **Arguments:**
+
+    - `system`: a [`lyapunov_dsl.System`][].
+    - `steps`: how many.
+    """
+
+    system: System
+    steps: int = eqx.field(static=True)
+
+    def step(self, n: Any, state: PyTree, context: PyTree) -> PyTree:
+        """Φ_n(state, context) = state + Δt f(n Δt, state, context)."""
+        dt = self.system.horizon / self.steps
+        velocity = self.system.velocity(jnp.asarray(n * dt, time_dtype(state)), state, context)
+        return jax.tree.map(lambda s, v: s + dt * v, state, velocity)
+
+    def final(self, x: PyTree) -> PyTree:
+        """The state at the horizon."""
+        start = self.system.start(x)
+        state = start.state
+        for n in range(self.steps):
+            state = self.step(n, state, start.context)
+        return state
+
+    def __call__(self, x: PyTree) -> PyTree:
+        return self.system.decode(self.final(x))

@@ -90,3 +90,11 @@ def test_a_sum_of_integers_that_wraps():
     counted = bounds.bound(lambda x: jnp.sum(x > 0) * 1.0, box)
     assert counted.lower == pytest.approx(0, abs=1e-5)
     assert counted.upper == pytest.approx(2, abs=1e-5)
+
+
+def test_gradients_over_a_ball_of_what_does_not_depend_on_it():
+    # The margin of a class to itself.
+    found = lambda w: (
+        bounds.bound(lambda x: jnp.stack([w * x[0], w * x[0]]) - w * x[0], bounds.Ball(jnp.ones(2), 0.1)).upper
+    )
+    assert jnp.isfinite(jax.jacobian(found)(2.0)).all()

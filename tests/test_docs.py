@@ -36,6 +36,12 @@ def test_proofs_runs_as_printed(capsys, tmp_path, monkeypatch):
     assert names["refuted"].counterexample.residual > 0
 
 
+@pytest.mark.usefixtures("quick")
+def test_robustness_runs_as_printed(capsys):
+    exec(compile("\n".join(blocks("docs/robustness.md")), "docs/robustness.md", "exec"), {})
+    assert "PROVED_REAL" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize("path", ["README.md", "docs/index.md", "docs/tutorial.md"])
 def test_the_declaration_is_the_one_promised(path):
     assert "ld.Certificate.exponential(loss=ld.cross_entropy, kappa=2)" in "\n".join(blocks(path))

@@ -622,6 +622,7 @@ def test_another_mesh_is_refused(make: Any, message: str) -> None:
         train(mesh=make())
 
 
+@pytest.mark.full
 def test_the_scripts_of_the_page_run_as_printed(tmp_path: Path) -> None:
     """Training on four devices and, in another folder, in two processes, which attack what they trained; then the same
     attack with 1, 2 and 4 devices, which go on with that folder."""

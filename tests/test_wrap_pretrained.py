@@ -9,7 +9,7 @@ import pytest
 EXAMPLE = Path(__file__).parent.parent / "examples" / "wrap_pretrained.py"
 
 
-@pytest.mark.slow
+@pytest.mark.full
 def test_a_model_trained_elsewhere_is_reported_on_and_left_alone(tmp_path: Path) -> None:
     def run(*options: str) -> str:
         command = [sys.executable, str(EXAMPLE), "--out", str(tmp_path / "out"), *options]

@@ -128,7 +128,8 @@ class Ball(eqx.Module):
         # Not sqrt(sum): its derivative is infinite where all of them are 0.
         largest = jnp.max(jnp.abs(rows), axis=1, keepdims=True)
         safe = jnp.where(largest > 0, largest, 1)
-        length = jnp.where(largest > 0, jnp.sqrt(jnp.sum((rows / safe) ** 2, axis=1, keepdims=True)), 0) * safe
+        squares = jnp.sum((rows / safe) ** 2, axis=1, keepdims=True)
+        length = jnp.where(largest > 0, jnp.sqrt(jnp.where(largest > 0, squares, 1)), 0) * safe
         at = rows @ jnp.asarray(self.center, wide()).reshape(-1)
         off = jnp.where(self.radius >= 0, zero_safe(length[:, 0], self.radius), jnp.inf)
         # Evaluations may take subnormal numbers for 0, and so does the conversion of the center.

@@ -1,0 +1,86 @@
+"""Training for a certificate: the loss of the margins that a perturbation leaves."""
+
+import math
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import PyTree
+
+from .. import bounds
+from .._condition import Condition
+from .._rollout import EulerInference
+from .._system import DiscreteSystem, plain
+from .._types import Scalar, Struct, is_finite
+from ._base import Objective
+
+
+class RobustMargin(Objective):
+    """Cross entropy of the least margins z_y - z_j in a ball around each input, for inference by Euler steps; readout: logits.
+
+    With a Lipschitz constant the least margin is the nominal one less √2 L ε (Tsuzuku et al. 2018); without one it is a bound over the
+    ball by planes through all steps (Wong and Kolter 2018; Zhang et al. 2020).
+
+    **Arguments:**
+
+    - `radius`: ε >= 0, in the unit of x.
+    - `steps`: of Euler; those of inference.
+    - `norm`: `"2"` or `"inf"`, of the perturbation.
+    - `lipschitz`: L of x -> logits in the Euclidean norm, a number or a function of the system: 1 for 1-Lipschitz layers all the way.
+        `None` for bounds.
+    - `temperature`: margins are multiplied by it.
+    - `method`: of [`lyapunov_dsl.bounds.bound`][], where that is used.
+
+    Nothing is claimed of what comes out; [`lyapunov_dsl.certify_robustness`][] does that.
+
+    **Raises:** `ValueError` for numbers that are not as above.
+    """
+
+    radius: float
+    steps: int
+    norm: str
+    lipschitz: Any
+    temperature: float
+    method: Any
+
+    def __init__(
+        self,
+        radius: Any,
+        *,
+        steps: int = 8,
+        norm: str = "2",
+        lipschitz: Any = None,
+        temperature: Any = 1.0,
+        method: Any = "backward",
+    ):
+        if not (is_finite(radius) and radius >= 0):
+            raise ValueError(f"radius: expected a finite number >= 0, got {radius!r}")
+        if not (isinstance(steps, int) and steps > 0):
+            raise ValueError(f"steps: expected a positive whole number, got {steps!r}")
+        if norm not in ("2", "inf") or (norm == "inf" and lipschitz is not None):
+            raise ValueError(f"norm: expected '2', or 'inf' without a Lipschitz constant, got {norm!r}")
+        if not (is_finite(temperature) and temperature > 0):
+            raise ValueError(f"temperature: expected a positive finite number, got {temperature!r}")
+        self.radius, self.steps, self.norm, self.lipschitz = float(radius), steps, norm, lipschitz
+        self.temperature, self.method = float(temperature), method
+
+    def check(self, condition: Condition, start: Struct) -> None:
+        if isinstance(condition.system, DiscreteSystem):
+            raise ValueError("objective: expected a continuous system for RobustMargin, got a DiscreteSystem")
+
+    def __call__(self, condition: Condition, x: PyTree, y: PyTree, *, key: Any) -> Scalar:
+        network = EulerInference(plain(condition.continuous), self.steps)
+        given: Any = self.lipschitz(network.system) if callable(self.lipschitz) else self.lipschitz
+
+        def one(x: Any, y: Any) -> Any:
+            if given is not None:
+                logits = network(x)
+                least = logits[y] - logits - math.sqrt(2) * given * self.radius
+            else:
+                region = bounds.Ball(x, self.radius) if self.norm == "2" else bounds.Box.around(x, self.radius)
+                differences = lambda x: (lambda z: z[y] - z)(network(x))
+                least = bounds.bound(differences, region, method=self.method, rounding="real").lower
+            least = jnp.where(jnp.arange(least.shape[0]) == y, 0, least)
+            return jax.nn.logsumexp(-self.temperature * least)
+
+        return jnp.mean(jax.vmap(one)(x, y))
