@@ -106,7 +106,7 @@ def encoder_control(program: Any, x: np.ndarray, y: np.ndarray) -> np.ndarray:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--epochs", type=int, default=100)
+    parser.add_argument("--epochs", type=int, default=60)
     parser.add_argument("--width", type=int, default=128)
     parser.add_argument("--scale", type=float, default=3.0)
     parser.add_argument("--trained-radius", type=float, default=0.4)

@@ -267,7 +267,7 @@ HEADER = {
     "domain.upper": [9.0, 9.0],
     "domain.upper ": [math.inf, 3.0],
     "domain.lower ": [-3.0],
-    "level": [None, 1.02 * 9.293],
+    "level": [None, 1.02 * 9.287],
     "level ": [None, math.nan],
     "level  ": [None, None],
     "equilibrium": [0.1, 0.0],
