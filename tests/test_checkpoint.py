@@ -68,7 +68,7 @@ def run(folder: Any, **options: Any) -> ld.FitResult:
     return train(classifier(jax.random.key(0)), blobs(), jax.random.key(3), folder=folder, **options)
 
 
-@pytest.mark.parametrize("step", [1, 3, 64, 100])
+@pytest.mark.parametrize("step", [*(pytest.param(n, marks=pytest.mark.full) for n in (1, 100)), 3, 64])
 def test_ctrl_c_leaves_a_state_that_resumes_to_the_same_numbers(step: int, tmp_path: Path, monkeypatch: Any) -> None:
     whole = run(tmp_path / "whole", progress=False)
     press_at(monkeypatch, step)

@@ -197,10 +197,10 @@ def stripes(count: int, key: Any) -> tuple[Any, Any]:
 @pytest.mark.parametrize(
     ("make", "objective"),
     [
-        ("resnet18", ld.PathIntegral()),
+        pytest.param("resnet18", ld.PathIntegral(), marks=pytest.mark.slow),
         ("continuous_net", ld.EndToEnd()),
-        pytest.param("resnet18", ld.EndToEnd(), marks=pytest.mark.slow),
-        pytest.param("continuous_net", ld.PathIntegral(), marks=pytest.mark.slow),
+        pytest.param("resnet18", ld.EndToEnd(), marks=pytest.mark.full),
+        pytest.param("continuous_net", ld.PathIntegral(), marks=pytest.mark.full),
     ],
     ids=lambda value: value if isinstance(value, str) else type(value).__name__,
 )
@@ -499,6 +499,7 @@ def needed_gain(states: Any, classes: int = 10) -> np.ndarray:
     return classes * np.asarray(value) / (np.linalg.norm(slope, axis=-1) * farthest)
 
 
+@pytest.mark.full
 def test_what_gain_the_papers_field_needs(key: Any) -> None:
     """At gain 1 the condition cannot be met on most of the sampled set; at the wrong corners it takes 5 (30 C / (√2 · 30 √2)),
     and 2 √C = 6.32 on the whole ball."""

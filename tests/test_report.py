@@ -125,7 +125,13 @@ def test_truncation_makes_it_possible() -> None:
     assert not any("ask for too much" in p for p in report.problems)
 
 
-@pytest.mark.parametrize("solver", [ld.Solver(diffrax.Heun(), dt=0.125), ld.Solver()], ids=["fixed", "adaptive"])
+@pytest.mark.parametrize(
+    "solver",
+    [
+        pytest.param(ld.Solver(diffrax.Heun(), dt=0.125), id="fixed"),
+        pytest.param(ld.Solver(), id="adaptive", marks=pytest.mark.full),
+    ],
+)
 def test_the_curve_is_what_predict_does(solver: Any) -> None:
     field = lambda t, s, x: 3 * (x + 0.5 * jnp.cos(9 * t + 5 * x[::-1]))
     p = program(field, solver=solver)
