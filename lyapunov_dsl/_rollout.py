@@ -133,3 +133,8 @@ class EulerInference(eqx.Module):
 
     def __call__(self, x: PyTree) -> PyTree:
         return self.system.decode(self.final(x))
+
+    def margins(self, x: PyTree, y: Any) -> Array:
+        """z_y - z_j of all classes j, for logits z and an integer class y."""
+        logits = self(x)
+        return logits[y] - logits

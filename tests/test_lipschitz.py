@@ -134,3 +134,13 @@ def test_gains_are_those_of_the_weights_at_hand(key):
     assert float(spoiled.gain()) >= 3 * weight
     with pytest.raises(ValueError, match="Lipschitz constant that is known"):
         ld.nn.Lipschitz(eqx.nn.LayerNorm(4)).gain()
+
+
+@pytest.mark.parametrize(
+    "function",
+    [jnp.floor, lambda x: jnp.where(x > 0.5, 1.0, 0.0), lambda x: x.astype(int) * 1.0, jax.lax.stop_gradient],
+    ids=["floor", "where", "integers", "stop_gradient"],
+)
+def test_a_function_that_jumps_has_no_constant(function):
+    assert bounds.lipschitz(function, bounds.Box(jnp.zeros(2), jnp.ones(2))) == jnp.inf
+    assert bounds.lipschitz(jax.nn.relu, bounds.Box(-jnp.ones(2), jnp.ones(2)), norm=("2", "inf")) == pytest.approx(1)

@@ -231,3 +231,23 @@ class Layered(eqx.Module):
 
     def gain(self):
         return ld.nn.gain(self.layer)
+
+
+@pytest.mark.parametrize("rule", ["margin", "comparison"])
+def test_an_encoder_that_jumps_is_not_certified(rule):
+    class Rounded(eqx.Module):
+        def __call__(self, x):
+            return ld.Start(jnp.zeros(3, x.dtype), jnp.round(x))
+
+    program = program_of(Rounded(), field(30.0), kappa=1.0)
+    found = ld.certify_robustness(program, *clear(), radii=(1.0,), rules=(rule,), truncation=0.05, boxes=20_000)
+    assert found.radius[0] == 0
+
+
+def test_a_context_of_integers_is_refused():
+    class Counted(eqx.Module):
+        def __call__(self, x):
+            return ld.Start(jnp.zeros(3, x.dtype), (x, jnp.argmax(x)))
+
+    with pytest.raises(ValueError, match="context of floating-point arrays"):
+        ld.certify_robustness(program_of(Counted(), lambda t, s, c: c[0] - s), X, Y, rules=("reach",))

@@ -74,12 +74,10 @@ class RobustMargin(Objective):
 
         def one(x: Any, y: Any) -> Any:
             if given is not None:
-                logits = network(x)
-                least = logits[y] - logits - math.sqrt(2) * given * self.radius
+                least = network.margins(x, y) - math.sqrt(2) * given * self.radius
             else:
                 region = bounds.Ball(x, self.radius) if self.norm == "2" else bounds.Box.around(x, self.radius)
-                differences = lambda x: (lambda z: z[y] - z)(network(x))
-                least = bounds.bound(differences, region, method=self.method, rounding="real").lower
+                least = bounds.bound(lambda x: network.margins(x, y), region, method=self.method, rounding="real").lower
             least = jnp.where(jnp.arange(least.shape[0]) == y, 0, least)
             return jax.nn.logsumexp(-self.temperature * least)
 

@@ -9,12 +9,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.flatten_util import ravel_pytree
+from jax.interpreters import partial_eval
 
 from .. import bounds
 from .._certificate import Point
 from .._condition import Condition
 from .._domain import Ball, Box, Domain, Product
 from .._types import shown
+from ..bounds._jumps import doubtful as bounds_doubtful
 from ._branch import Judged
 
 # Rules of leaves, as the checker numbers them.
@@ -107,61 +109,17 @@ def numbers_of(closed: Any) -> list[np.ndarray]:
     return [np.asarray(v) for v in (*found, *literals)]
 
 
-# Operations whose derivative, as JAX takes it, is not that of the function.
-STEPS = {
-    "argmax",
-    "argmin",
-    "ceil",
-    "eq",
-    "floor",
-    "ge",
-    "gt",
-    "le",
-    "lt",
-    "ne",
-    "round",
-    "select_n",
-    "sign",
-    "stop_gradient",
-}
-
-
 def doubtful(told: Functions, start: Any) -> str:
-    """Why the derivative that JAX takes of V may not be that of V, empty where it is: V jumps, or has a derivative that
-    someone wrote. What JAX itself defines so (softplus, log-sum-exp) is taken on trust."""
-
-    def look(jaxpr: Any) -> str:
-        for equation in jaxpr.eqns:
-            name = equation.primitive.name
-            inner = [v for v in jax.tree.leaves(list(equation.params.values()), is_leaf=_is_jaxpr) if _is_jaxpr(v)]
-            if name.startswith("custom_"):
-                info = [getattr(getattr(v, "jaxpr", v), "debug_info", None) for v in inner]
-                if not any(_of_jax(str(getattr(v, "func_src_info", ""))) for v in info):
-                    return "V has a derivative that was written by hand and need not be that of V"
-                continue
-            if name in STEPS and not _in_logsumexp(equation):
-                return f"V uses {name}: what JAX takes for its derivative need not be one"
-            for why in (look(getattr(v, "jaxpr", v)) for v in inner):
-                if why:
-                    return why
-        return ""
-
-    return look(jax.make_jaxpr(told.value)(jnp.zeros(()), start).jaxpr)
+    """Why the derivative that JAX takes of V may not be that of V, empty where it is."""
+    found = bounds_doubtful(jax.make_jaxpr(told.value)(jnp.zeros(()), start))
+    return f"V {found}" if found else ""
 
 
-def _is_jaxpr(v: Any) -> bool:
-    return hasattr(v, "eqns") or hasattr(v, "jaxpr")
-
-
-def _of_jax(source: str) -> bool:
-    return "/jax/_src/" in source.replace("\\", "/")
-
-
-def _in_logsumexp(equation: Any) -> bool:
-    """Whether an equation is part of `jax.nn.logsumexp`, which chooses and stops gradients to the right end."""
-    trace = getattr(equation.source_info, "traceback", None)
-    frames = [] if trace is None else trace.frames
-    return any(f.function_name == "logsumexp" and _of_jax(f.file_name) for f in frames)
+def depends(function: Callable, first: Any, *more: Any) -> bool:
+    """Whether a function depends on its first argument."""
+    closed = jax.make_jaxpr(function)(first, *more)
+    used = partial_eval.dce_jaxpr(closed.jaxpr, [True] * len(closed.out_avals))[1]
+    return any(used[: len(jax.tree.leaves(first))])
 
 
 def box_of(domain: Domain, start: Any) -> tuple[np.ndarray, np.ndarray, tuple[np.ndarray, float] | None]:
@@ -375,11 +333,14 @@ class Judge:
 TOGETHER = 64
 
 
+def compiled(function: Callable) -> Callable:
+    """A function compiled for the search for proofs."""
+    # On a CPU, XLA's fusion copies cheap operations into each kernel that uses them: planes of ten lines become programs that take
+    # several times as long to compile. Proofs of small systems spend their time there.
+    options = {"xla_disable_hlo_passes": "fusion"} if jax.default_backend() == "cpu" else None
+    return jax.jit(function, compiler_options=options)
+
+
 def _batched(one: Callable) -> Callable:
     """A function of one box for many, compiled."""
-    # On a CPU, XLA's fusion copies cheap operations into each kernel that uses them: planes of ten lines become programs that take
-    # three times as long to compile. Proofs of small systems spend their time there.
-    options = {"xla_disable_hlo_passes": "fusion"} if jax.default_backend() == "cpu" else None
-    return jax.jit(
-        lambda low, high, *fixed: jax.vmap(lambda a, b: one(a, b, *fixed))(low, high), compiler_options=options
-    )
+    return compiled(lambda low, high, *fixed: jax.vmap(lambda a, b: one(a, b, *fixed))(low, high))

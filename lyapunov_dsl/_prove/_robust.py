@@ -36,7 +36,7 @@ from .._potential import CrossEntropy, Truncated
 from .._rollout import EulerInference
 from .._system import DiscreteSystem, System, identity, plain
 from .._types import is_finite, kind
-from ._question import box_of, widened
+from ._question import box_of, compiled, depends, widened
 
 RULES = ("margin", "reach", "comparison")
 
@@ -103,8 +103,10 @@ class Robust(NamedTuple):
 class _Functions:
     """What the rules evaluate, for one example and one radius, compiled for a batch of examples."""
 
-    def __init__(self, network: EulerInference, certificate: Any, domain: Any, norm: str, truncation: float):
-        self.network, self.norm = network, norm
+    def __init__(
+        self, network: EulerInference, certificate: Any, domain: Any, norm: str, truncation: float, timed: bool
+    ):
+        self.network, self.norm, self.timed = network, norm, timed
         self.domain, self.truncation = domain, truncation
         self.kappa = float(certificate.kappa) if isinstance(certificate, Exponential) else 0.0
         self.margin = _mapped(self._margin)
@@ -113,19 +115,16 @@ class _Functions:
         self.residual, self.margins = _mapped(self._residual), _mapped(self._margins)
 
     def ball(self, x: Any, radius: Any) -> Any:
-        flat = x
-        return bounds.Ball(flat, radius) if self.norm == "2" else bounds.Box.around(flat, radius)
+        return bounds.Ball(x, radius) if self.norm == "2" else bounds.Box.around(x, radius)
 
     def _margins(self, x: Any, y: Any) -> Any:
         """Enclosed margins z_y - z_j of the nominal input, infinite at y."""
-        others = lambda x: _differences(self.network(x), y)
-        found = bounds.bound(others, bounds.Box(x, x), method="interval", rounding="real")
+        found = bounds.bound(lambda x: self.network.margins(x, y), bounds.Box(x, x), method="interval", rounding="real")
         return jnp.where(jnp.arange(found.lower.shape[0]) == y, jnp.inf, found.lower)
 
     def _reach(self, x: Any, y: Any, radius: Any) -> Any:
         """The smallest margin over the ball, at least."""
-        others = lambda x: _differences(self.network(x), y)
-        found = bounds.bound(others, self.ball(x, radius), rounding="real")
+        found = bounds.bound(lambda x: self.network.margins(x, y), self.ball(x, radius), rounding="real")
         lower = jnp.where(jnp.arange(found.lower.shape[0]) == y, jnp.inf, found.lower)
         return jnp.min(jnp.where(jnp.isnan(lower), -jnp.inf, lower))
 
@@ -138,17 +137,16 @@ class _Functions:
 
     def _moved(self, x: Any, radius: Any) -> tuple[Any, Any]:
         """Lipschitz constants, in the Euclidean norm of outputs, times the radius: of the start and of the context."""
+        varies = depends(lambda x: self._flat(x)[0], x)
         given = getattr(self.network.system.input, "gain", None)
         if given is not None and self.norm == "2":
             # Of start and context as one vector, so of each.
             reach = given() * radius * (1 + 1e-14)
-            varies = _depends(lambda x: self._flat(x)[0], x)
             return (reach if varies else jnp.zeros(())), reach
         ball = self.ball(x, radius)
         # From the ∞-norm, n entries are at most √n as long.
         more = 1.0 if self.norm == "2" else math.sqrt(x.size) * (1 + 1e-14)
         of = lambda part: bounds.lipschitz(lambda x: self._flat(x)[part], ball, norm="2") * radius * more
-        varies = _depends(lambda x: self._flat(x)[0], x)
         return (of(0) if varies else jnp.zeros(())), of(1)
 
     def _step(self, n: Any, as_state: Any, as_context: Any) -> Any:
@@ -191,11 +189,8 @@ class _Functions:
         def one(n: Any) -> tuple[Any, Any]:
             step = self._step(n, as_state, as_context)
             found = bounds.bound(step, *regions, rounding="real")
-            slopes = bounds.bound(jax.jacfwd(step, argnums=1), *regions, rounding="real")
-            size = jnp.maximum(jnp.abs(slopes.lower), jnp.abs(slopes.upper))
-            # From the Euclidean norm of the context to the largest entry of the state.
-            rows = jnp.sqrt(jnp.sum(size * size, axis=1)) * (1 + 1e-13)
-            return jnp.all((found.lower >= low) & (found.upper <= high)), jnp.max(rows) * reach * (1 + 1e-14)
+            steep = bounds.lipschitz(step, *regions, norm=("2", "inf"), argnum=1)
+            return jnp.all((found.lower >= low) & (found.upper <= high)), steep * reach * (1 + 1e-14)
 
         kept, changes = self._each(one)
         invariant, change = jnp.all(kept), jnp.max(changes)
@@ -233,25 +228,10 @@ class _Functions:
 
         return jnp.max(self._each(one)), jnp.argmax(high - low)
 
-    timed: bool = True
-
 
 def _mapped(function: Any) -> Any:
-    """A function of one example for many, compiled without fusion on a CPU, which copies what it fuses."""
-    options = {"xla_disable_hlo_passes": "fusion"} if jax.default_backend() == "cpu" else None
-    return jax.jit(jax.vmap(function), compiler_options=options)
-
-
-def _differences(logits: Any, y: Any) -> Any:
-    return logits[y] - logits
-
-
-def _depends(function: Any, x: Any) -> bool:
-    """Whether a function of x depends on it."""
-    from jax.interpreters import partial_eval
-
-    closed = jax.make_jaxpr(function)(jax.tree.map(jnp.zeros_like, x))
-    return any(partial_eval.dce_jaxpr(closed.jaxpr, [True] * len(closed.out_avals))[1])
+    """A function of one example for many, compiled."""
+    return compiled(jax.vmap(function))
 
 
 def euler_steps(program: Any) -> int:
@@ -300,8 +280,8 @@ def certify_robustness(
     - `boxes`: the most boxes of states per example in which the condition of the comparison rule is proved.
     - `together`: how many examples are bounded at a time.
 
-    **Returns:** a [`lyapunov_dsl.Robust`][]. It is about real arithmetic: what floating-point inference adds is far below the margins
-    that the rules leave, but not part of the claim.
+    **Returns:** a [`lyapunov_dsl.Robust`][]. It is about real arithmetic: the rounding of floating-point inference is not part of the
+    claim. Where the input module has a method `gain`, that is taken for its Lipschitz constant in L2: a premise that is yours.
 
     **Raises:** `ValueError` for a program, radii or rules that are not as above.
     """
@@ -328,8 +308,10 @@ def certify_robustness(
         if "comparison" in rules:
             _check_comparison(certificate, quiet.system)
             domain = box_of(quiet.system.region, network.system.start(jnp.asarray(x[0], jnp.float64)).state)
-        found = _Functions(network, certificate, domain, norm, truncation)
-        found.timed = _timed(network, x[0])
+        start = network.system.start(jnp.asarray(x[0], jnp.float64))
+        _check_context(start.context)
+        timed = depends(lambda t: network.system.velocity(t, start.state, start.context), jnp.zeros(()))
+        found = _Functions(network, certificate, domain, norm, truncation, timed)
         return _search(found, np.asarray(x, np.float64), y, radii, list(rules), boxes, together, began)
 
 
@@ -347,9 +329,13 @@ def _check_comparison(certificate: Any, system: System) -> None:
         )
 
 
-def _timed(network: EulerInference, x: Any) -> bool:
-    start = network.system.start(jnp.asarray(x, jnp.float64))
-    return _depends(lambda t: network.system.velocity(t, start.state, start.context), jnp.zeros(()))
+def _check_context(context: Any) -> None:
+    """A part of the context that is no floating-point array has no distance from that of another input."""
+    other = [leaf for leaf in jax.tree.leaves(context) if eqx.is_array(leaf) and not eqx.is_inexact_array(leaf)]
+    if other:
+        raise ValueError(
+            f"certify_robustness: expected a context of floating-point arrays, got one with {other[0].dtype}{list(other[0].shape)}"
+        )
 
 
 def _search(

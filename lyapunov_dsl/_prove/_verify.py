@@ -4,7 +4,7 @@ import dataclasses
 import functools
 import hashlib
 import time as clock
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from .._domain import Domain
 from .._types import is_finite
 from ._branch import Budget, Run, Tree
 from ._proof import Proof, Rest, measured, portable, solved, stays
-from ._question import REST, Functions, Judge, Region, Rounding, box_of, doubtful, fingerprint, functions
+from ._question import REST, Functions, Judge, Region, Rounding, box_of, depends, doubtful, fingerprint, functions
 from ._tube import Tube
 
 CLAIMS = ("decrease", "definite", "enclosed", "invariant", "stays", "robust")
@@ -291,14 +291,8 @@ def _region(condition: Condition, domain: Any, state: Any, level: Any, time: Any
 
 def _is_steady(told: Functions, start: Any) -> bool:
     """Whether nothing depends on time."""
-    from jax.interpreters import partial_eval
-
-    def depends(function: Callable, of: Any) -> bool:
-        closed = jax.make_jaxpr(function)(jnp.zeros(()), of)
-        return partial_eval.dce_jaxpr(closed.jaxpr, [True] * len(closed.out_avals))[1][0]
-
-    pairs = [(told.field, start), (told.value, start), (told.comparison, jnp.zeros(()))]
-    return not any(depends(function, of) for function, of in pairs)
+    t = jnp.zeros(())
+    return not (depends(told.field, t, start) or depends(told.value, t, start) or depends(told.comparison, t, t))
 
 
 def _questions(

@@ -51,7 +51,7 @@ def _sorted(nodes: list[Node]) -> list[Node]:
     return list(placed)
 
 
-def forward(node: Node, ranges: Sequence[Interval], spreads: Sequence[Any] = ()) -> tuple[Interval, Any]:
+def forward(node: Node, ranges: Sequence[Interval], spreads: Sequence[Any]) -> tuple[Interval, Any]:
     """The range of a node and its slack, from the ranges and spreads of its inputs."""
     assert node.rule is not None
     out = node.rule.range(node, *ranges)

@@ -18,9 +18,10 @@ from jaxtyping import Array, Float
 from .._types import shown
 from ._bound import bound
 from ._interval import eps, tiny, wide
+from ._jumps import doubtful
 from ._region import Ball, Box
 
-NORMS = ("2", "inf")
+NORMS = ("2", "inf", ("2", "inf"))
 # Bits of the exponent of a Gram matrix: with 12, a bound is off by a factor of at most rank^(1/8192).
 SQUARINGS = 12
 
@@ -71,13 +72,17 @@ def _largest_sum(size: Any) -> Any:
     return jnp.max(jnp.sum(size, axis=-1)) * (1 + (size.shape[-1] + 2) * eps(wide()))
 
 
-def jacobian_norm(lower: Any, upper: Any, norm: str) -> Float[Array, ""]:
-    """The norm, at most, of all matrices between two, from the `norm` of inputs to that of outputs."""
+def jacobian_norm(lower: Any, upper: Any, norm: Any) -> Float[Array, ""]:
+    """The norm, at most, of all matrices between two; `norm` as of `lipschitz`."""
     size = jnp.maximum(jnp.abs(lower), jnp.abs(upper))
     good = jnp.all(jnp.isfinite(size))
     lower, upper, size = (jnp.where(good, v, 0) for v in (lower, upper, size))
     if norm == "inf":
         return jnp.where(good, _largest_sum(size), jnp.inf)
+    if norm == ("2", "inf"):
+        squares = jnp.max(jnp.sum(size * size, axis=-1)) * (1 + (size.shape[-1] + 4) * eps(wide()))
+        found = jnp.sqrt(jnp.where(squares > 0, squares, 1)) * jnp.where(squares > 0, 1 + 4 * eps(wide()), 0)
+        return jnp.where(good, found, jnp.inf)
     center = 0.5 * lower + 0.5 * upper
     half = jnp.maximum(upper - center, center - lower) * (1 + 4 * eps(wide())) + tiny(wide())
     # ‖R‖₂² <= ‖R‖₁ ‖R‖_∞ for what is left around the center.
@@ -89,7 +94,7 @@ def jacobian_norm(lower: Any, upper: Any, norm: str) -> Float[Array, ""]:
 def lipschitz(
     function: Callable[..., Any],
     *arguments: Any,
-    norm: str = "2",
+    norm: Any = "2",
     argnum: int = 0,
     method: Any = "crown",
 ) -> Float[Array, ""]:
@@ -97,14 +102,14 @@ def lipschitz(
 
     **Arguments:**
 
-    - `function`: of arrays or PyTrees of them, differentiable almost everywhere (ReLU is).
+    - `function`: of arrays or PyTrees of them, continuous and piecewise smooth (ReLU is).
     - `arguments`: of it; regions ([`lyapunov_dsl.bounds.Box`][], [`lyapunov_dsl.bounds.Ball`][]) where they vary.
-    - `norm`: `"2"` or `"inf"`, of inputs and of outputs, over all entries.
+    - `norm`: `"2"` or `"inf"`, of inputs and of outputs, over all entries; or `("2", "inf")`, the former of inputs, the latter of outputs.
     - `argnum`: the argument it is about, a region.
     - `method`: of [`lyapunov_dsl.bounds.bound`][].
 
-    The norm of the Jacobian, at most, over the region, which is convex. Infinite where nothing is known. A comparison in the
-    function makes it a set of pieces: where the function jumps from one to the other, this is no Lipschitz constant of it.
+    The norm of the Jacobian, at most, over the region, which is convex. Infinite where nothing is known, and for a function that may
+    jump: that rounds, compares or chooses (`jnp.where`; `jax.nn.relu` and `jnp.maximum` are fine), or whose derivative was written by hand.
 
     **Raises:** `ValueError` for another norm, or an argument that is no region.
     """
@@ -120,6 +125,9 @@ def lipschitz(
         at = lambda v: ravel_pytree(function(*values[:argnum], unravel(v), *values[argnum + 1 :]))[0]
         return jax.jacfwd(at)(flat)
 
+    # A step has the derivative 0.
+    if doubtful(jax.make_jaxpr(function)(*(a.like if isinstance(a, Box | Ball) else a for a in arguments))):
+        return jnp.asarray(jnp.inf, wide())
     found = bound(jacobian, *arguments, method=method, rounding="real")
     return jacobian_norm(jnp.asarray(found.lower, wide()), jnp.asarray(found.upper, wide()), norm)
 
@@ -196,7 +204,7 @@ def stack_norm(weights: Sequence[Any], slopes: tuple[float, float] = (0.0, 1.0),
         if low > 0:
             low = 0.0
         scaled = [matrices[0], *(high * m for m in matrices[1:])]
-        bound_of = _layered(scaled)
+        bound_of = _Layered(scaled)
         logs = bound_of.start
         best, least = logs, float(bound_of.value(logs))
         moment = [jnp.zeros_like(v) for v in logs]
@@ -215,7 +223,7 @@ def stack_norm(weights: Sequence[Any], slopes: tuple[float, float] = (0.0, 1.0),
     return plain
 
 
-class _layered:
+class _Layered:
     """The Lipschitz constant that multipliers give, as a function of their logarithms."""
 
     def __init__(self, matrices: Sequence[np.ndarray]):

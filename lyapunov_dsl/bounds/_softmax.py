@@ -386,11 +386,11 @@ def _first(node: Node, out: Interval, *inputs: Interval) -> Relaxation:
     return Relaxation(plane, plane, NONE)
 
 
-# m(a, t) - t_i, evaluated so, and the same real number as m(a, t - t_i): inputs are the latter, a and t.
 def _tie_within(node: Node, exact: Interval, a: Interval, t: Interval, first: Any, *spreads: Any) -> Any:
     return 2 * _mean_within(node, a, t, *spreads)
 
 
+# m(a, t) - t_i, evaluated so, and the same real number as m(a, t - t_i): inputs are the latter, a and t.
 tie = Rule("tie", lambda node, exact, *_: exact, _tie_slack, _first, guides=0, within=_tie_within)
 
 
@@ -400,12 +400,12 @@ def _told_slack(node: Node, out: Interval, value: Interval, other: Interval, a: 
     return added(roundoff(node, _steps_of(a), 1.0) + roundoff(node, 16, size), _lost(node, a))
 
 
-# lse(a) - a_i, evaluated in either way, and the same real number as lse(a - a_i): inputs are both, the first with the better
-# planes, and a.
 def _told_within(node: Node, value: Interval, other: Interval, a: Interval, *spreads: Any) -> Any:
     return 4 * _widest(spreads[-1], a)
 
 
+# lse(a) - a_i, evaluated in either way, and the same real number as lse(a - a_i): inputs are both, the first with the better
+# planes, and a.
 told = Rule(
     "told", lambda node, value, other, _: intersect(value, other), _told_slack, _first, guides=0, within=_told_within
 )

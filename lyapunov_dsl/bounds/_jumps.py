@@ -1,0 +1,75 @@
+"""Functions whose derivative, as JAX takes it, need not bound how they change: they jump, or someone wrote the derivative."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+# Operations that jump, decide, or hide what depends on their operands.
+STEPS = {
+    *(
+        "argmax",
+        "argmin",
+        "ceil",
+        "eq",
+        "floor",
+        "ge",
+        "gt",
+        "le",
+        "lt",
+        "ne",
+        "rem",
+        "round",
+        "select_n",
+        "sign",
+        "sort",
+    ),
+    *("stop_gradient", "top_k"),
+}
+
+
+def doubtful(closed: Any) -> str:
+    """What about a traced function may make its derivative another than JAX takes; empty where nothing does.
+
+    What JAX itself defines by hand (softplus, ReLU, log-sum-exp) is taken on trust. Choices that happen to be continuous, such as a leaky
+    ReLU by `jnp.where`, are not told from those that jump.
+    """
+
+    def look(jaxpr: Any) -> str:
+        for equation in jaxpr.eqns:
+            name = equation.primitive.name
+            inner = [v for v in jax.tree.leaves(list(equation.params.values()), is_leaf=_is_jaxpr) if _is_jaxpr(v)]
+            if name.startswith("custom_"):
+                info = [getattr(getattr(v, "jaxpr", v), "debug_info", None) for v in inner]
+                if not any(_of_jax(str(getattr(v, "func_src_info", ""))) for v in info):
+                    return "has a derivative that was written by hand and need not be its own"
+                continue
+            if (name in STEPS or _truncates(equation)) and not _in_logsumexp(equation):
+                return f"uses {name}: what JAX takes for its derivative need not be one"
+            for why in (look(getattr(v, "jaxpr", v)) for v in inner):
+                if why:
+                    return why
+        return ""
+
+    return look(closed.jaxpr)
+
+
+def _is_jaxpr(v: Any) -> bool:
+    return hasattr(v, "eqns") or hasattr(v, "jaxpr")
+
+
+def _truncates(equation: Any) -> bool:
+    """Whether a number becomes an integer or a boolean."""
+    kinds = [[jnp.issubdtype(v.aval.dtype, jnp.floating) for v in side] for side in (equation.invars, equation.outvars)]
+    return equation.primitive.name == "convert_element_type" and kinds == [[True], [False]]
+
+
+def _of_jax(source: str) -> bool:
+    return "/jax/_src/" in source.replace("\\", "/")
+
+
+def _in_logsumexp(equation: Any) -> bool:
+    """Whether an equation is part of `jax.nn.logsumexp`, which chooses and stops gradients to the right end."""
+    trace = getattr(equation.source_info, "traceback", None)
+    frames = [] if trace is None else trace.frames
+    return any(f.function_name == "logsumexp" and _of_jax(f.file_name) for f in frames)
