@@ -64,7 +64,7 @@ class Robust(NamedTuple):
     - `rule`: that gave it, empty where none did. [examples]
     - `right`: whether the class is right without a perturbation. [examples]
     - `radii`: by rule, for each example. {rule: [examples]}
-    - `premises`: of each rule, at its own radius or the smallest one that was tried, for each example. {rule: [examples][premises]}
+    - `premises`: of each rule, at its own radius or the smallest one that was tried, for each example. {rule: one list for each example}
     - `norm`: of the perturbations.
     - `evaluations`: of boxes by the bound engine, for all examples.
     - `seconds`: wall time, compilation included.
