@@ -123,18 +123,21 @@ class EulerInference(eqx.Module):
         velocity = self.system.velocity(jnp.asarray(n * dt, time_dtype(state)), state, context)
         return jax.tree.map(lambda s, v: s + dt * v, state, velocity)
 
-    def final(self, x: PyTree) -> PyTree:
-        """The state at the horizon."""
-        start = self.system.start(x)
-        state = start.state
+    def final(self, state: PyTree, context: PyTree) -> PyTree:
+        """The state at the horizon from a start."""
         for n in range(self.steps):
-            state = self.step(n, state, start.context)
+            state = self.step(n, state, context)
         return state
 
     def __call__(self, x: PyTree) -> PyTree:
-        return self.system.decode(self.final(x))
+        start = self.system.start(x)
+        return self.system.decode(self.final(start.state, start.context))
 
     def margins(self, x: PyTree, y: Any) -> Array:
         """z_y - z_j of all classes j, for logits z and an integer class y."""
-        logits = self(x)
-        return logits[y] - logits
+        return margins(self(x), y)
+
+
+def margins(logits: Array, y: Any) -> Array:
+    """z_y - z_j of all classes j, for logits z and an integer class y."""
+    return logits[y] - logits

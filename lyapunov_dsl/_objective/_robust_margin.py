@@ -3,13 +3,14 @@
 import math
 from typing import Any
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jaxtyping import PyTree
 
 from .. import bounds
 from .._condition import Condition
-from .._rollout import EulerInference
+from .._rollout import EulerInference, margins
 from .._system import DiscreteSystem, plain
 from .._types import Scalar, Struct, is_finite
 from ._base import Objective
@@ -29,7 +30,8 @@ class RobustMargin(Objective):
     - `lipschitz`: L of x -> logits in the Euclidean norm, a number or a function of the system: 1 for 1-Lipschitz layers all the way.
         `None` for bounds.
     - `temperature`: margins are multiplied by it.
-    - `method`: of [`lyapunov_dsl.bounds.bound`][], where that is used.
+    - `method`: of [`lyapunov_dsl.bounds.bound`][], where that is used; `"interval"`: ranges through the input module, the cheapest, and
+        planes through the steps.
 
     Nothing is claimed of what comes out; [`lyapunov_dsl.certify_robustness`][] does that.
 
@@ -73,12 +75,27 @@ class RobustMargin(Objective):
         given: Any = self.lipschitz(network.system) if callable(self.lipschitz) else self.lipschitz
 
         def one(x: Any, y: Any) -> Any:
-            if given is not None:
-                least = network.margins(x, y) - math.sqrt(2) * given * self.radius
-            else:
-                region = bounds.Ball(x, self.radius) if self.norm == "2" else bounds.Box.around(x, self.radius)
-                least = bounds.bound(lambda x: network.margins(x, y), region, method=self.method, rounding="real").lower
+            lost = lambda: math.sqrt(2) * given * self.radius
+            least = self._bounded(network, x, y) if given is None else network.margins(x, y) - lost()
             least = jnp.where(jnp.arange(least.shape[0]) == y, 0, least)
             return jax.nn.logsumexp(-self.temperature * least)
 
         return jnp.mean(jax.vmap(one)(x, y))
+
+    def _bounded(self, network: EulerInference, x: Any, y: Any) -> Any:
+        """The margins over the ball, at least."""
+        region = bounds.Ball(x, self.radius) if self.norm == "2" else bounds.Box.around(x, self.radius)
+        if self.method != "interval":
+            return bounds.bound(lambda x: network.margins(x, y), region, method=self.method, rounding="real").lower
+
+        # Ranges through Euler steps would grow with every step; planes through them do not.
+        begin = lambda x: eqx.filter(network.system.start(x), eqx.is_inexact_array)
+        rest = eqx.filter(network.system.start(x), eqx.is_inexact_array, inverse=True)
+        found = bounds.bound(begin, region, method="interval", rounding="real")
+        boxes = jax.tree.map(bounds.Box, found.lower, found.upper)
+
+        def after(start: Any) -> Any:
+            start = eqx.combine(start, rest)
+            return margins(network.system.decode(network.final(start.state, start.context)), y)
+
+        return bounds.bound(after, boxes, method="backward", rounding="real").lower

@@ -333,14 +333,14 @@ class Judge:
 TOGETHER = 64
 
 
-def compiled(function: Callable) -> Callable:
-    """A function compiled for the search for proofs."""
+def options(backend: str) -> dict[str, Any] | None:
+    """Of the compiler, for the search for proofs."""
     # On a CPU, XLA's fusion copies cheap operations into each kernel that uses them: planes of ten lines become programs that take
     # several times as long to compile. Proofs of small systems spend their time there.
-    options = {"xla_disable_hlo_passes": "fusion"} if jax.default_backend() == "cpu" else None
-    return jax.jit(function, compiler_options=options)
+    return {"xla_disable_hlo_passes": "fusion"} if backend == "cpu" else None
 
 
 def _batched(one: Callable) -> Callable:
     """A function of one box for many, compiled."""
-    return compiled(lambda low, high, *fixed: jax.vmap(lambda a, b: one(a, b, *fixed))(low, high))
+    mapped = lambda low, high, *fixed: jax.vmap(lambda a, b: one(a, b, *fixed))(low, high)
+    return jax.jit(mapped, compiler_options=options(jax.default_backend()))

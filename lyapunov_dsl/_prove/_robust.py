@@ -7,13 +7,18 @@ With Φ_n(η, c) = η + Δt f(n Δt, η, c), the context c and the start as func
 below bounded from above over it:
 
 - **reach**: the margins themselves, by planes through all steps over the ball (Zhang et al. 2018).
+- **tube**: the margins by planes through all steps over all starts and contexts that are no farther from the nominal ones than
+  Lip(start) ε and Lip(c) ε.
 - **margin**: e_0 = Lip(start) ε and e_{n+1} = q e_n + b Lip(c) ε bound how far the states of a perturbed input are from the
-  nominal ones, q and b the Lipschitz constants of Φ in state and context; the class holds while every margin of the nominal input
-  exceeds √2 Lip(readout) e_N (Tsuzuku et al. 2018).
+  nominal ones, with q and b the Lipschitz constants of Φ in state and context on a tube of boxes that all of these are in and that is
+  no wider than e_n; q < 1 where the steps contract. The class holds while every margin of the nominal input exceeds √2 Lip(readout) e_N
+  (Tsuzuku et al. 2018), 2 Lip(readout) e_N in the ∞-norm.
 - **comparison**: V(Φ_n(η, c)) <= max(exp(-κ Δt) V(η), γ) on all of H for the *nominal* input, H invariant for *every* perturbed
-  one, and d the change of Φ by the perturbation in the ∞-norm. Then v_{n+1} = log(1 + (exp(max(exp(-κ Δt) v_n, γ)) - 1) exp(2 d))
-  bounds V of cross entropy along every perturbed trajectory, since |∂V| <= 2 (1 - exp(-V)) per unit of the ∞-norm; the class holds
-  if v_N < log 2 (Theorem 3 of the paper, in discrete time and with the sharper profile).
+  one, and d the change of Φ by the perturbation. Along it |∂V| <= a (1 - exp(-V)) with a = √2 where d is in the Euclidean norm and a = 2
+  where it is in the ∞-norm, and so v_{n+1} = log(1 + (exp(max(exp(-κ Δt) v_n, γ)) - 1) exp(a d)) bounds V of cross entropy along every
+  perturbed trajectory. The class holds if v_N < log 2.
+- **theorem3**: the same with the constant a instead of the profile, v_{n+1} = max(exp(-κ Δt) v_n, γ) + a d: Theorem 3 of the paper in
+  discrete time. Never above the rule before it, and therefore not among those that are tried unless it is asked for.
 """
 
 import math
@@ -28,7 +33,6 @@ import jax.numpy as jnp
 import numpy as np
 from jax.flatten_util import ravel_pytree
 
-from .. import bounds
 from .._certificate import Exponential
 from .._certify import Assurance
 from .._domain import Box
@@ -36,9 +40,17 @@ from .._potential import CrossEntropy, Truncated
 from .._rollout import EulerInference
 from .._system import DiscreteSystem, System, identity, plain
 from .._types import is_finite, kind
-from ._question import box_of, compiled, depends, widened
+from ._deployed import Deployed, evaluate
+from ._question import box_of, depends, widened
 
-RULES = ("margin", "reach", "comparison")
+# Bounds of boxes that a rule takes for N steps, and the function that evaluates it.
+COST = {
+    "margin": lambda n: 4 * n + 4,
+    "reach": lambda n: 1,
+    "tube": lambda n: 2,
+    "comparison": lambda n: 3 * n + 3,
+    "theorem3": lambda n: 3 * n + 3,
+}
 
 
 class Premise(NamedTuple):
@@ -100,140 +112,6 @@ class Robust(NamedTuple):
         return "\n".join(lines)
 
 
-class _Functions:
-    """What the rules evaluate, for one example and one radius, compiled for a batch of examples."""
-
-    def __init__(
-        self, network: EulerInference, certificate: Any, domain: Any, norm: str, truncation: float, timed: bool
-    ):
-        self.network, self.norm, self.timed = network, norm, timed
-        self.domain, self.truncation = domain, truncation
-        self.kappa = float(certificate.kappa) if isinstance(certificate, Exponential) else 0.0
-        self.margin = _mapped(self._margin)
-        self.reach = _mapped(self._reach)
-        self.comparison = _mapped(self._comparison)
-        self.residual, self.margins = _mapped(self._residual), _mapped(self._margins)
-
-    def ball(self, x: Any, radius: Any) -> Any:
-        return bounds.Ball(x, radius) if self.norm == "2" else bounds.Box.around(x, radius)
-
-    def _margins(self, x: Any, y: Any) -> Any:
-        """Enclosed margins z_y - z_j of the nominal input, infinite at y."""
-        found = bounds.bound(lambda x: self.network.margins(x, y), bounds.Box(x, x), method="interval", rounding="real")
-        return jnp.where(jnp.arange(found.lower.shape[0]) == y, jnp.inf, found.lower)
-
-    def _reach(self, x: Any, y: Any, radius: Any) -> Any:
-        """The smallest margin over the ball, at least."""
-        found = bounds.bound(lambda x: self.network.margins(x, y), self.ball(x, radius), rounding="real")
-        lower = jnp.where(jnp.arange(found.lower.shape[0]) == y, jnp.inf, found.lower)
-        return jnp.min(jnp.where(jnp.isnan(lower), -jnp.inf, lower))
-
-    def _flat(self, x: Any) -> tuple[Any, Any, Any, Any]:
-        start = self.network.system.start(x)
-        state, as_state = ravel_pytree(start.state)
-        context, as_context = ravel_pytree(eqx.filter(start.context, eqx.is_inexact_array))
-        rest = eqx.filter(start.context, eqx.is_inexact_array, inverse=True)
-        return state, context, as_state, lambda c: eqx.combine(as_context(c), rest)
-
-    def _moved(self, x: Any, radius: Any) -> tuple[Any, Any]:
-        """Lipschitz constants, in the Euclidean norm of outputs, times the radius: of the start and of the context."""
-        varies = depends(lambda x: self._flat(x)[0], x)
-        given = getattr(self.network.system.input, "gain", None)
-        if given is not None and self.norm == "2":
-            # Of start and context as one vector, so of each.
-            reach = given() * radius * (1 + 1e-14)
-            return (reach if varies else jnp.zeros(())), reach
-        ball = self.ball(x, radius)
-        # From the ∞-norm, n entries are at most √n as long.
-        more = 1.0 if self.norm == "2" else math.sqrt(x.size) * (1 + 1e-14)
-        of = lambda part: bounds.lipschitz(lambda x: self._flat(x)[part], ball, norm="2") * radius * more
-        return (of(0) if varies else jnp.zeros(())), of(1)
-
-    def _step(self, n: Any, as_state: Any, as_context: Any) -> Any:
-        return lambda s, c: ravel_pytree(self.network.step(n, as_state(s), as_context(c)))[0]
-
-    def _start(self, x: Any, radius: Any) -> tuple[Any, Any]:
-        """A box that every perturbed start is in."""
-        found = bounds.bound(lambda x: self._flat(x)[0], self.ball(x, radius), rounding="real")
-        return found.lower, found.upper
-
-    def _margin(self, x: Any, y: Any, radius: Any) -> Any:
-        """The room of the margin rule: the smallest of nominal margin - √2 Lip(readout) e_N."""
-        first, reach = self._moved(x, radius)
-        _, context, as_state, as_context = self._flat(x)
-        contexts = bounds.Ball(context, reach)
-
-        def one(n: Any, carry: tuple[Any, Any, Any]) -> tuple[Any, Any, Any]:
-            low, high, error = carry
-            # Nominal and perturbed states lie in the box, and so does the line between them.
-            step, regions = self._step(n, as_state, as_context), (bounds.Box(low, high), contexts)
-            q = bounds.lipschitz(step, *regions, norm="2", argnum=0)
-            b = bounds.lipschitz(step, *regions, norm="2", argnum=1)
-            after = bounds.bound(step, *regions, rounding="real")
-            return after.lower, after.upper, (q * error + b * reach) * (1 + 1e-14)
-
-        low, high, error = jax.lax.fori_loop(0, self.network.steps, one, (*self._start(x, radius), first))
-        decode = lambda s: self.network.system.decode(as_state(s))
-        plain = self.network.system.readout is identity
-        last = 1.0 if plain else bounds.lipschitz(decode, bounds.Box(low, high), norm="2")
-        room = jnp.min(self._margins(x, y)) - math.sqrt(2) * (1 + 1e-14) * last * error
-        return jnp.where(jnp.isnan(room), -jnp.inf, room)
-
-    def _comparison(self, x: Any, y: Any, radius: Any) -> Any:
-        """(V at the end at most, whether H is invariant, whether the start is in H, d) of the comparison rule."""
-        low, high = (jnp.asarray(v) for v in self.domain[:2])
-        _, reach = self._moved(x, radius)
-        _, context, as_state, as_context = self._flat(x)
-        regions = bounds.Box(low, high), bounds.Ball(context, reach)
-
-        def one(n: Any) -> tuple[Any, Any]:
-            step = self._step(n, as_state, as_context)
-            found = bounds.bound(step, *regions, rounding="real")
-            steep = bounds.lipschitz(step, *regions, norm=("2", "inf"), argnum=1)
-            return jnp.all((found.lower >= low) & (found.upper <= high)), steep * reach * (1 + 1e-14)
-
-        kept, changes = self._each(one)
-        invariant, change = jnp.all(kept), jnp.max(changes)
-        first = self._start(x, radius)
-        inside = jnp.all((first[0] >= low) & (first[1] <= high))
-        v = bounds.bound(lambda s: self._value(s, y, as_state), bounds.Box(*first), rounding="real").upper
-        kappa, dt = self.kappa, self.network.system.horizon / self.network.steps
-        for _ in range(self.network.steps):
-            v = jnp.maximum(jnp.exp(-kappa * dt) * v, self.truncation) * (1 + 1e-14)
-            v = jnp.log1p(jnp.expm1(v) * jnp.exp(2 * change)) * (1 + 1e-13)
-        return jnp.where(jnp.isnan(v), jnp.inf, v), invariant, inside, change
-
-    def _each(self, one: Any) -> Any:
-        """A function of all steps, of one where they are all the same; compiled once."""
-        return jax.lax.map(one, jnp.arange(self.network.steps if self.timed else 1))
-
-    def _value(self, s: Any, y: Any, as_state: Any) -> Any:
-        return CrossEntropy()(self.network.system.decode(as_state(s)), y)
-
-    def _residual(self, low: Any, high: Any, x: Any, y: Any) -> tuple[Any, Any]:
-        """V(Φ_n) - max(exp(-κ Δt) V, γ) at most, over a box of states and all steps, for the nominal input; and where to cut."""
-        _, context, as_state, as_context = self._flat(x)
-        dt = self.network.system.horizon / self.network.steps
-        decay = math.exp(-self.kappa * dt)
-
-        def one(n: Any) -> Any:
-            step = self._step(n, as_state, as_context)
-
-            def excess(s: Any) -> Any:
-                after = self._value(step(s, context), y, as_state)
-                return jnp.stack([after - decay * self._value(s, y, as_state), after - self.truncation])
-
-            found = bounds.bound(excess, bounds.Box(low, high), rounding="real").upper
-            return jnp.min(jnp.where(jnp.isnan(found), jnp.inf, found))
-
-        return jnp.max(self._each(one)), jnp.argmax(high - low)
-
-
-def _mapped(function: Any) -> Any:
-    """A function of one example for many, compiled."""
-    return compiled(jax.vmap(function))
-
-
 def euler_steps(program: Any) -> int:
     """The number of Euler steps that a program's inference takes.
 
@@ -261,9 +139,11 @@ def certify_robustness(
     *,
     radii: Any = (0.1, 0.2, 0.3),
     norm: str = "2",
-    rules: Sequence[str] = RULES,
+    rules: Sequence[str] | None = None,
+    kappa: float | None = None,
     truncation: float = 0.01,
     boxes: int = 500,
+    method: str = "crown",
     together: int = 64,
 ) -> Robust:
     """The largest of some radii within which the class of each example is proved, and by which rule.
@@ -274,10 +154,14 @@ def certify_robustness(
     - `x`, `y`: inputs (arrays, leading batch axis) and integer classes.
     - `radii`: increasing, in the unit of x; a decimal number means at least that.
     - `norm`: `"2"` or `"inf"`.
-    - `rules`: some of `"margin"`, `"reach"`, `"comparison"`; see the module's documentation for what they are. `"comparison"` needs an
-        exponential certificate of cross entropy and a Box as the domain.
+    - `rules`: some of `"margin"`, `"tube"`, `"reach"`, `"comparison"`, `"theorem3"`; the guide on certified robustness says what they
+        are. By default all but the last, `"comparison"` only where it can be: it needs an exponential certificate of cross entropy, the
+        state as the logits and a Box as the domain, and so does `"theorem3"`.
+    - `kappa`: κ of the comparison rule, by default that of the certificate. It promises more at a higher rate, which is proved like any.
     - `truncation`: γ, the level down to which the comparison rule has V decrease.
     - `boxes`: the most boxes of states per example in which the condition of the comparison rule is proved.
+    - `method`: of the bounds through the input module, of [`lyapunov_dsl.bounds.bound`][]; `"interval"` is the cheapest, and as tight for
+        networks that were trained by it.
     - `together`: how many examples are bounded at a time.
 
     **Returns:** a [`lyapunov_dsl.Robust`][]. It is about real arithmetic: the rounding of floating-point inference is not part of the
@@ -291,9 +175,12 @@ def certify_robustness(
         raise ValueError(f"radii: expected increasing numbers > 0, got {radii}")
     if norm not in ("2", "inf"):
         raise ValueError(f"norm: expected '2' or 'inf', got {norm!r}")
-    unknown = [r for r in rules if r not in RULES]
-    if unknown or not rules:
-        raise ValueError(f"rules: expected some of {RULES}, got {list(rules)}")
+    if rules is not None and (not rules or any(r not in COST for r in rules)):
+        raise ValueError(f"rules: expected some of {tuple(COST)}, got {list(rules)}")
+    if method not in ("interval", "backward", "crown"):
+        raise ValueError(f"method: expected 'interval', 'backward' or 'crown', got {method!r}")
+    if kappa is not None and not (is_finite(kappa) and kappa > 0):
+        raise ValueError(f"kappa: expected a positive finite number, got {kappa!r}")
     if not (is_finite(truncation) and truncation >= 0):
         raise ValueError(f"truncation: expected a finite number >= 0, got {truncation!r}")
     x, y = np.asarray(x), np.asarray(y)
@@ -301,31 +188,55 @@ def certify_robustness(
         raise ValueError(f"y: expected one integer class for each of {len(x)} inputs, got {y.dtype}{list(y.shape)}")
     began = clock.monotonic()
     quiet = plain(eqx.nn.inference_mode(program))
-    certificate = quiet.certificate
+    missing = _missing(quiet.certificate, quiet.system)
+    if rules is None:
+        rules = ["margin", "tube", "reach", *(["comparison"] if not missing else [])]
+    elif missing and {"comparison", "theorem3"} & set(rules):
+        raise ValueError(f"rules: expected {missing}; leave out comparison and theorem3")
     with jax.enable_x64(True):
+        x = np.asarray(x, np.float64)
         network = EulerInference(widened(quiet.system), steps)
-        domain = None
-        if "comparison" in rules:
-            _check_comparison(certificate, quiet.system)
-            domain = box_of(quiet.system.region, network.system.start(jnp.asarray(x[0], jnp.float64)).state)
-        start = network.system.start(jnp.asarray(x[0], jnp.float64))
+        start = network.system.start(jnp.asarray(x[0]))
         _check_context(start.context)
+        low, high, _ = (None,) * 3 if missing else box_of(quiet.system.region, start.state)
+        if kappa is None:
+            kappa = 0.0 if missing else float(quiet.certificate.kappa)
         timed = depends(lambda t: network.system.velocity(t, start.state, start.context), jnp.zeros(()))
-        found = _Functions(network, certificate, domain, norm, truncation, timed)
-        return _search(found, np.asarray(x, np.float64), y, radii, list(rules), boxes, together, began)
+        found = Deployed(
+            network, low, high, jnp.asarray(float(kappa)), jnp.asarray(float(truncation)), norm, method, timed
+        )
+        _check_gain(network.system.input, x[:16], norm)
+        return _search(found, x, y, radii, list(rules), boxes, together, began)
 
 
-def _check_comparison(certificate: Any, system: System) -> None:
+def _missing(certificate: Any, system: System) -> str:
+    """What the comparison rule lacks, empty where there is nothing."""
     loss = certificate.loss if isinstance(certificate, Exponential) else None
     loss = loss.loss if isinstance(loss, Truncated) else loss
     if not isinstance(loss, CrossEntropy) or system.readout is not identity:
+        what = f"{kind(certificate)} of {kind(loss)}, readout {kind(system.readout)}"
+        return f"an exponential certificate of cross entropy and the state as logits, got {what}"
+    return "" if isinstance(system.region, Box) else f"a Box as the domain, got {kind(system.region)}"
+
+
+def _check_gain(module: Any, x: np.ndarray, norm: str) -> None:
+    """A declared Lipschitz constant that some inputs refute."""
+    if not hasattr(module, "gain") or norm != "2":
+        return
+    flat = lambda x: ravel_pytree(eqx.filter(module(x), eqx.is_inexact_array))[0]
+
+    def slope(x: Any) -> Any:
+        forward = lambda u: jax.jvp(flat, (x,), (u,))[1]
+        back = jax.vjp(flat, x)[1]
+        # Power iteration, which is below the slope.
+        u = jax.lax.fori_loop(0, 8, lambda _, u: back(forward(u / jnp.linalg.norm(u)))[0], jnp.ones_like(x))
+        return jnp.linalg.norm(forward(u / jnp.linalg.norm(u)))
+
+    steepest, gain = float(np.nanmax(np.asarray(jax.vmap(slope)(jnp.asarray(x))))), float(module.gain())
+    if steepest > gain * (1 + 1e-6):
         raise ValueError(
-            "rules: expected an exponential certificate of cross entropy, and the state as logits, for 'comparison', got "
-            f"{kind(certificate)} of {kind(loss)}; leave it out"
-        )
-    if not isinstance(system.region, Box):
-        raise ValueError(
-            f"rules: expected a Box as the domain for 'comparison', got {kind(system.region)}; leave it out"
+            f"input.gain: expected a Lipschitz constant of start and context together, at least the slope {steepest:.6g} that was "
+            f"found at an input, got {gain:.6g}"
         )
 
 
@@ -339,7 +250,7 @@ def _check_context(context: Any) -> None:
 
 
 def _search(
-    found: _Functions,
+    found: Deployed,
     x: np.ndarray,
     y: np.ndarray,
     radii: list[float],
@@ -349,11 +260,10 @@ def _search(
     began: float,
 ) -> Robust:
     count, steps = len(y), found.network.steps
-    margins = _batched(found.margins, together, x, y)[0]
+    margins = _batched(found, "margins", together, x, y)[0]
     right = np.min(margins, axis=1) > 0
     # A decimal radius is rounded up.
     grid = np.array([0.0, *np.nextafter(radii, np.inf)])
-    cost = {"margin": steps * 3 + 3, "reach": 1, "comparison": 2 * steps + 3}
     evaluations = count
     best, rule = np.zeros(count), [""] * count
     by_rule: dict[str, np.ndarray] = {}
@@ -362,14 +272,15 @@ def _search(
         low, high = np.zeros(count, int), np.full(count, len(grid) - 1)
         high[~right] = 0
         decreasing = np.ones(count, bool)
-        if name == "comparison":
+        if name in ("comparison", "theorem3"):
             decreasing, looked = _decreasing(found, x, y, right, boxes, together)
             evaluations += looked
         seen: list[Any] = [None] * count
         while (todo := np.flatnonzero(low < high)).size:
             tried = (low[todo] + high[todo] + 1) // 2
-            values = _batched(getattr(found, name), together, x[todo], y[todo], grid[tried])
-            evaluations += cost[name] * len(todo)
+            function = "comparison" if name == "theorem3" else name
+            values = _batched(found, function, together, x[todo], y[todo], grid[tried])
+            evaluations += COST[name](steps) * len(todo)
             told = [_premises(name, found, [v[i] for v in values], bool(decreasing[j])) for i, j in enumerate(todo)]
             held = np.array([all(p.holds for p in t) for t in told])
             for j, t, k, h in zip(todo, told, tried, held, strict=True):
@@ -384,19 +295,28 @@ def _search(
     return Robust(best, rule, right, by_rule, premises, found.norm, evaluations, clock.monotonic() - began)
 
 
-def _premises(name: str, found: _Functions, values: list[Any], decreasing: bool) -> list[Premise]:
+def _premises(name: str, found: Deployed, values: list[Any], decreasing: bool) -> list[Premise]:
     """What a rule rests on, from what was evaluated."""
     if name == "reach":
         return [Premise(f"every margin is above 0 in the ball: {values[0]:.4g}", bool(values[0] > 0))]
+    declared = hasattr(found.network.system.input, "gain") and found.norm == "2"
+    source = "its gain, as the input module declares" if declared else "bounds of its Jacobian over the ball"
+    moves = Premise(f"start and context change by at most L times the perturbation: L is {source}", True)
+    if name == "tube":
+        return [moves, Premise(f"every margin is above 0 in the tube: {values[0]:.4g}", bool(values[0] > 0))]
     if name == "margin":
-        return [Premise(f"every margin exceeds what a perturbation changes: by {values[0]:.4g}", bool(values[0] > 0))]
-    v, invariant, inside, change = values
-    kappa = found.kappa
+        return [
+            moves,
+            Premise(f"every margin exceeds what a perturbation changes: by {values[0]:.4g}", bool(values[0] > 0)),
+        ]
+    sharper, constant, invariant, inside, change = values
+    v = sharper if name == "comparison" else constant
     return [
+        moves,
         Premise("H is invariant for every perturbed input: each step keeps it", bool(invariant)),
         Premise("every perturbed start is in H: by its range", bool(inside)),
         Premise(
-            f"V decreases for the nominal input on all of H above the truncation: kappa {kappa:g}, level {found.truncation:g}",
+            f"V decreases for the nominal input on all of H above the truncation: kappa {found.kappa:g}, level {found.truncation:g}",
             decreasing,
         ),
         Premise(
@@ -407,18 +327,20 @@ def _premises(name: str, found: _Functions, values: list[Any], decreasing: bool)
 
 
 def _decreasing(
-    found: _Functions, x: np.ndarray, y: np.ndarray, wanted: np.ndarray, boxes: int, together: int
+    found: Deployed, x: np.ndarray, y: np.ndarray, wanted: np.ndarray, boxes: int, together: int
 ) -> tuple[np.ndarray, int]:
     """For which examples V decreases on all of H, by branch and bound of all of them at once; and how many boxes that took."""
-    low, high, _ = found.domain
+    low, high = np.asarray(found.low), np.asarray(found.high)
     owner = np.flatnonzero(wanted)
     lows, highs = np.repeat(low[None], len(owner), 0), np.repeat(high[None], len(owner), 0)
     spent, failed, looked = np.zeros(len(x), int), ~wanted.copy(), 0
     while len(owner):
-        worst, axis = _batched(found.residual, together, lows, highs, x[owner], y[owner])
+        worst, axis, there = _batched(found, "residual", together, lows, highs, x[owner], y[owner])
         np.add.at(spent, owner, found.network.steps if found.timed else 1)
         looked += len(owner) * (found.network.steps if found.timed else 1)
         left = ~(worst <= 0)
+        # Where it fails there is nothing to prove.
+        failed[owner[there > 1e-9]] = True
         # What is left would not fit into the budget.
         queued = np.bincount(owner[left], minlength=len(x))
         failed |= spent + 2 * queued > boxes
@@ -432,14 +354,14 @@ def _decreasing(
     return ~failed, looked
 
 
-def _batched(function: Any, together: int, *arrays: np.ndarray) -> list[np.ndarray]:
-    """The results of a mapped function, so many at a time."""
+def _batched(found: Deployed, name: str, together: int, *arrays: np.ndarray) -> list[np.ndarray]:
+    """The results of a function of one example, so many at a time."""
     parts = []
     for i in range(0, len(arrays[0]), together):
         some = [a[i : i + together] for a in arrays]
         room = together - len(some[0])
         full = [np.concatenate([a, np.repeat(a[-1:], room, axis=0)]) for a in some]
-        out = function(*full)
+        out = evaluate(found, name, *full)
         out = out if isinstance(out, tuple) else (out,)
         parts.append([np.asarray(v)[: len(some[0])] for v in out])
     return [np.concatenate(v) for v in zip(*parts, strict=True)]

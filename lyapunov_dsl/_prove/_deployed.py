@@ -1,0 +1,245 @@
+"""What the rules of certified radii evaluate: bounds of Euler inference over a ball of inputs, for one example and one radius.
+
+Functions of batches are compiled once for networks of the same structure, whatever their weights.
+"""
+
+import functools as ft
+import math
+from typing import Any, NamedTuple
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jax.flatten_util import ravel_pytree
+
+from .. import bounds
+from .._potential import CrossEntropy
+from .._rollout import EulerInference, margins
+from .._system import identity
+from ._question import depends, options
+
+# More than what some dozens of roundings in float64 lose.
+UP = 1 + 1e-14
+
+
+class Radii(NamedTuple):
+    """Norms of changes for the perturbations of one norm.
+
+    **Arguments:**
+
+    - `of`: the norm in which states and contexts are compared, of [`lyapunov_dsl.bounds.lipschitz`][].
+    - `margin`: how much a margin z_y - z_j changes at most where the logits change by 1.
+    """
+
+    of: str
+    margin: float
+
+
+NORMS = {"2": Radii("2", math.sqrt(2) * UP), "inf": Radii("inf", 2.0)}
+
+
+class Deployed(eqx.Module):
+    """Euler inference, a norm, and what the comparison rule needs to know.
+
+    **Arguments:**
+
+    - `network`: inference, in float64.
+    - `low`, `high`: the ends of H, or `None`.
+    - `kappa`, `truncation`: of the comparison rule.
+    - `norm`: of perturbations.
+    - `method`: of bounds through the input module.
+    - `timed`: whether the field depends on t.
+    """
+
+    network: EulerInference
+    low: Any
+    high: Any
+    kappa: Any
+    truncation: Any
+    norm: str = eqx.field(static=True)
+    method: Any = eqx.field(static=True)
+    timed: bool = eqx.field(static=True)
+
+    def margins(self, x: Any, y: Any) -> Any:
+        """Margins z_y - z_j of the nominal input at least, infinite at y."""
+        found = bounds.bound(lambda x: self.network.margins(x, y), bounds.Box(x, x), method="interval", rounding="real")
+        return jnp.where(jnp.arange(found.lower.shape[0]) == y, jnp.inf, found.lower)
+
+    def reach(self, x: Any, y: Any, radius: Any) -> Any:
+        """The smallest margin over the ball, at least."""
+        ball = self._ball(x, radius)
+        found = bounds.bound(lambda x: self.network.margins(x, y), ball, method=self.method, rounding="real")
+        return _least(found, y)
+
+    def tube(self, x: Any, y: Any, radius: Any) -> Any:
+        """The smallest margin at least, for all starts and contexts that are as near to the nominal ones as those of the ball."""
+        state, context, as_state, as_context = self._flat(x)
+
+        def after(s: Any, c: Any) -> Any:
+            final = self.network.final(as_state(s), as_context(c))
+            return margins(self.network.system.decode(final), y)
+
+        if self.norm == "2":
+            first, reach = self._moved(x, radius)
+            regions = bounds.Ball(state, first), bounds.Ball(context, reach)
+        else:
+            # The range is no wider than what the Jacobian says of it.
+            found = bounds.bound(
+                lambda x: self._flat(x)[:2], self._ball(x, radius), method=self.method, rounding="real"
+            )
+            regions = tuple(bounds.Box(*ends) for ends in zip(found.lower, found.upper, strict=True))
+        return _least(bounds.bound(after, *regions, rounding="real"), y)
+
+    def margin(self, x: Any, y: Any, radius: Any) -> Any:
+        """The smallest nominal margin less what a perturbation changes: Lip(readout) e_N times that of a margin."""
+        norm = NORMS[self.norm]
+        first, reach = self._moved(x, radius)
+        _, context, as_state, as_context = self._flat(x)
+        moves = context.size > 0
+        contexts = self._ball(context, reach)
+        exact = lambda f, low, high: bounds.bound(f, bounds.Box(low, high), method="interval", rounding="real")
+        near = exact(lambda x: self._flat(x)[0], x, x)
+
+        def one(n: Any, carry: Any) -> Any:
+            low, high, near_low, near_high, error = carry
+            # Nominal and perturbed states lie in the box, and so does the line between them.
+            step = self._step(n, as_state, as_context)
+            regions = (bounds.Box(low, high), contexts)
+            q = bounds.lipschitz(step, *regions, norm=norm.of, argnum=0)
+            b = bounds.lipschitz(step, *regions, norm=norm.of, argnum=1) if moves else 0.0
+            error = (q * error + b * reach) * UP
+            after = bounds.bound(step, *regions, rounding="real")
+            near = exact(lambda s: step(s, context), near_low, near_high)
+            return *_tube(after, near, error), near.lower, near.upper, error
+
+        begun = (*_tube(self._start(x, radius), near, first), near.lower, near.upper, first)
+        low, high, _, _, error = jax.lax.fori_loop(0, self.network.steps, one, begun)
+        decode = lambda s: self.network.system.decode(as_state(s))
+        plain = self.network.system.readout is identity
+        last = 1.0 if plain else bounds.lipschitz(decode, bounds.Box(low, high), norm=norm.of)
+        room = jnp.min(self.margins(x, y)) - norm.margin * last * error * UP
+        return jnp.where(jnp.isnan(room), -jnp.inf, room)
+
+    def comparison(self, x: Any, y: Any, radius: Any) -> Any:
+        """(V at the end at most by the sharper profile, by a constant, whether H is invariant, whether the start is in H)."""
+        _, reach = self._moved(x, radius)
+        _, context, as_state, as_context = self._flat(x)
+        regions = bounds.Box(self.low, self.high), self._ball(context, reach)
+        # Norms of ∂V = p - e_y, which are at most this times 1 - exp(-V), and those of changes that they go with.
+        profiles = {"2": math.sqrt(2) * UP, ("2", "inf"): 2.0} if self.norm == "2" else {"inf": 2.0}
+
+        def one(n: Any) -> tuple[Any, Any]:
+            step = self._step(n, as_state, as_context)
+            found = bounds.bound(step, *regions, rounding="real")
+            kept = jnp.all((found.lower >= self.low) & (found.upper <= self.high))
+            if not context.size:
+                return kept, jnp.zeros(())
+            steep = [bounds.lipschitz(step, *regions, norm=n, argnum=1) * by for n, by in profiles.items()]
+            return kept, jnp.min(jnp.stack(steep)) * reach * UP
+
+        kept, changes = self._each(one)
+        change = jnp.max(changes)
+        first = self._start(x, radius)
+        inside = jnp.all((first.lower >= self.low) & (first.upper <= self.high))
+        v = bounds.bound(lambda s: self._value(s, y, as_state), bounds.Box(first.lower, first.upper), rounding="real")
+        fallen = lambda v: jnp.maximum(self._decay() * v, self.truncation)
+
+        def step(_: Any, values: Any) -> Any:
+            sharper, constant = values
+            sharper = jnp.log1p(jnp.expm1(fallen(sharper)) * jnp.exp(change)) * (1 + 1e-12)
+            return sharper, (fallen(constant) + change) * UP
+
+        values = jax.lax.fori_loop(0, self.network.steps, step, (v.upper, v.upper))
+        sharper, constant = (jnp.where(jnp.isnan(v), jnp.inf, v) for v in values)
+        return sharper, constant, jnp.all(kept), inside, change
+
+    def residual(self, low: Any, high: Any, x: Any, y: Any) -> tuple[Any, Any, Any]:
+        """V(Φ_n) - max(exp(-κ Δt) V, γ) for the nominal input and all steps: at most, over a box of states; where to cut the box;
+        and at the worse of two states in it."""
+        _, context, as_state, as_context = self._flat(x)
+
+        def one(n: Any) -> Any:
+            step = self._step(n, as_state, as_context)
+
+            def excess(s: Any) -> Any:
+                after = self._value(step(s, context), y, as_state)
+                return jnp.stack([after - self._decay() * self._value(s, y, as_state), after - self.truncation])
+
+            found = bounds.bound(excess, bounds.Box(low, high), rounding="real").upper
+            center = 0.5 * low + 0.5 * high
+            corner = jnp.where(jax.grad(lambda s: excess(s)[0])(center) > 0, high, low)
+            points = jnp.max(jnp.min(jax.vmap(excess)(jnp.stack([center, corner])), axis=1))
+            return jnp.min(jnp.where(jnp.isnan(found), jnp.inf, found)), points
+
+        most, there = self._each(one)
+        return jnp.max(most), jnp.argmax(high - low), jnp.max(there)
+
+    def _decay(self) -> Any:
+        return jnp.exp(-self.kappa * (self.network.system.horizon / self.network.steps)) * UP
+
+    def _each(self, one: Any) -> Any:
+        """A function of all steps, of one where they are all the same; compiled once."""
+        return jax.lax.map(one, jnp.arange(self.network.steps if self.timed else 1))
+
+    def _value(self, s: Any, y: Any, as_state: Any) -> Any:
+        return CrossEntropy()(self.network.system.decode(as_state(s)), y)
+
+    def _ball(self, x: Any, radius: Any) -> Any:
+        return bounds.Ball(x, radius) if self.norm == "2" else bounds.Box.around(x, radius)
+
+    def _flat(self, x: Any) -> tuple[Any, Any, Any, Any]:
+        start = self.network.system.start(x)
+        state, as_state = ravel_pytree(start.state)
+        context, as_context = ravel_pytree(eqx.filter(start.context, eqx.is_inexact_array))
+        rest = eqx.filter(start.context, eqx.is_inexact_array, inverse=True)
+        return state, context, as_state, lambda c: eqx.combine(as_context(c), rest)
+
+    def _step(self, n: Any, as_state: Any, as_context: Any) -> Any:
+        return lambda s, c: ravel_pytree(self.network.step(n, as_state(s), as_context(c)))[0]
+
+    def _start(self, x: Any, radius: Any) -> Any:
+        """A box that every perturbed start is in."""
+        return bounds.bound(lambda x: self._flat(x)[0], self._ball(x, radius), method=self.method, rounding="real")
+
+    def _moved(self, x: Any, radius: Any) -> tuple[Any, Any]:
+        """How far the start and the context of a perturbed input are from the nominal ones, at most."""
+        varies = [depends(lambda x, i=i: self._flat(x)[i], x) for i in (0, 1)]
+        given = getattr(self.network.system.input, "gain", None)
+        if given is not None and self.norm == "2":
+            # Of start and context as one vector, so of each.
+            moved = [given() * radius * UP if v else jnp.zeros(()) for v in varies]
+            return moved[0], moved[1]
+        ball = self._ball(x, radius)
+        norm: Any = NORMS[self.norm].of
+
+        def of(i: int) -> Any:
+            return bounds.lipschitz(lambda x: self._flat(x)[i], ball, norm=norm, method=self.method) * radius * UP
+
+        first, second = (of(i) if v else jnp.zeros(()) for i, v in enumerate(varies))
+        return first, second
+
+
+def _least(found: Any, y: Any) -> Any:
+    """The smallest margin at least, that of y itself left out."""
+    lower = jnp.where(jnp.arange(found.lower.shape[0]) == y, jnp.inf, found.lower)
+    return jnp.min(jnp.where(jnp.isnan(lower), -jnp.inf, lower))
+
+
+def _tube(found: Any, near: Any, error: Any) -> tuple[Any, Any]:
+    """The states of a box that are not farther from a nominal state than this, at most."""
+    error = jnp.where(jnp.isnan(error), jnp.inf, error)
+    # Differences round by less than this.
+    size = jnp.maximum(jnp.abs(near.lower), jnp.abs(near.upper))
+    reach = error * UP + 1e-15 * size
+    return jnp.maximum(found.lower, near.lower - reach), jnp.minimum(found.upper, near.upper + reach)
+
+
+@ft.cache
+def _compiled(backend: str) -> Any:
+    made: Any = eqx.filter_jit
+    return made(lambda found, name, arrays: jax.vmap(getattr(found, name))(*arrays), compiler_options=options(backend))
+
+
+def evaluate(found: Deployed, name: str, *arrays: Any) -> Any:
+    """A function of one example for many."""
+    return _compiled(jax.default_backend())(found, name, arrays)
