@@ -22,7 +22,7 @@ import numpy as np
 import optax
 
 import lyapunov_dsl as ld
-import lyapunov_dsl.data
+from lyapunov_dsl import data
 
 KAPPA, RATE, STEPS, CLASSES, RADIUS = 2, 8.0, 8, 10, 0.1
 HALF_WIDTH = 2 * ld.radius_for(ld.cross_entropy, KAPPA, classes=CLASSES)
@@ -79,9 +79,10 @@ def _system(module: Any, goal: Any) -> ld.System:
     return ld.System(input=module, vector_field=field, domain=ld.Box(-HALF_WIDTH, HALF_WIDTH))
 
 
-def train(system: ld.System, data: Any, stages: Any, rate: float, batch: int, seed: int) -> Any:
+def train(system: Any, examples: Any, stages: Any, rate: float, batch: int, seed: int) -> Any:
     """Trains for one objective after another, each for some epochs."""
-    x, y = data
+    x, y = examples
+    program: Any = None
     certificate = ld.Certificate.exponential(loss=ld.cross_entropy, kappa=KAPPA)
     solver = ld.Solver(diffrax.Euler(), dt=1 / STEPS)
     for i, (objective, epochs) in enumerate(stages):
@@ -91,7 +92,7 @@ def train(system: ld.System, data: Any, stages: Any, rate: float, batch: int, se
         schedule = optax.cosine_decay_schedule(rate, steps) if last else rate
         optimizer = optax.chain(optax.clip_by_global_norm(1.0), optax.adam(schedule))
         key = jax.random.fold_in(jax.random.key(seed), i)
-        program = ld.fit(program, data, optimizer=optimizer, epochs=epochs, batch_size=batch, key=key).program
+        program = ld.fit(program, examples, optimizer=optimizer, epochs=epochs, batch_size=batch, key=key).program
         system = program.system
     return program
 
@@ -128,9 +129,9 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
-    mnist = ld.data.load("mnist", options.data_dir)
-    x, y = ld.data.to_float(mnist.train[0]), mnist.train[1]
-    tests = ld.data.to_float(mnist.test[0][:1000]), mnist.test[1][:1000]
+    mnist = data.load("mnist", options.data_dir)
+    x, y = data.to_float(mnist.train[0]), mnist.train[1]
+    tests = data.to_float(mnist.test[0][:1000]), mnist.test[1][:1000]
     key = jax.random.key(options.seed)
     results: dict[str, Any] = {"settings": {**vars(options), "out": None, "data_dir": None}}
 

@@ -82,11 +82,19 @@ class Proof:
         self.tube = None if header["tube"] is None else [[float(v) for v in row] for row in header["tube"]]
         if self.tube is not None:
             self._check_tube()
+        self.faces = [int(i) for i in header["faces"]]
+        if self.faces and (self.tube is not None or self.ball is not None or not set(self.faces) <= set(range(n))):
+            raise Refused("faces: expected indices of states, of a box")
         self.strict = bool(header["strict"])
         self.claims = [str(name) for name in header["claims"]]
-        programs = {
-            name: read_program(name, header["programs"][name], arrays) for name in ("field", "value", "comparison")
-        }
+        self.own_rate = "rate" in header["programs"]
+        names = ["field", "value", "comparison", *(["rate"] if self.own_rate else [])]
+        programs = {name: read_program(name, header["programs"][name], arrays) for name in names}
+        about = {"decrease"} if self.faces else {"decrease", "definite", "invariant"}
+        if (self.own_rate or self.faces) and not set(self.claims) <= about:
+            raise Refused(
+                f"claims: expected some of {sorted(about)} for a rate of its own or for faces, got {self.claims}"
+            )
         g = self.graph = Graph()
         self.t, self.state, self.v = g.input(1), g.input(n), g.input(1)
         around = header["perturbation"]
@@ -105,6 +113,10 @@ class Proof:
         if [g.size(v) for v in (self.f, self.perturbed, self.potential, self.allowed)] != [n, n, 1, 1]:
             raise Refused("programs: expected a field of the size of the state, and one number for V and comparison")
         rate = self._derivative(self.potential, {self.t: g.constant([1.0]), self.state: self.f})
+        if self.own_rate:
+            rate = g.inline(programs["rate"], [self.t, self.state])
+            if g.size(rate) != 1:
+                raise Refused("programs: expected one number for the rate")
         self.excess = g.combine((1, rate), (-1, g.inline(programs["comparison"], [self.t, self.potential])))
         self.steady = not any(_uses(p, 0) for p in programs.values())
 
@@ -124,6 +136,9 @@ class Proof:
 
     def pieces(self, name: str) -> list[tuple[str, list[float], list[float]]]:
         """The boxes of (t, state) that a claim is about, by the name of their trees."""
+        if self.faces:
+            sides = [self.face(*self.whole(), axis, side) for axis in self.faces for side in (self.lower, self.upper)]
+            return [(f"{name}.{i}", low, high) for i, (low, high) in enumerate(sides)]
         if self.tube is None:
             low, high = self.whole()
             return [(name, low, high)]
@@ -272,10 +287,17 @@ class Proof:
             raise Refused(f"{name}: the domain is a ball and has no faces")
         low, high = self.whole()
         for axis in range(len(self.lower)):
-            for side, end in (("lower", self.lower[axis]), ("upper", self.upper[axis])):
-                least, most = list(low), list(high)
-                least[1 + axis] = most[1 + axis] = end
-                self.cover(f"{name}.{axis}.{side}", least, most)
+            for side, ends in (("lower", self.lower), ("upper", self.upper)):
+                self.cover(f"{name}.{axis}.{side}", *self.face(low, high, axis, ends))
+
+    @staticmethod
+    def face(
+        low: Sequence[float], high: Sequence[float], axis: int, ends: Sequence[float]
+    ) -> tuple[list[float], list[float]]:
+        """A box of (t, state) with one state at an end."""
+        low, high = list(low), list(high)
+        low[1 + axis] = high[1 + axis] = ends[axis]
+        return low, high
 
     def enclosed(self) -> None:
         """V is above the upper level on the boundary of the domain, and may not grow there."""
@@ -422,7 +444,9 @@ class Proof:
         but = " except at the equilibrium" if self.strict and self.rest is not None else ""
         out = []
         if "decrease" in have:
-            out.append(f"dV/dt {sign} comparison(t, V) for {forever} and all states of {region}{but}")
+            what = "the rate that the certificate is about" if self.own_rate else "dV/dt"
+            ends = f", one of the entries {self.faces} at an end" if self.faces else ""
+            out.append(f"{what} {sign} comparison(t, V) for {forever} and all states of {region}{ends}{but}")
         if self.tube is not None:
             out = [f"{sentence}, inside of a tube of {len(self.tube)} boxes in time" for sentence in out]
         if "stays" in have:

@@ -3,10 +3,20 @@
 from . import attacks as attacks, nn as nn, optim as optim
 from ._certificate import (
     AllOf as AllOf,
+    Asymptotic as Asymptotic,
     Barrier as Barrier,
     Certificate as Certificate,
+    Contraction as Contraction,
+    ControlBarrier as ControlBarrier,
+    ControlLyapunov as ControlLyapunov,
     Exponential as Exponential,
+    FiniteGain as FiniteGain,
+    FiniteTime as FiniteTime,
+    InputToState as InputToState,
     Point as Point,
+    Practical as Practical,
+    Reach as Reach,
+    Varying as Varying,
     decay_from_rate as decay_from_rate,
     rate_from_decay as rate_from_decay,
 )
@@ -26,6 +36,7 @@ from ._certify import (
 from ._compile import Program as Program, compile as compile
 from ._condition import Condition as Condition
 from ._constant import Constant as Constant, trainable as trainable
+from ._control_affine import ControlAffine as ControlAffine, relative_degree as relative_degree
 from ._domain import Ball as Ball, Box as Box, Domain as Domain, Product as Product
 from ._fit import FitResult as FitResult, Interrupted as Interrupted, NonFiniteError as NonFiniteError, fit as fit
 from ._measure import (
@@ -70,5 +81,6 @@ from ._rollout import EulerInference as EulerInference
 from ._save import load as load, save as save
 from ._solve import Confidence as Confidence, Solver as Solver
 from ._system import DiscreteSystem as DiscreteSystem, Start as Start, System as System, identity as identity
+from ._variational import Faces as Faces, variational as variational
 
 __version__ = "0.1.0"

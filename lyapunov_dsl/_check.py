@@ -12,8 +12,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import PyTree
 
-from ._certificate import AllOf, Exponential, Point, loss_of, parts_of
+from ._certificate import AllOf, Exponential, Point, each, loss_of, parts_of
 from ._condition import Condition
+from ._depends import depends
 from ._domain import Box
 from ._potential import CrossEntropy, Loss, Truncated, radius_for
 from ._rollout import discrete_path
@@ -148,8 +149,10 @@ def check_potentials(condition: Condition, start: Start, prediction: Struct, tar
     system = condition.system
     for name, part in parts_of(condition.certificate).items():
         loss = getattr(part, "loss", None)
+        if isinstance(system, DiscreteSystem) and part.own_rate:
+            raise ValueError(f"{name}: expected a continuous System, got a DiscreteSystem")
         if isinstance(loss, Loss):
-            if target is None:
+            if target is None and loss.needs_target:
                 raise ValueError(f"{name}: expected an example with a target for its loss, got y=None")
             loss.check(prediction, target)
 
@@ -160,7 +163,11 @@ def check_potentials(condition: Condition, start: Start, prediction: Struct, tar
                 states, readouts = discrete_path(system, begun, None)
                 state, readout = states[0], readouts[0]
             t = jnp.zeros((), jnp.result_type(*jax.tree.leaves(state)))
-            value = part.value(t, state, Point(readout, context, target))
+            if isinstance(system, System):
+                point = Condition(system, part).point(Start(state, context), target)
+            else:
+                point = Point(readout, context, target)
+            value = part.value(t, state, point)
             return value, part.comparison(t, value)
 
         with _while(f"the value of {name} at a state {describe(start.state)}"):
@@ -170,6 +177,15 @@ def check_potentials(condition: Condition, start: Start, prediction: Struct, tar
                 raise ValueError(
                     f"{name}: expected its {what} for one example to be a float[] scalar, got {describe(out)}"
                 )
+        arrays, rest = eqx.partition((start.state, start.context, target), is_array_like)
+        if not depends(
+            lambda s, more, evaluate=evaluate, rest=rest: evaluate(*eqx.combine((s, *more), rest))[0],
+            arrays[0],
+            arrays[1:],
+        ):
+            raise ValueError(
+                f"{name}: expected a value that depends on the state, got one that is the same for all states"
+            )
 
 
 def derive_domain(system: System, certificate: Any, state: Struct) -> System:
@@ -291,8 +307,13 @@ def check_data(declaration: Declaration, certificate: Any, x: PyTree, y: PyTree)
     return size
 
 
-def declare(system: Any, certificate: Any, example: Any) -> tuple[Any, Declaration]:
-    """Checks a whole declaration; returns the system with its domain and what was found out.
+def is_array_like(leaf: Any) -> bool:
+    """Whether a leaf has a shape and a type."""
+    return hasattr(leaf, "shape") and hasattr(leaf, "dtype")
+
+
+def declare(system: Any, certificate: Any, example: Any) -> tuple[Any, Any, Declaration]:
+    """Checks a whole declaration; returns the system with its domain, the certificate for this system, and what was found out.
 
     **Raises:** `ValueError` that says what was expected and what was got.
     """
@@ -311,8 +332,9 @@ def declare(system: Any, certificate: Any, example: Any) -> tuple[Any, Declarati
     else:
         final = check_layers(quiet, start)
     prediction = check_readout(quiet, final)
+    certificate = each(certificate, lambda part: part.prepared(quiet, start))
     check_potentials(Condition(quiet, certificate), start, prediction, y)
     if isinstance(system, System):
         system = derive_domain(system, certificate, start.state)
     kinks = smoothness(quiet, start, final)
-    return system, Declaration(x, y, struct_of(start.state), struct_of(prediction), kinks)
+    return system, certificate, Declaration(x, y, struct_of(start.state), struct_of(prediction), kinks)

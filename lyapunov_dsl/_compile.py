@@ -287,7 +287,7 @@ def compile(system: Any, certificate: Any, example: Any, *, objective: Any = Non
     system, certificate = jax.tree.map(
         lambda leaf: leaf.astype(leaf.dtype) if _is_weak(leaf) else leaf, (system, certificate)
     )
-    system, declaration = declare(system, certificate, example)
+    system, certificate, declaration = declare(system, certificate, example)
     if objective is None:
         objective = PathIntegral() if isinstance(system, DiscreteSystem) else MonteCarlo()
     if not isinstance(objective, Objective):

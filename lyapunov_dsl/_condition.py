@@ -41,16 +41,15 @@ class Condition(eqx.Module):
 
     def point(self, start: Start, target: PyTree, key: Key = None) -> Point:
         """The point of one example of a continuous system."""
-        return Point(lambda state: self.system.decode(state, key), start.context, target)
+        system = self.continuous
+        velocity = lambda t, state: system.velocity(t, state, start.context, key)
+        return Point(lambda state: system.decode(state, key), start.context, target, velocity, system.vector_field)
 
     def rates(self, t: Any, state: State, point: Point, key: Key = None) -> dict[str, tuple[Scalar, Scalar]]:
-        """V and dV/dt along the flow for every part, by one jvp in (t, state) along (1, f)."""
+        """V and the rate that is compared for every part: dV/dt along the flow by one jvp in (t, state) along (1, f), unless a part
+        has a rate of its own."""
         velocity = self.continuous.velocity(t, state, point.context, key)
-
-        def both(part: Certificate) -> tuple[Scalar, Scalar]:
-            return jax.jvp(lambda t, s: part.value(t, s, point), (t, state), (jnp.ones_like(t), velocity))
-
-        return {name: both(part) for name, part in self.parts.items()}
+        return {name: part.derivative(t, state, point, velocity) for name, part in self.parts.items()}
 
     def residuals(self, t: Any, state: State, point: Point, key: Key = None) -> dict[str, Scalar]:
         """dV/dt - comparison(t, V) for every part (eq. 10 for the exponential certificate); at most 0 where the
@@ -88,6 +87,31 @@ class Condition(eqx.Module):
         times, states = rollout(self.continuous, start, key, solver=solver, steps=steps)
         point = self.point(start, target, key)
         return times, jax.vmap(lambda t, state: self.values(t, state, point))(times, states)
+
+    def path_residuals(
+        self, start: Start, target: PyTree, key: Key, *, solver: diffrax.AbstractSolver, steps: int
+    ) -> dict[str, Array]:
+        """The discrete residuals along the path of one example, shape (n,) for every part: those of `step_residuals`, and, for a part with
+        a rate of its own, Δt times what this is above dV/dt at the beginning of each step."""
+        own = [name for name, part in self.parts.items() if part.own_rate]
+        if isinstance(self.system, DiscreteSystem) or not own:
+            return self.step_residuals(*self.path_values(start, target, key, solver=solver, steps=steps))
+        times, states = rollout(self.continuous, start, key, solver=solver, steps=steps)
+        point = self.point(start, target, key)
+        found = self.step_residuals(times, jax.vmap(lambda t, state: self.values(t, state, point))(times, states))
+
+        def above(part: Certificate, t: Any, state: Any) -> Any:
+            assert point.velocity is not None
+            velocity = point.velocity(t, state)
+            return (
+                part.derivative(t, state, point, velocity)[1]
+                - Certificate.derivative(part, t, state, point, velocity)[1]
+            )
+
+        before, dt = jax.tree.map(lambda leaf: leaf[:-1], (times, states)), times[1:] - times[:-1]
+        for name in own:
+            found[name] += dt * jax.vmap(lambda t, s, name=name: above(self.parts[name], t, s))(*before)
+        return found
 
     def step_residuals(self, times: Array, values: dict[str, Array]) -> dict[str, Array]:
         """V(t_{i+1}) - flow(t_i, Δt, V(t_i)) along a path for every part, shape (n,) (eq. 16 for κ_d = 1 - exp(-κ

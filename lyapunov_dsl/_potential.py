@@ -1,6 +1,7 @@
 """Supervised losses as potentials (eq. 11), with what certification needs to know of each."""
 
 import abc
+import inspect
 import math
 from collections.abc import Callable
 from typing import Any
@@ -22,6 +23,11 @@ class Loss(eqx.Module):
     Abstract. A plain function is accepted wherever a `Loss` is, but knows neither a decision threshold nor a
     gradient profile, so that no robustness rule applies to it.
     """
+
+    @property
+    def needs_target(self) -> bool:
+        """Whether there is no loss without a target."""
+        return True
 
     @abc.abstractmethod
     def __call__(self, prediction: PyTree, target: PyTree) -> Scalar:
@@ -196,12 +202,18 @@ class Truncated(Loss):
 
 
 class FunctionLoss(Loss):
-    """A user's own function (prediction, target) -> scalar as a loss. It decides nothing and has no profile."""
+    """A user's own function (prediction, target) -> scalar as a loss, or a potential of the prediction alone, which needs no target. It
+    decides nothing and has no profile."""
 
     function: Callable
+    alone: bool = eqx.field(static=True, default=False)
+
+    @property
+    def needs_target(self) -> bool:
+        return not self.alone
 
     def __call__(self, prediction: PyTree, target: PyTree) -> Scalar:
-        return self.function(prediction, target)
+        return self.function(prediction) if self.alone else self.function(prediction, target)
 
     def check(self, prediction: PyTree, target: PyTree) -> None:
         pass
@@ -229,11 +241,18 @@ def truncated(loss: Any, level: Any) -> Truncated:
 
 
 def as_loss(loss: Any) -> Loss:
-    """A `Loss` as it is, a function wrapped into one. Raises `ValueError` for anything else."""
+    """A `Loss` as it is; a function of (prediction, target), or of the prediction alone, wrapped into one. Raises `ValueError` for
+    anything else."""
     if isinstance(loss, Loss):
         return loss
     if not callable(loss):
         raise ValueError(f"loss: expected a Loss or a function (prediction, target) -> scalar, got {loss!r}")
+    try:
+        inspect.signature(loss).bind(None, None)
+    except TypeError:
+        return FunctionLoss(loss, alone=True)
+    except ValueError:
+        pass
     return FunctionLoss(loss)
 
 

@@ -113,6 +113,9 @@ def _probe(condition: Condition, start: Start, target: PyTree, times: Any, state
 
         def numbers(part: Certificate, v: Any, rate: Any, residual: Any) -> dict[str, Any]:
             moved = lambda s: part.value(t + s, jax.tree.map(lambda x, f: x + s * f, state, velocity), point)
+            # A rate of its own is no derivative along the flow: what it is above that is taken away.
+            plain = Certificate.derivative(part, t, state, point, velocity)[1]
+            rate, residual = plain, residual - (rate - plain)
             scaled = System(vector_field=lambda s, v, _: dt * part.comparison(early + s * dt, v))
             return {
                 "value": v, "rate": rate, "comparison": part.comparison(t, v), "step": h,

@@ -62,6 +62,13 @@ def parts_of(certificate: Any) -> dict[str, Certificate]:
     raise ValueError(f"certificate: expected a Certificate, got {shown(certificate)}")
 
 
+def each(certificate: Any, function: Any) -> Any:
+    """A certificate with a function applied to every part."""
+    if isinstance(certificate, AllOf):
+        return AllOf({name: function(part) for name, part in parts_of(certificate).items()}, certificate.weights)
+    return function(certificate)
+
+
 def weights_of(certificate: Any) -> dict[str, float]:
     """The weight of each part's hinge, by name."""
     return certificate.weights if isinstance(certificate, AllOf) else dict.fromkeys(parts_of(certificate), 1.0)

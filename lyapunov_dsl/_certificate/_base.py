@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import PyTree
 
-from .._types import RealScalarLike, Scalar, State
+from .._types import RealScalarLike, Scalar, State, kind
 
 if TYPE_CHECKING:
     from ._all_of import AllOf
@@ -23,19 +23,24 @@ class Point(eqx.Module):
     - `readout`: state -> prediction. For a discrete system it includes the changes of shape still to come.
     - `context`: the context that the input module returned.
     - `target`: the target y of the example, or `None`.
+    - `velocity`: (t, state) -> velocity of a continuous system, or `None`.
+    - `field`: its vector field as it was declared, or `None`.
     """
 
     readout: Callable
     context: PyTree = None
     target: PyTree = None
+    velocity: Callable | None = None
+    field: Callable | None = None
 
 
 class Certificate(eqx.Module):
     """What must hold along every trajectory: d/dt value <= comparison(t, value). Lower is better.
 
     Abstract. A subclass gives `value` and `comparison`, and `flow` where the comparison equation has a closed-form
-    solution; the continuous, the discrete and the Monte Carlo path need nothing else. A field named `loss` that
-    holds a [`lyapunov_dsl.Loss`][] gives target checks and error rates. Certificates combine with `&`.
+    solution; the continuous, the discrete and the Monte Carlo path need nothing else. What asks for more than a rate along the flow
+    overrides `derivative`, and `prepared` where something depends on the system. A field named `loss` that
+    holds a [`lyapunov_dsl.Loss`][] gives target checks and error rates. Certificates combine with `&`, barriers also with `|`.
     """
 
     @abc.abstractmethod
@@ -65,6 +70,37 @@ class Certificate(eqx.Module):
 
         return jax.lax.fori_loop(0, 8, lambda i, v: step(i.astype(v.dtype), v), jnp.asarray(v))
 
+    def derivative(self, t: Any, state: State, point: Point, velocity: State) -> tuple[Scalar, Scalar]:
+        """V, and the rate that is compared: dV/dt along the velocity of the system, by one jvp.
+
+        Overridden where the condition is about something else: the best of all inputs, the worst of all disturbances.
+        """
+        return jax.jvp(lambda t, s: self.value(t, s, point), (t, state), (jnp.ones_like(t), velocity))
+
+    @property
+    def own_rate(self) -> bool:
+        """Whether the rate is another than dV/dt along the flow, so that nothing about V along trajectories follows from it alone."""
+        return type(self).derivative is not Certificate.derivative
+
+    def prepared(self, system: Any, start: Any) -> "Certificate":
+        """The certificate for a system, with what depends on the system filled in. `compile` and `verify` ask for it.
+
+        **Arguments:**
+
+        - `system`: a [`lyapunov_dsl.System`][] or a [`lyapunov_dsl.DiscreteSystem`][].
+        - `start`: the shapes and dtypes of one example's [`lyapunov_dsl.Start`][].
+
+        **Raises:** `ValueError` where the certificate does not fit.
+        """
+        return self
+
+    def __or__(self, other: Any) -> "Certificate":
+        """For barriers only: see [`lyapunov_dsl.Barrier`][]."""
+        raise ValueError(
+            f"|: expected two barriers, whose safe sets have a union, got {type(self).__name__} and {kind(other)}; for both at once "
+            "there is &"
+        )
+
     def __and__(self, other: Any) -> "AllOf":
         """Both certificates at once; see [`lyapunov_dsl.AllOf`][]."""
         from ._all_of import conjunction
@@ -72,33 +108,95 @@ class Certificate(eqx.Module):
         return conjunction(self, other)
 
     @staticmethod
-    def exponential(loss: Any, kappa: RealScalarLike) -> "Certificate":
+    def exponential(loss: Any, kappa: Any) -> "Certificate":
         """Exponential stability (eq. 8, 10): dV/dt <= -κ V with V(η) = loss(readout(η), y).
+
+        Then V(t) <= exp(-κt) V(0), or exp(-∫κ) V(0) where κ depends on time (Grönwall's inequality).
 
         **Arguments:**
 
         - `loss`: a [`lyapunov_dsl.Loss`][] such as `cross_entropy`, `squared_error` or `truncated(cross_entropy,
-            0.01)`, or a function (prediction, target) -> scalar that is never negative.
-        - `kappa`: the rate κ > 0 per unit of time, an `int` included. For the per-step κ of eq. 16 see
-            [`lyapunov_dsl.rate_from_decay`][].
+            0.01)`, a potential of [`lyapunov_dsl.nn`][], or a function (prediction, target) -> scalar that is never negative.
+        - `kappa`: the rate κ > 0 per unit of time, an `int` included, or a function κ(t) > 0 of the time. For the per-step κ of eq. 16
+            see [`lyapunov_dsl.rate_from_decay`][].
 
-        **Raises:** `ValueError` for κ <= 0 or not finite, or a loss that is not callable.
+        **Raises:** `ValueError` for κ <= 0 or not finite, or a loss that is not callable; for κ(t) when its system is known.
         """
-        from ._exponential import Exponential
+        from ._exponential import Exponential, Varying
 
-        return Exponential(loss, kappa)
+        given: Any = kappa
+        return Varying(loss, given) if callable(given) and not hasattr(given, "dtype") else Exponential(loss, given)
 
     @staticmethod
-    def barrier(h: Callable, alpha: Any = 1.0) -> "Certificate":
-        """Invariance of {h >= 0}: d/dt h >= -α(h) along the flow, with V = -h.
+    def asymptotic(loss: Any, alpha: Callable) -> "Certificate":
+        """Asymptotic stability; see [`lyapunov_dsl.Asymptotic`][]."""
+        from ._decay import Asymptotic
 
-        **Arguments:**
+        return Asymptotic(loss, alpha)
 
-        - `h`: a function of the state, at least 0 where the state is safe.
-        - `alpha`: a rate > 0 for the linear class-K function α h, or an increasing function with α(0) = 0.
+    @staticmethod
+    def finite_time(loss: Any, c: RealScalarLike, rho: RealScalarLike) -> "Certificate":
+        """Convergence in finite time; see [`lyapunov_dsl.FiniteTime`][]."""
+        from ._decay import FiniteTime
 
-        **Raises:** `ValueError` for a rate <= 0 or not finite, or an `h` that is not callable.
-        """
+        return FiniteTime(loss, c, rho)
+
+    @staticmethod
+    def practical(loss: Any, kappa: RealScalarLike, level: RealScalarLike) -> "Certificate":
+        """Stability down to a level; see [`lyapunov_dsl.Practical`][]."""
+        from ._decay import Practical
+
+        return Practical(loss, kappa, level)
+
+    @staticmethod
+    def barrier(h: Callable, alpha: Any = 1.0, *, degree: int | None = None) -> "Certificate":
+        """Invariance of {h >= 0}: d/dt h >= -α(h) along the flow, with V = -h; see [`lyapunov_dsl.Barrier`][]."""
         from ._barrier import Barrier
 
-        return Barrier(h, alpha)
+        return Barrier(h, alpha, degree=degree)
+
+    @staticmethod
+    def control_lyapunov(loss: Any, kappa: RealScalarLike) -> "Certificate":
+        """Some input makes V decay; see [`lyapunov_dsl.ControlLyapunov`][]."""
+        from ._control import ControlLyapunov
+
+        return ControlLyapunov(loss, kappa)
+
+    @staticmethod
+    def control_barrier(h: Callable, alpha: Any = 1.0, *, degree: int | None = None) -> "Certificate":
+        """Some input keeps {h >= 0} invariant; see [`lyapunov_dsl.ControlBarrier`][]."""
+        from ._control import ControlBarrier
+
+        return ControlBarrier(h, alpha, degree=degree)
+
+    @staticmethod
+    def contraction(rate: RealScalarLike, metric: Any = None) -> "Certificate":
+        """Trajectories approach each other; see [`lyapunov_dsl.Contraction`][]."""
+        from ._contraction import Contraction
+
+        return Contraction(rate, metric)
+
+    @staticmethod
+    def reach_avoid(
+        value: Callable, target: Callable, avoid: Callable, *, rate: RealScalarLike, alpha: Any = 1.0
+    ) -> "AllOf":
+        """A set is reached and another avoided: [`lyapunov_dsl.Reach`][] and [`lyapunov_dsl.Barrier`][]."""
+        from ._all_of import AllOf
+        from ._barrier import Barrier
+        from ._reach import Reach
+
+        return AllOf({"reach": Reach(value, target, rate), "avoid": Barrier(avoid, alpha)})
+
+    @staticmethod
+    def input_to_state(loss: Any, kappa: RealScalarLike, gain: RealScalarLike) -> "Certificate":
+        """Stability under disturbances; see [`lyapunov_dsl.InputToState`][]."""
+        from ._dissipation import InputToState
+
+        return InputToState(loss, kappa, gain)
+
+    @staticmethod
+    def finite_gain(loss: Any, gain: RealScalarLike) -> "Certificate":
+        """A bounded L2 gain from disturbance to prediction; see [`lyapunov_dsl.FiniteGain`][]."""
+        from ._dissipation import FiniteGain
+
+        return FiniteGain(loss, gain)

@@ -1,9 +1,12 @@
 """Exponential stability (paper, eq. 8-10)."""
 
 import math
+from collections.abc import Callable
 from typing import Any
 
+import jax
 import jax.numpy as jnp
+import numpy as np
 
 from .._constant import Constant
 from .._potential import Loss, as_loss
@@ -43,6 +46,38 @@ class Exponential(Certificate):
     def flow(self, t: Any, dt: Any, v: Any) -> Scalar:
         v = jnp.asarray(v)
         return v * jnp.exp(-self.rate(v.dtype) * dt)
+
+
+class Varying(Certificate):
+    """dV/dt <= -κ(t) V: V(t) <= exp(-∫κ) V(0), with κ a function of the time that is positive over the horizon; see
+    [`lyapunov_dsl.Certificate.exponential`][]. Its arrays, if it has any, are trained."""
+
+    loss: Loss
+    kappa: Callable
+
+    def __init__(self, loss: Any, kappa: Callable):
+        self.loss, self.kappa = as_loss(loss), kappa
+
+    def value(self, t: Any, state: State, point: Point) -> Scalar:
+        return self.loss(point.readout(state), point.target)
+
+    def comparison(self, t: Any, v: Any) -> Scalar:
+        v = jnp.asarray(v)
+        return -jnp.asarray(self.kappa(jnp.asarray(t, v.dtype)), v.dtype) * v
+
+    def prepared(self, system: Any, start: Any) -> Certificate:
+        times = np.linspace(0, system.horizon, 257)
+        rates = np.asarray(jax.vmap(self.kappa)(jnp.asarray(times)), float)
+        if rates.shape != times.shape:
+            raise ValueError(
+                f"kappa: expected a function of the time with one number as its result, got {rates.shape[1:]}"
+            )
+        if not (rates > 0).all():
+            worst = int(np.argmin(np.where(np.isnan(rates), -np.inf, rates)))
+            raise ValueError(
+                f"kappa: expected κ(t) > 0 for all t in [0, {system.horizon:g}], got κ({times[worst]:.4g}) = {rates[worst]:.4g}"
+            )
+        return self
 
 
 def decay_from_rate(kappa: Any, dt: Any) -> float:

@@ -47,7 +47,7 @@ class PathIntegral(Objective):
         keys = example_keys(key, x)
 
         def one(start: Any, target: Any, key: Any) -> Any:
-            times, values = condition.path_values(start, target, key, solver=self.solver, steps=self.steps)
-            return jnp.sum(condition.hinge(condition.step_residuals(times, values)))
+            residuals = condition.path_residuals(start, target, key, solver=self.solver, steps=self.steps)
+            return jnp.sum(condition.hinge(residuals))
 
         return jnp.mean(eqx.filter_vmap(one)(starts(condition, x, keys), y, keys))

@@ -13,10 +13,11 @@ import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 
 from .. import bounds
+from .._depends import depends
 from .._potential import CrossEntropy
 from .._rollout import EulerInference, margins
 from .._system import identity
-from ._question import depends, options
+from ._question import options
 
 # More than what some dozens of roundings in float64 lose.
 UP = 1 + 1e-14

@@ -40,6 +40,8 @@ def portable(
         center = np.asarray(told.context)
         field = (told.field, (size,)) if radius is None else (told.perturbed, (size,), center.shape)
         parts = {"field": field, "value": (told.value, (size,)), "comparison": (told.comparison, ())}
+        if told.own_rate:
+            parts["rate"] = (lambda t, s: told.rate(t, s)[1], (size,))
         for name, (function, *shapes) in parts.items():
             programs[name], found = export(name, function, (), *shapes)
             arrays |= found
@@ -50,6 +52,7 @@ def portable(
         "format": FORMAT,
         "claims": claims,
         "domain": {"lower": low[1:].tolist(), "upper": high[1:].tolist()},
+        "faces": list(region.faces),
         "tube": None
         if tube is None
         else np.column_stack([tube.times[:-1], tube.times[1:], tube.lower, tube.upper]).tolist(),

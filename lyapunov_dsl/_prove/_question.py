@@ -9,13 +9,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.flatten_util import ravel_pytree
-from jax.interpreters import partial_eval
 
 from .. import bounds
-from .._certificate import Point
 from .._condition import Condition
+from .._depends import depends
 from .._domain import Ball, Box, Domain, Product
 from .._types import shown
+from .._variational import Faces
 from ..bounds._jumps import doubtful as bounds_doubtful
 from ._branch import Judged
 
@@ -35,6 +35,7 @@ class Region(NamedTuple):
     - `low`, `high`: float64 [pieces, 1 + states].
     - `ball`: center and radius, or `None`.
     - `least`, `most`: levels, or `None`.
+    - `faces`: the coordinates of which one is at an end, if that is asked.
     """
 
     low: np.ndarray
@@ -42,6 +43,7 @@ class Region(NamedTuple):
     ball: tuple[np.ndarray, float] | None
     least: float | None
     most: float | None
+    faces: tuple[int, ...] = ()
 
 
 class Functions(NamedTuple):
@@ -52,11 +54,13 @@ class Functions(NamedTuple):
     comparison: Callable[[Any, Any], Any]
     perturbed: Callable[[Any, Any, Any], Any]
     context: Any
+    rate: Callable[[Any, Any], Any]
+    own_rate: bool
 
     def residual(self, z: Any) -> tuple[Any, Any]:
         """dV/dt - comparison(t, V) and V at z = (t, state)."""
         t, s = z[0], z[1:]
-        v, rate = jax.jvp(self.value, (t, s), (jnp.ones_like(t), self.field(t, s)))
+        v, rate = self.rate(t, s)
         return rate - self.comparison(t, v), v
 
 
@@ -69,10 +73,11 @@ def widened(tree: Any) -> Any:
 def functions(condition: Condition, part: str, x: Any, y: Any) -> tuple[Functions, Any]:
     """The functions of one example, and the start. Call it with float64 enabled."""
     condition, x, y = widened(eqx.nn.inference_mode(condition)), widened(x), widened(y)
-    system, certificate = condition.continuous, condition.parts[part]
+    system = condition.continuous
     start = system.start(x)
+    certificate = condition.parts[part].prepared(system, jax.tree.map(_shape, start))
     flat, unravel = ravel_pytree(start.state)
-    point = Point(lambda state: system.decode(state), start.context, y)
+    point = condition.point(start, y)
     numbers, as_context = ravel_pytree(eqx.filter(start.context, eqx.is_inexact_array))
     rest = eqx.filter(start.context, eqx.is_inexact_array, inverse=True)
     whole = lambda u: eqx.combine(as_context(u), rest)
@@ -82,8 +87,16 @@ def functions(condition: Condition, part: str, x: Any, y: Any) -> tuple[Function
         lambda t, v: certificate.comparison(t, v),
         lambda t, s, u: ravel_pytree(system.velocity(t, unravel(s), whole(u)))[0],
         numbers,
+        lambda t, s: certificate.derivative(t, unravel(s), point, system.velocity(t, unravel(s), start.context)),
+        certificate.own_rate,
     )
+    if not depends(lambda s: found.value(jnp.zeros(()), s), flat):
+        raise ValueError(f"{part}: expected a value that depends on the state, got one that is the same for all states")
     return found, flat
+
+
+def _shape(leaf: Any) -> Any:
+    return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) if eqx.is_array(leaf) else leaf
 
 
 def _inside(jaxpr: Any) -> Iterator[tuple[Any, Any]]:
@@ -115,13 +128,6 @@ def doubtful(told: Functions, start: Any) -> str:
     return f"V {found}" if found else ""
 
 
-def depends(function: Callable, first: Any, *more: Any) -> bool:
-    """Whether a function depends on its first argument."""
-    closed = jax.make_jaxpr(function)(first, *more)
-    used = partial_eval.dce_jaxpr(closed.jaxpr, [True] * len(closed.out_avals))[1]
-    return any(used[: len(jax.tree.leaves(first))])
-
-
 def box_of(domain: Domain, start: Any) -> tuple[np.ndarray, np.ndarray, tuple[np.ndarray, float] | None]:
     """The ends of a domain along every flat coordinate, and the ball that it is, if any."""
     if isinstance(domain, Ball):
@@ -133,8 +139,11 @@ def box_of(domain: Domain, start: Any) -> tuple[np.ndarray, np.ndarray, tuple[np
         return low, high, (center, radius)
 
     def ends(domain: Domain, start: Any) -> list[tuple[Any, Any]]:
+        if isinstance(domain, Faces):
+            side = domain.half_width(jnp.float64)
+            return [(np.full(leaf.size, -side), np.full(leaf.size, side)) for leaf in jax.tree.leaves(start)]
         if not isinstance(domain, Box):
-            raise ValueError(f"domain: expected a Box, a Ball or a Product of Boxes, got {shown(domain)}")
+            raise ValueError(f"domain: expected a Box, a Ball or a Product of Boxes and Faces, got {shown(domain)}")
         sides = (domain.lower(jnp.float64), domain.upper(jnp.float64))
         spread = lambda v, leaf: np.broadcast_to(v, leaf.shape).ravel()
         return [(spread(sides[0], leaf), spread(sides[1], leaf)) for leaf in jax.tree.leaves(start)]
@@ -147,6 +156,16 @@ def box_of(domain: Domain, start: Any) -> tuple[np.ndarray, np.ndarray, tuple[np
         pairs = ends(domain, start)
     low, high = (np.concatenate(v).astype(np.float64) for v in zip(*pairs, strict=True))
     return low, high, None
+
+
+def faces_of(domain: Domain, start: Any) -> list[int]:
+    """The flat coordinates of which one has to be at an end."""
+    is_domain = lambda node: isinstance(node, Domain)
+    whole = lambda d, s: jax.tree.map(lambda leaf: np.full(leaf.shape, isinstance(d, Faces)), s)
+    parts = domain.parts if isinstance(domain, Product) else domain
+    marked = jax.tree.map(whole, parts, start, is_leaf=is_domain)
+    flat = np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(marked)])
+    return [int(i) for i in np.flatnonzero(flat)]
 
 
 def distances(center: np.ndarray, lows: np.ndarray, highs: np.ndarray) -> np.ndarray:

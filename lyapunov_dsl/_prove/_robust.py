@@ -35,13 +35,14 @@ from jax.flatten_util import ravel_pytree
 
 from .._certificate import Exponential
 from .._certify import Assurance
+from .._depends import depends
 from .._domain import Box
 from .._potential import CrossEntropy, Truncated
 from .._rollout import EulerInference
 from .._system import DiscreteSystem, System, identity, plain
 from .._types import is_finite, kind
 from ._deployed import Deployed, evaluate
-from ._question import box_of, depends, widened
+from ._question import box_of, widened
 
 # Bounds of boxes that a rule takes for N steps, and the function that evaluates it.
 COST = {

@@ -15,11 +15,12 @@ from jax.flatten_util import ravel_pytree
 
 from .._certify import Assurance, Claim, Counterexample
 from .._condition import Condition
+from .._depends import depends
 from .._domain import Domain
 from .._types import is_finite
 from ._branch import Budget, Run, Tree
 from ._proof import Proof, Rest, measured, portable, solved, stays
-from ._question import REST, Functions, Judge, Region, Rounding, box_of, depends, doubtful, fingerprint, functions
+from ._question import REST, Functions, Judge, Region, Rounding, box_of, doubtful, faces_of, fingerprint, functions
 from ._tube import Tube
 
 CLAIMS = ("decrease", "definite", "enclosed", "invariant", "stays", "robust")
@@ -158,11 +159,19 @@ def verify(
         # The claim about the last time needs one.
         steady = tube is None and "robust" not in claims and _is_steady(told, first)
         region = _tubular(tube, level) if tube is not None else _region(condition, domain, state, level, time, steady)
+        if region.faces and set(claims) != {"decrease"}:
+            raise ValueError(f"claims: expected 'decrease' alone where the domain has Faces, got {claims}")
+        if told.own_rate and (wrong := set(claims) & {"enclosed", "robust", "stays"}):
+            raise ValueError(
+                f"claims: expected a certificate about dV/dt for {sorted(wrong)}, got {part}, whose rate is another; see its documentation"
+            )
         low, high = region.low[:, 1:].min(axis=0), region.high[:, 1:].max(axis=0)
         ends = (first, first) if start is None else start
         ends = [np.asarray(v, np.float64).ravel() for v in ends]
         if rest is not None and not ((low < rest) & (rest < high)).all():
             raise ValueError(f"equilibrium: expected a state inside of the domain, got {rest}")
+        if rest is not None:
+            _check_rest(told, rest, region)
         file = _file(folder)
         identity = _identity(told, first, region, rest, claims, strict, rounding, perturbation, ends)
         run = Run(budget, file, identity, progress)
@@ -210,6 +219,20 @@ def verify(
             if file is not None:
                 file.unlink(missing_ok=True)
     return Verification(status, found, worst, run.looked, clock.monotonic() - began, left, proof)
+
+
+def _check_rest(told: Functions, rest: np.ndarray, region: Region) -> None:
+    """Raises `ValueError` for an equilibrium that is none, up to rounding."""
+    if told.own_rate:
+        # That of the system with another input.
+        return
+    for t in np.unique([region.low[:, 0].min(), region.high[:, 0].max()]):
+        velocity = np.asarray(told.field(jnp.asarray(t), jnp.asarray(rest)))
+        speed, scale = np.abs(velocity).max(), 1 + np.abs(rest).max()
+        if not speed <= 1e-6 * scale:
+            raise ValueError(
+                f"equilibrium: expected a state at which the field is 0, got {rest} with the velocity {velocity} at t = {t:g}"
+            )
 
 
 def _stays(record: Any) -> Claim:
@@ -286,13 +309,25 @@ def _region(condition: Condition, domain: Any, state: Any, level: Any, time: Any
     if steady:
         first = last = 0.0
     piece = lambda t, v: np.concatenate([[float(t)], v])[None]
-    return Region(piece(first, low), piece(last, high), ball, *_levels(level))
+    least, most = piece(first, low), piece(last, high)
+    if faces := faces_of(domain, state):
+        rows = [_at_end(least[0], most[0], i, side) for i in faces for side in (0, 1)]
+        least, most = (np.stack(side) for side in zip(*rows, strict=True))
+    return Region(least, most, ball, *_levels(level), tuple(faces))
+
+
+def _at_end(low: np.ndarray, high: np.ndarray, axis: int, side: int) -> tuple[np.ndarray, np.ndarray]:
+    """A face of a box of (t, state): the lower or the upper end of one state."""
+    low, high = low.copy(), high.copy()
+    low[1 + axis] = high[1 + axis] = (low, high)[side][1 + axis]
+    return low, high
 
 
 def _is_steady(told: Functions, start: Any) -> bool:
     """Whether nothing depends on time."""
     t = jnp.zeros(())
-    return not (depends(told.field, t, start) or depends(told.value, t, start) or depends(told.comparison, t, t))
+    of_state = [told.field, told.value, told.rate]
+    return not (any(depends(f, t, start) for f in of_state) or depends(told.comparison, t, t))
 
 
 def _questions(
@@ -351,10 +386,7 @@ def _faces(region: Region) -> list[tuple[int, str, np.ndarray, np.ndarray]]:
     out = []
     for axis in range(region.low.shape[1] - 1):
         for side in ("lower", "upper"):
-            low, high = region.low[0].copy(), region.high[0].copy()
-            end = low[1 + axis] if side == "lower" else high[1 + axis]
-            low[1 + axis] = high[1 + axis] = end
-            out.append((axis, side, low, high))
+            out.append((axis, side, *_at_end(region.low[0], region.high[0], axis, side == "upper")))
     return out
 
 
@@ -381,6 +413,7 @@ def _identity(told: Functions, start: Any, region: Region, rest: Any, *more: Any
     for closed in (
         jax.make_jaxpr(told.perturbed)(jnp.zeros(()), start, told.context),
         jax.make_jaxpr(told.value)(jnp.zeros(()), start),
+        jax.make_jaxpr(told.rate)(jnp.zeros(()), start),
         jax.make_jaxpr(told.comparison)(jnp.zeros(()), jnp.zeros(())),
     ):
         fingerprint(digest, closed)

@@ -16,5 +16,10 @@ from ._lipschitz import (
     gain as gain,
 )
 from ._paper import PaperField as PaperField
+from ._potentials import (
+    ConvexPotential as ConvexPotential,
+    PositivePotential as PositivePotential,
+    QuadraticPotential as QuadraticPotential,
+)
 from ._precision import MixedPrecision as MixedPrecision
 from ._resnet import ResNet18 as ResNet18, resnet18 as resnet18

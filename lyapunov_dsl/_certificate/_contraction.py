@@ -1,0 +1,75 @@
+"""Trajectories approach each other (Lohmiller and Slotine 1998)."""
+
+from collections.abc import Callable
+from typing import Any
+
+import equinox as eqx
+import jax.numpy as jnp
+import numpy as np
+from jax.flatten_util import ravel_pytree
+
+from .._constant import Constant
+from .._types import RealScalarLike, Scalar, State, describe, shown
+from ._base import Certificate, Point
+from ._exponential import check_rate
+
+
+class Contraction(Certificate):
+    """dV/dt <= -2 λ V with V = δᵀ M(η) δ, for the states η and tangents δ of [`lyapunov_dsl.variational`][].
+
+    Then the distance of any two trajectories in a forward invariant set decays as exp(-λt), in the Riemannian metric M (Lohmiller and
+    Slotine 1998), if the set is geodesically convex; for a constant M that is convexity.
+
+    **Arguments:**
+
+    - `rate`: λ > 0 per unit of time.
+    - `metric`: M, a symmetric positive definite matrix float[n, n], or a function of the state that gives one, whose arrays are
+        trained; `None` for the identity.
+
+    **Raises:** `ValueError` for a rate <= 0, a matrix that is not symmetric positive definite, or a system that is not variational.
+    """
+
+    rate: Constant
+    metric: Callable | None
+
+    def __init__(self, rate: RealScalarLike, metric: Any = None):
+        check_rate("rate", rate)
+        self.rate = Constant(rate)
+        if metric is not None and not callable(metric):
+            matrix = np.asarray(metric)
+            good = matrix.ndim == 2 and matrix.shape[0] == matrix.shape[1] and np.isfinite(matrix).all()
+            if not good or not np.array_equal(matrix, matrix.T) or not np.linalg.eigvalsh(matrix)[0] > 0:
+                raise ValueError(
+                    f"metric: expected a symmetric positive definite matrix or a function, got {shown(metric)}"
+                )
+        self.metric = metric if metric is None or callable(metric) else Matrix(Constant(metric))
+
+    def value(self, t: Any, state: State, point: Point) -> Scalar:
+        tangent = ravel_pytree(state["tangent"])[0]
+        if self.metric is None:
+            return jnp.sum(tangent * tangent)
+        return tangent @ self.metric(state["state"]) @ tangent
+
+    def comparison(self, t: Any, v: Any) -> Scalar:
+        v = jnp.asarray(v)
+        return -2 * self.rate(v.dtype) * v
+
+    def flow(self, t: Any, dt: Any, v: Any) -> Scalar:
+        v = jnp.asarray(v)
+        return v * jnp.exp(-2 * self.rate(v.dtype) * dt)
+
+    def prepared(self, system: Any, start: Any) -> Certificate:
+        if not (isinstance(start.state, dict) and set(start.state) == {"state", "tangent"}):
+            raise ValueError(
+                f"contraction: expected the states and tangents of lyapunov_dsl.variational(system), got a state {describe(start.state)}"
+            )
+        return self
+
+
+class Matrix(eqx.Module):
+    """A matrix as a function of the state."""
+
+    matrix: Constant
+
+    def __call__(self, state: Any) -> Any:
+        return self.matrix(ravel_pytree(state)[0].dtype)
