@@ -99,7 +99,7 @@ def affine(certificate: str, field: Any, *, limited: bool = False) -> ControlAff
     return field
 
 
-def relative_degree(field: ControlAffine, h: Callable, states: Any, context: Any = None, *, most: int = 8) -> int:
+def relative_degree(field: ControlAffine, h: Callable, states: Any, context: Any = None, *, most: int = 4) -> int:
     """How often a function of the state has to be differentiated along a system until its input appears: the least r for which
     L_g L_f^{r-1} h is not 0 at some of the given states.
 
@@ -117,7 +117,7 @@ def relative_degree(field: ControlAffine, h: Callable, states: Any, context: Any
     t = jnp.zeros((), states.dtype)
     psi = lambda t, s: h(s)
     for degree in range(1, most + 1):
-        influence = jax.vmap(lambda s, psi=psi: field.lie(psi, t, s, context)[2])(states)
+        influence = jax.jit(jax.vmap(lambda s, psi=psi: field.lie(psi, t, s, context)[2]))(states)
         if bool(jnp.any(influence != 0)):
             return degree
         psi = lambda t, s, psi=psi: field.lie(psi, t, s, context)[1]

@@ -473,3 +473,20 @@ def test_the_second_derivatives_that_the_rules_assume(name):
         x = mp.mpf(float(x))
         second = (exact(x + step) - 2 * exact(x) + exact(x - step)) / step**2
         assert least < second < most, x
+
+
+@pytest.mark.parametrize(("chosen", "right", "left"), [(jnp.maximum, 2.0, -3.0), (jnp.minimum, -3.0, 2.0)])
+def test_the_derivative_of_the_larger_of_two_is_known_where_they_are_apart(chosen, right, left):
+    slope = jax.grad(lambda s: chosen(2 * s, -3 * s))
+    with jax.enable_x64(True):
+        of = lambda low, high, f, mode: bounds.bound(f, bounds.Box(jnp.asarray(low), jnp.asarray(high)), rounding=mode)
+        for low, high, expected in ((0.5, 1.0, right), (-1.0, -0.5, left)):
+            found = of(low, high, slope, "real")
+            np.testing.assert_allclose([found.lower, found.upper], expected, rtol=1e-12)
+        # At the kink both sides count, and their mean, which is what JAX takes.
+        found = of(0.0, 0.0, slope, "real")
+        assert found.lower <= -3
+        assert found.upper >= 2
+        # Evaluated anew for the comparison, a rounded number may differ from the one that was chosen: then the derivative is 0.
+        found = of(0.5, 1.0, jax.grad(lambda s: chosen(s * 0.1 + 0.3, -3 * s * 1.1)), "float")
+        assert found.lower <= 0 <= found.upper

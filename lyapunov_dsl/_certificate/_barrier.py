@@ -1,5 +1,6 @@
 """Set invariance by a barrier function (Ames et al. 2016), of any relative degree (Xiao and Belta 2019)."""
 
+import functools as ft
 from collections.abc import Callable
 from typing import Any
 
@@ -74,7 +75,8 @@ class Highest(eqx.Module):
     parts: tuple[Callable, ...]
 
     def __call__(self, state: State) -> Scalar:
-        return jnp.max(jnp.stack([part(state) for part in self.parts]))
+        # Pair by pair: where the largest of an array is not known, its derivative is a quotient of counts.
+        return ft.reduce(jnp.maximum, [part(state) for part in self.parts])
 
 
 class Least(eqx.Module):
@@ -83,7 +85,7 @@ class Least(eqx.Module):
     parts: tuple[Callable, ...]
 
     def __call__(self, h: Any) -> Scalar:
-        return jnp.min(jnp.stack([apply(part, h) for part in self.parts]))
+        return ft.reduce(jnp.minimum, [apply(part, h) for part in self.parts])
 
 
 def apply(alpha: Callable, h: Any) -> Scalar:
@@ -115,11 +117,10 @@ def checked_degree(degree: Any) -> int | None:
 def chain(barrier: Any, point: Point) -> list[Callable[[Any, Any], Any]]:
     """ψ_0 to ψ_{r-1} of a barrier, functions of (t, state)."""
     found: list[Callable[[Any, Any], Any]] = [lambda t, s: barrier.h(s)]
-    drift = drift_of(point)
     for _ in range(1, barrier.degree or 1):
 
         def after(t: Any, s: Any, psi: Callable = found[-1]) -> Any:
-            h, rate = jax.jvp(psi, (t, s), (jnp.ones_like(t), drift(t, s)))
+            h, rate = jax.jvp(psi, (t, s), (jnp.ones_like(t), drift_of(point)(t, s)))
             return rate + apply(barrier.alpha, h)
 
         found.append(after)

@@ -13,8 +13,9 @@ import numpy as np
 
 from . import _graph as graphs
 from ._graph import TRANSLATIONS, Graph, Value, concrete
-from ._interval import wide
+from ._interval import Interval, wide
 from ._linear import add, is_zero, linear, mul, negative, nodes_of, sub
+from ._pairs import COMPARISONS
 from ._rule import Const, Node, Rule, affine
 from ._softmax import logsumexp, softmax, softmax_mean, tie, told
 
@@ -354,6 +355,34 @@ def rewrite_select(graph: Graph, which: Node, cases: list[Value]) -> Value | Non
             graph.premises.append(_core(pair[0])[0])
             return cases[index]
     return None
+
+
+def _chosen(sign: int) -> Rule:
+    """x == max(x, y), which is x >= y, or x == min(x, y): of x, the result, and y. Only where nothing is rounded, as x may be evaluated
+    anew for the comparison, and differ in its last digits."""
+    beyond = COMPARISONS["ge" if sign > 0 else "le"].range
+
+    def span(node: Node, x: Interval, top: Interval, y: Interval) -> Interval:
+        return beyond(node, x, y) if node.virtual else COMPARISONS["eq"].range(node, x, top)
+
+    return COMPARISONS["eq"]._replace(range=span)
+
+
+_CHOSEN = {"max": _chosen(1), "min": _chosen(-1)}
+
+
+def _equal(graph: Graph, equation: Any, x: Value, y: Value) -> Value:
+    for one, top in ((x, y), (y, x)):
+        for name, rule in _CHOSEN.items():
+            pair = _tag(top, name)
+            if pair is not None and isinstance(one, Node) and any(v is one for v in pair):
+                other = pair[1] if pair[0] is one else pair[0]
+                out = equation.outvars[0].aval
+                return graph.add(rule, nodes_of(graph, [one, top, other]), out.shape, out.dtype)
+    return _plain_equal(graph, equation, x, y)
+
+
+_plain_equal, TRANSLATIONS["eq"] = TRANSLATIONS["eq"], _equal
 
 
 def rewrite_abs(graph: Graph, x: Node) -> Node | None:
