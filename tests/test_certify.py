@@ -360,6 +360,7 @@ def test_structured_states_several_parts_and_no_targets(precision):
     assert report.claims["robust"].assurance is Level.UNDECIDED
 
 
+@pytest.mark.full
 @pytest.mark.usefixtures("quick")
 def test_the_radius_rests_on_the_part_that_decides():
     goal = jnp.asarray(GOAL, jnp.float32)
@@ -383,6 +384,7 @@ def test_the_radius_rests_on_the_part_that_decides():
     assert all(report.premises[name] is Level.UNDECIDED for name in report.premises if "condition" not in name)
 
 
+@pytest.mark.full
 @pytest.mark.usefixtures("quick")
 def test_a_wrong_class_where_the_condition_holds_on_the_nominal_trajectory_only():
     """Theorem 3 "certifies" ε = 0.69 with the right δ, and ε = 0.05 ends in the wrong class.

@@ -122,7 +122,10 @@ def test_in_another_thread_nothing_is_caught() -> None:
         assert pool.submit(run, None, epochs=2).result().status == "done"
 
 
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT], ids=["kill -9", "Ctrl-C"])
+@pytest.mark.parametrize(
+    "number",
+    [pytest.param(signal.SIGKILL, id="kill -9"), pytest.param(signal.SIGINT, id="Ctrl-C", marks=pytest.mark.full)],
+)
 def test_a_run_that_is_killed_goes_on_through_the_same_losses(number: Any, tmp_path: Path) -> None:
     code = """
         import signal, sys

@@ -23,6 +23,14 @@ def test_write_a_certificate_runs_as_printed(capsys):
     assert "exponential" in report
     # What the page says at its end: the two parts contradict each other, and a state shows it.
     assert "counterexample" in report
+    assert names["found"].status.name == "PROVED_REAL"
+    assert names["refuted"].counterexample.residual > 0
+
+
+@pytest.mark.usefixtures("quick")
+def test_certificates_runs_as_printed(capsys):
+    exec(compile("\n".join(blocks("docs/certificates.md")), "docs/certificates.md", "exec"), {})
+    assert "PROVED_REAL" in capsys.readouterr().out
 
 
 @pytest.mark.usefixtures("quick")

@@ -182,6 +182,7 @@ def test_radii_are_functions_of_the_lipschitz_bound(norm: str, rule: str) -> Non
     assert given(initial, norm=norm).radii(1.0, rule=rule) == pytest.approx(2 * radii)
 
 
+@pytest.mark.full
 def test_many_initial_values_are_rounded_up() -> None:
     """Never a larger radius than that of the value itself, and hardly a smaller one."""
     initial = np.random.default_rng(0).uniform(0.1, 4, 3 * _LEVELS)
@@ -192,6 +193,7 @@ def test_many_initial_values_are_rounded_up() -> None:
     assert radii[few] == pytest.approx(exact, rel=0.1)
 
 
+@pytest.mark.full
 def test_one_value_far_away_does_not_cost_the_others() -> None:
     initial = np.append(np.random.default_rng(0).uniform(0.1, 3, 200), 400.0)
     radii, exact = given(initial).radii(1.0), given(initial[:5]).radii(1.0)

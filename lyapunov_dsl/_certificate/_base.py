@@ -124,8 +124,9 @@ class Certificate(eqx.Module):
         """
         from ._exponential import Exponential, Varying
 
-        given: Any = kappa
-        return Varying(loss, given) if callable(given) and not hasattr(given, "dtype") else Exponential(loss, given)
+        number: Any = kappa
+        varies = callable(kappa) and not hasattr(kappa, "dtype")
+        return Varying(loss, kappa) if varies else Exponential(loss, number)
 
     @staticmethod
     def asymptotic(loss: Any, alpha: Callable) -> "Certificate":

@@ -3,7 +3,7 @@
 Functions of batches are compiled once for networks of the same structure, whatever their weights.
 """
 
-import functools as ft
+import hashlib
 import math
 from typing import Any, NamedTuple
 
@@ -17,7 +17,7 @@ from .._depends import depends
 from .._potential import CrossEntropy
 from .._rollout import EulerInference, margins
 from .._system import identity
-from ._question import options
+from ._question import LATEST, fingerprint, options
 
 # More than what some dozens of roundings in float64 lose.
 UP = 1 + 1e-14
@@ -74,15 +74,14 @@ class Deployed(eqx.Module):
 
     def tube(self, x: Any, y: Any, radius: Any) -> Any:
         """The smallest margin at least, for all starts and contexts that are as near to the nominal ones as those of the ball."""
-        state, context, as_state, as_context = self._flat(x)
+        _, _, as_state, as_context = self._flat(x)
 
         def after(s: Any, c: Any) -> Any:
             final = self.network.final(as_state(s), as_context(c))
             return margins(self.network.system.decode(final), y)
 
         if self.norm == "2":
-            first, reach = self._moved(x, radius)
-            regions = bounds.Ball(state, first), bounds.Ball(context, reach)
+            regions = tuple(_ball(v, by) for v, by in zip(self._nominal(x), self._moved(x, radius), strict=True))
         else:
             # The range is no wider than what the Jacobian says of it.
             found = bounds.bound(
@@ -95,11 +94,10 @@ class Deployed(eqx.Module):
         """The smallest nominal margin less what a perturbation changes: Lip(readout) e_N times that of a margin."""
         norm = NORMS[self.norm]
         first, reach = self._moved(x, radius)
-        _, context, as_state, as_context = self._flat(x)
-        moves = context.size > 0
-        contexts = self._ball(context, reach)
-        exact = lambda f, low, high: bounds.bound(f, bounds.Box(low, high), method="interval", rounding="real")
-        near = exact(lambda x: self._flat(x)[0], x, x)
+        _, _, as_state, as_context = self._flat(x)
+        near, context = self._nominal(x)
+        moves = context.lower.size > 0
+        contexts = self._contexts(context, reach)
 
         def one(n: Any, carry: Any) -> Any:
             low, high, near_low, near_high, error = carry
@@ -110,7 +108,7 @@ class Deployed(eqx.Module):
             b = bounds.lipschitz(step, *regions, norm=norm.of, argnum=1) if moves else 0.0
             error = (q * error + b * reach) * UP
             after = bounds.bound(step, *regions, rounding="real")
-            near = exact(lambda s: step(s, context), near_low, near_high)
+            near = bounds.bound(step, bounds.Box(near_low, near_high), context, method="interval", rounding="real")
             return *_tube(after, near, error), near.lower, near.upper, error
 
         begun = (*_tube(self._start(x, radius), near, first), near.lower, near.upper, first)
@@ -124,8 +122,9 @@ class Deployed(eqx.Module):
     def comparison(self, x: Any, y: Any, radius: Any) -> Any:
         """(V at the end at most by the sharper profile, by a constant, whether H is invariant, whether the start is in H)."""
         _, reach = self._moved(x, radius)
-        _, context, as_state, as_context = self._flat(x)
-        regions = bounds.Box(self.low, self.high), self._ball(context, reach)
+        _, _, as_state, as_context = self._flat(x)
+        _, context = self._nominal(x)
+        regions = bounds.Box(self.low, self.high), self._contexts(context, reach)
         # Norms of ∂V = p - e_y, which are at most this times 1 - exp(-V), and those of changes that they go with.
         profiles = {"2": math.sqrt(2) * UP, ("2", "inf"): 2.0} if self.norm == "2" else {"inf": 2.0}
 
@@ -133,7 +132,7 @@ class Deployed(eqx.Module):
             step = self._step(n, as_state, as_context)
             found = bounds.bound(step, *regions, rounding="real")
             kept = jnp.all((found.lower >= self.low) & (found.upper <= self.high))
-            if not context.size:
+            if not context.lower.size:
                 return kept, jnp.zeros(())
             steep = [bounds.lipschitz(step, *regions, norm=n, argnum=1) * by for n, by in profiles.items()]
             return kept, jnp.min(jnp.stack(steep)) * reach * UP
@@ -157,19 +156,21 @@ class Deployed(eqx.Module):
     def residual(self, low: Any, high: Any, x: Any, y: Any) -> tuple[Any, Any, Any]:
         """V(Φ_n) - max(exp(-κ Δt) V, γ) for the nominal input and all steps: at most, over a box of states; where to cut the box;
         and at the worse of two states in it."""
-        _, context, as_state, as_context = self._flat(x)
+        _, nominal, as_state, as_context = self._flat(x)
+        _, context = self._nominal(x)
 
         def one(n: Any) -> Any:
             step = self._step(n, as_state, as_context)
 
-            def excess(s: Any) -> Any:
-                after = self._value(step(s, context), y, as_state)
+            def excess(s: Any, c: Any) -> Any:
+                after = self._value(step(s, c), y, as_state)
                 return jnp.stack([after - self._decay() * self._value(s, y, as_state), after - self.truncation])
 
-            found = bounds.bound(excess, bounds.Box(low, high), rounding="real").upper
+            found = bounds.bound(excess, bounds.Box(low, high), context, rounding="real").upper
             center = 0.5 * low + 0.5 * high
-            corner = jnp.where(jax.grad(lambda s: excess(s)[0])(center) > 0, high, low)
-            points = jnp.max(jnp.min(jax.vmap(excess)(jnp.stack([center, corner])), axis=1))
+            corner = jnp.where(jax.grad(lambda s: excess(s, nominal)[0])(center) > 0, high, low)
+            tried = jax.vmap(lambda s: excess(s, nominal))(jnp.stack([center, corner]))
+            points = jnp.max(jnp.min(tried, axis=1))
             return jnp.min(jnp.where(jnp.isnan(found), jnp.inf, found)), points
 
         most, there = self._each(one)
@@ -187,6 +188,16 @@ class Deployed(eqx.Module):
 
     def _ball(self, x: Any, radius: Any) -> Any:
         return bounds.Ball(x, radius) if self.norm == "2" else bounds.Box.around(x, radius)
+
+    def _contexts(self, nominal: Any, reach: Any) -> Any:
+        """All contexts no farther than this from the nominal one."""
+        return _ball(nominal, reach) if self.norm == "2" else bounds.Box(nominal.lower - reach, nominal.upper + reach)
+
+    def _nominal(self, x: Any) -> tuple[Any, Any]:
+        """Boxes of the start and of the context of x itself, which are known up to rounding."""
+        exact = bounds.bound(lambda x: self._flat(x)[:2], bounds.Box(x, x), method="interval", rounding="real")
+        state, context = (bounds.Box(*ends) for ends in zip(exact.lower, exact.upper, strict=True))
+        return state, context
 
     def _flat(self, x: Any) -> tuple[Any, Any, Any, Any]:
         start = self.network.system.start(x)
@@ -220,6 +231,13 @@ class Deployed(eqx.Module):
         return first, second
 
 
+def _ball(box: Any, radius: Any) -> Any:
+    """A ball that has all points no farther than a radius from some point of a small box."""
+    center = 0.5 * box.lower + 0.5 * box.upper
+    off = jnp.maximum(box.upper - center, center - box.lower)
+    return bounds.Ball(center, (radius + jnp.sqrt(jnp.sum(off * off)) + jnp.sum(off)) * UP)
+
+
 def _least(found: Any, y: Any) -> Any:
     """The smallest margin at least, that of y itself left out."""
     lower = jnp.where(jnp.arange(found.lower.shape[0]) == y, jnp.inf, found.lower)
@@ -235,12 +253,44 @@ def _tube(found: Any, near: Any, error: Any) -> tuple[Any, Any]:
     return jnp.maximum(found.lower, near.lower - reach), jnp.minimum(found.upper, near.upper + reach)
 
 
-@ft.cache
-def _compiled(backend: str) -> Any:
-    made: Any = eqx.filter_jit
-    return made(lambda found, name, arrays: jax.vmap(getattr(found, name))(*arrays), compiler_options=options(backend))
+class Known(NamedTuple):
+    """Compiled functions of networks that compute the same, up to their weights.
+
+    **Arguments:**
+
+    - `evaluate`: (what is known, name, arrays) -> results.
+    - `traced`: what these networks were recognized by; kept, since addresses of objects may be in its text.
+    """
+
+    evaluate: Any
+    traced: Any
 
 
-def evaluate(found: Deployed, name: str, *arrays: Any) -> Any:
-    """A function of one example for many."""
-    return _compiled(jax.default_backend())(found, name, arrays)
+# The latest, by what is computed. Python state that a network reads is part of that.
+_KNOWN: dict[str, Known] = {}
+
+
+def known(found: Deployed, x: Any) -> Known:
+    """The compiled functions for a network, whose weights may be others."""
+    system = found.network.system
+    arrays, rest = eqx.partition(system, eqx.is_array)
+
+    def whole(arrays: Any, x: Any, t: Any) -> Any:
+        system = eqx.combine(arrays, rest)
+        start = system.start(x)
+        gain = system.input.gain() if hasattr(system.input, "gain") else 0.0
+        more = eqx.filter((start, system.decode(start.state)), eqx.is_array)
+        return more, system.velocity(t, start.state, start.context), gain
+
+    traced = jax.make_jaxpr(whole)(arrays, x, jnp.zeros(()))
+    digest = hashlib.sha256(repr((found.norm, found.method, found.timed, found.network.steps, rest)).encode())
+    fingerprint(digest, traced)
+    key = digest.hexdigest()
+    if key not in _KNOWN:
+        made: Any = eqx.filter_jit
+        function = lambda found, name, arrays: jax.vmap(getattr(found, name))(*arrays)
+        _KNOWN[key] = Known(made(function, compiler_options=options(jax.default_backend())), (traced, rest))
+    _KNOWN[key] = _KNOWN.pop(key)
+    while len(_KNOWN) > LATEST:
+        del _KNOWN[next(iter(_KNOWN))]
+    return _KNOWN[key]

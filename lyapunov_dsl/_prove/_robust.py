@@ -40,8 +40,8 @@ from .._domain import Box
 from .._potential import CrossEntropy, Truncated
 from .._rollout import EulerInference
 from .._system import DiscreteSystem, System, identity, plain
-from .._types import is_finite, kind
-from ._deployed import Deployed, evaluate
+from .._types import describe, is_finite, kind
+from ._deployed import Deployed, known
 from ._question import box_of, widened
 
 # Bounds of boxes that a rule takes for N steps, and the function that evaluates it.
@@ -171,7 +171,7 @@ def certify_robustness(
     **Raises:** `ValueError` for a program, radii or rules that are not as above.
     """
     steps = euler_steps(program)
-    radii = [float(r) for r in radii]
+    radii = [float(r) for r in np.atleast_1d(radii)]
     if not radii or not all(is_finite(r) and r > 0 for r in radii) or sorted(set(radii)) != radii:
         raise ValueError(f"radii: expected increasing numbers > 0, got {radii}")
     if norm not in ("2", "inf"):
@@ -184,7 +184,13 @@ def certify_robustness(
         raise ValueError(f"kappa: expected a positive finite number, got {kappa!r}")
     if not (is_finite(truncation) and truncation >= 0):
         raise ValueError(f"truncation: expected a finite number >= 0, got {truncation!r}")
+    if not (isinstance(together, int) and together > 0):
+        raise ValueError(f"together: expected a positive whole number, got {together!r}")
     x, y = np.asarray(x), np.asarray(y)
+    if not np.issubdtype(x.dtype, np.floating) or x.ndim < 1:
+        raise ValueError(
+            f"x: expected an array of floating-point inputs with a leading batch axis, got {x.dtype}{list(x.shape)}"
+        )
     if not np.issubdtype(y.dtype, np.integer) or y.ndim != 1 or len(x) != len(y) or not len(y):
         raise ValueError(f"y: expected one integer class for each of {len(x)} inputs, got {y.dtype}{list(y.shape)}")
     began = clock.monotonic()
@@ -207,12 +213,14 @@ def certify_robustness(
             network, low, high, jnp.asarray(float(kappa)), jnp.asarray(float(truncation)), norm, method, timed
         )
         _check_gain(network.system.input, x[:16], norm)
-        return _search(found, x, y, radii, list(rules), boxes, together, began)
+        compiled = known(found, jnp.asarray(x[0])).evaluate
+        run = lambda name, arrays: compiled(found, name, arrays)
+        return _search(found, run, x, y, radii, list(rules), boxes, together, began)
 
 
 def _missing(certificate: Any, system: System) -> str:
     """What the comparison rule lacks, empty where there is nothing."""
-    loss = certificate.loss if isinstance(certificate, Exponential) else None
+    loss: Any = certificate.loss if isinstance(certificate, Exponential) else None
     loss = loss.loss if isinstance(loss, Truncated) else loss
     if not isinstance(loss, CrossEntropy) or system.readout is not identity:
         what = f"{kind(certificate)} of {kind(loss)}, readout {kind(system.readout)}"
@@ -224,6 +232,8 @@ def _check_gain(module: Any, x: np.ndarray, norm: str) -> None:
     """A declared Lipschitz constant that some inputs refute."""
     if not hasattr(module, "gain") or norm != "2":
         return
+    if not callable(module.gain):
+        raise ValueError(f"input.gain: expected a method without arguments, got {kind(module.gain)}")
     flat = lambda x: ravel_pytree(eqx.filter(module(x), eqx.is_inexact_array))[0]
 
     def slope(x: Any) -> Any:
@@ -233,7 +243,8 @@ def _check_gain(module: Any, x: np.ndarray, norm: str) -> None:
         u = jax.lax.fori_loop(0, 8, lambda _, u: back(forward(u / jnp.linalg.norm(u)))[0], jnp.ones_like(x))
         return jnp.linalg.norm(forward(u / jnp.linalg.norm(u)))
 
-    steepest, gain = float(np.nanmax(np.asarray(jax.vmap(slope)(jnp.asarray(x))))), float(module.gain())
+    slopes: np.ndarray = np.asarray(jax.vmap(slope)(jnp.asarray(x)))
+    steepest, gain = float(np.nanmax(slopes)), float(np.asarray(module.gain()))
     if steepest > gain * (1 + 1e-6):
         raise ValueError(
             f"input.gain: expected a Lipschitz constant of start and context together, at least the slope {steepest:.6g} that was "
@@ -242,16 +253,18 @@ def _check_gain(module: Any, x: np.ndarray, norm: str) -> None:
 
 
 def _check_context(context: Any) -> None:
-    """A part of the context that is no floating-point array has no distance from that of another input."""
-    other = [leaf for leaf in jax.tree.leaves(context) if eqx.is_array(leaf) and not eqx.is_inexact_array(leaf)]
-    if other:
-        raise ValueError(
-            f"certify_robustness: expected a context of floating-point arrays, got one with {other[0].dtype}{list(other[0].shape)}"
-        )
+    """A part of the context that is no floating-point array has no distance from that of another input, and may depend on it unseen."""
+    for leaf in jax.tree.leaves(context):
+        plain = leaf is None or isinstance(leaf, bool | int | float | str)
+        known = callable(leaf) and str(getattr(leaf, "__module__", "")).split(".")[0] in ("jax", "jaxlib")
+        if not (eqx.is_inexact_array(leaf) or plain or known):
+            got = describe(leaf) if eqx.is_array(leaf) else kind(leaf)
+            raise ValueError(f"certify_robustness: expected a context of floating-point arrays, got one with {got}")
 
 
 def _search(
     found: Deployed,
+    run: Any,
     x: np.ndarray,
     y: np.ndarray,
     radii: list[float],
@@ -261,7 +274,7 @@ def _search(
     began: float,
 ) -> Robust:
     count, steps = len(y), found.network.steps
-    margins = _batched(found, "margins", together, x, y)[0]
+    margins = _batched(run, "margins", together, x, y)[0]
     right = np.min(margins, axis=1) > 0
     # A decimal radius is rounded up.
     grid = np.array([0.0, *np.nextafter(radii, np.inf)])
@@ -274,13 +287,13 @@ def _search(
         high[~right] = 0
         decreasing = np.ones(count, bool)
         if name in ("comparison", "theorem3"):
-            decreasing, looked = _decreasing(found, x, y, right, boxes, together)
+            decreasing, looked = _decreasing(found, run, x, y, right, boxes, together)
             evaluations += looked
         seen: list[Any] = [None] * count
         while (todo := np.flatnonzero(low < high)).size:
             tried = (low[todo] + high[todo] + 1) // 2
             function = "comparison" if name == "theorem3" else name
-            values = _batched(found, function, together, x[todo], y[todo], grid[tried])
+            values = _batched(run, function, together, x[todo], y[todo], grid[tried])
             evaluations += COST[name](steps) * len(todo)
             told = [_premises(name, found, [v[i] for v in values], bool(decreasing[j])) for i, j in enumerate(todo)]
             held = np.array([all(p.holds for p in t) for t in told])
@@ -328,7 +341,7 @@ def _premises(name: str, found: Deployed, values: list[Any], decreasing: bool) -
 
 
 def _decreasing(
-    found: Deployed, x: np.ndarray, y: np.ndarray, wanted: np.ndarray, boxes: int, together: int
+    found: Deployed, run: Any, x: np.ndarray, y: np.ndarray, wanted: np.ndarray, boxes: int, together: int
 ) -> tuple[np.ndarray, int]:
     """For which examples V decreases on all of H, by branch and bound of all of them at once; and how many boxes that took."""
     low, high = np.asarray(found.low), np.asarray(found.high)
@@ -336,7 +349,7 @@ def _decreasing(
     lows, highs = np.repeat(low[None], len(owner), 0), np.repeat(high[None], len(owner), 0)
     spent, failed, looked = np.zeros(len(x), int), ~wanted.copy(), 0
     while len(owner):
-        worst, axis, there = _batched(found, "residual", together, lows, highs, x[owner], y[owner])
+        worst, axis, there = _batched(run, "residual", together, lows, highs, x[owner], y[owner])
         np.add.at(spent, owner, found.network.steps if found.timed else 1)
         looked += len(owner) * (found.network.steps if found.timed else 1)
         left = ~(worst <= 0)
@@ -355,14 +368,14 @@ def _decreasing(
     return ~failed, looked
 
 
-def _batched(found: Deployed, name: str, together: int, *arrays: np.ndarray) -> list[np.ndarray]:
+def _batched(run: Any, name: str, together: int, *arrays: np.ndarray) -> list[np.ndarray]:
     """The results of a function of one example, so many at a time."""
     parts = []
     for i in range(0, len(arrays[0]), together):
         some = [a[i : i + together] for a in arrays]
         room = together - len(some[0])
         full = [np.concatenate([a, np.repeat(a[-1:], room, axis=0)]) for a in some]
-        out = evaluate(found, name, *full)
+        out = run(name, full)
         out = out if isinstance(out, tuple) else (out,)
         parts.append([np.asarray(v)[: len(some[0])] for v in out])
     return [np.concatenate(v) for v in zip(*parts, strict=True)]

@@ -5,6 +5,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+# Functions of JAX with a derivative that it defines by hand, and defines rightly.
+KNOWN = {"relu", "logaddexp"}
 # Operations that jump, decide, or hide what depends on their operands.
 STEPS = {
     *(
@@ -15,6 +17,7 @@ STEPS = {
         "floor",
         "ge",
         "gt",
+        "is_finite",
         "le",
         "lt",
         "ne",
@@ -31,8 +34,8 @@ STEPS = {
 def doubtful(closed: Any) -> str:
     """What about a traced function may make its derivative another than JAX takes; empty where nothing does.
 
-    What JAX itself defines by hand (softplus, ReLU, log-sum-exp) is taken on trust. Choices that happen to be continuous, such as a leaky
-    ReLU by `jnp.where`, are not told from those that jump.
+    What JAX itself defines by hand for softplus, ReLU and log-sum-exp is taken on trust. Choices that happen to be continuous, such as a
+    leaky ReLU by `jnp.where`, are not told from those that jump.
     """
 
     def look(jaxpr: Any) -> str:
@@ -40,8 +43,7 @@ def doubtful(closed: Any) -> str:
             name = equation.primitive.name
             inner = [v for v in jax.tree.leaves(list(equation.params.values()), is_leaf=_is_jaxpr) if _is_jaxpr(v)]
             if name.startswith("custom_"):
-                info = [getattr(getattr(v, "jaxpr", v), "debug_info", None) for v in inner]
-                if not any(_of_jax(str(getattr(v, "func_src_info", ""))) for v in info):
+                if not _is_known(equation):
                     return "has a derivative that was written by hand and need not be its own"
                 continue
             if (name in STEPS or _truncates(equation)) and not _in_logsumexp(equation):
@@ -52,6 +54,18 @@ def doubtful(closed: Any) -> str:
         return ""
 
     return look(closed.jaxpr)
+
+
+def _is_known(equation: Any) -> bool:
+    """Whether both a function and its derivative are JAX's, and ones that are known. Not, for one, JAX's sign with another derivative."""
+    body, rule = equation.params.get("call_jaxpr"), equation.params.get("jvp_jaxpr_fun")
+    source = lambda v: str(getattr(getattr(v, "debug_info", None), "func_src_info", ""))
+    if body is None or rule is None:
+        return False
+    inner = getattr(body, "jaxpr", body)
+    name = source(inner).split(" ")[0]
+    plain = not any(e.primitive.name.startswith("custom_") for e in inner.eqns)
+    return plain and name in KNOWN and _of_jax(source(inner)) and _of_jax(source(rule))
 
 
 def _is_jaxpr(v: Any) -> bool:

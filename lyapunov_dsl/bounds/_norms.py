@@ -7,6 +7,7 @@ checked by a Cholesky factorization (Fazlyab et al. 2019; Rump 2006).
 
 import math
 from collections.abc import Callable, Sequence
+from fractions import Fraction
 from typing import Any
 
 import jax
@@ -38,6 +39,8 @@ def spectral_norm(matrix: Float[Any, "rows columns"], squarings: int = SQUARINGS
     ‖A‖₂² <= ‖AᵀA‖₂, again and again, and in the end ‖A‖₂ <= ‖A‖_F. What a product loses in rounding, at most n u ‖A‖_F² and a
     little, is added each time.
     """
+    if _is_wider(matrix):
+        return _rounded_up(lambda: spectral_norm(matrix, squarings))
     matrix = a = jnp.asarray(matrix, wide())
     if a.shape[0] < a.shape[1]:
         a = a.T
@@ -62,9 +65,27 @@ def spectral_norm(matrix: Float[Any, "rows columns"], squarings: int = SQUARINGS
         inside = found * scales[step + 1] + errors[step]
         found = jnp.sqrt(jnp.where(inside > 0, inside, 1)) * jnp.where(inside > 0, 1 + 4 * unit, 0)
     found = found * scales[0] * (1 + 4 * unit)
-    # What is normalized to entries of about 1 loses nothing to underflow that a sum could see; a matrix of zeros has no such.
-    found = jnp.where(jnp.any(matrix != 0), found, 0)
+    # What is normalized to entries of about 1 loses nothing to underflow that a sum could see; subnormal entries may count as 0.
+    found = jnp.where(_is_zero(matrix), 0, jnp.maximum(found, 2 * math.sqrt(max(matrix.size, 1)) * tiny(wide())))
     return jnp.where(jnp.all(jnp.isfinite(matrix)) & jnp.isfinite(found), found, jnp.inf)
+
+
+def _is_wider(array: Any) -> bool:
+    """Whether an array has more digits than what is computed in."""
+    return getattr(array, "dtype", None) == np.float64 and wide() != np.float64
+
+
+def _rounded_up(norm: Callable[[], Any]) -> Any:
+    """A norm that was computed in float64, where JAX has that disabled."""
+    with jax.enable_x64(True):
+        found = np.asarray(norm(), np.float64)
+    return jnp.asarray(np.nextafter(found.astype(np.float32), np.float32(np.inf)))
+
+
+def _is_zero(matrix: Any) -> Any:
+    """Whether all entries are 0, subnormal numbers not counted as such."""
+    bits = jax.lax.bitcast_convert_type(matrix, jnp.uint64 if matrix.dtype == jnp.float64 else jnp.uint32)
+    return jnp.all(bits << 1 == 0)
 
 
 def _largest_sum(size: Any) -> Any:
@@ -80,13 +101,15 @@ def jacobian_norm(lower: Any, upper: Any, norm: Any) -> Float[Array, ""]:
     if norm == "inf":
         return jnp.where(good, _largest_sum(size), jnp.inf)
     if norm == ("2", "inf"):
-        squares = jnp.max(jnp.sum(size * size, axis=-1)) * (1 + (size.shape[-1] + 4) * eps(wide()))
-        found = jnp.sqrt(jnp.where(squares > 0, squares, 1)) * jnp.where(squares > 0, 1 + 4 * eps(wide()), 0)
-        return jnp.where(good, found, jnp.inf)
+        largest = jnp.max(size)
+        unit = jnp.where(largest > 0, largest, 1)
+        squares = jnp.max(jnp.sum(jnp.square(size / unit), axis=-1)) * (1 + (size.shape[-1] + 6) * eps(wide()))
+        found = jnp.sqrt(jnp.where(squares > 0, squares, 1)) * unit * (1 + 4 * eps(wide()))
+        return jnp.where(good, jnp.where(_is_zero(size), 0, found + tiny(wide())), jnp.inf)
     center = 0.5 * lower + 0.5 * upper
     half = jnp.maximum(upper - center, center - lower) * (1 + 4 * eps(wide())) + tiny(wide())
     # ‖R‖₂² <= ‖R‖₁ ‖R‖_∞ for what is left around the center.
-    rest = jnp.sqrt(_largest_sum(half) * _largest_sum(half.T)) * (1 + 4 * eps(wide()))
+    rest = jnp.sqrt(_largest_sum(half)) * jnp.sqrt(_largest_sum(half.T)) * (1 + 8 * eps(wide()))
     found = jnp.minimum(spectral_norm(center) + rest, spectral_norm(size)) * (1 + 2 * eps(wide()))
     return jnp.where(good, found, jnp.inf)
 
@@ -148,6 +171,8 @@ def convolution_norm(
     degree d is at most 1 / cos(π d / n) times the largest value on it (Ehlich and Zeller 1964; Pfister and Bresler 2018).
 
     """
+    if _is_wider(kernel):
+        return _rounded_up(lambda: convolution_norm(kernel, size, squarings))
     kernel = jnp.asarray(kernel, wide())
     _, _, height, width = kernel.shape
     # The frequencies of a torus are the multiples of 2π / n.
@@ -166,7 +191,8 @@ def convolution_norm(
     # Rounding of the waves, whose arguments are up to 2π (height + width), and of sums of |k|.
     whole = jnp.sqrt(_largest_sum(sums := jnp.sum(jnp.abs(kernel), axis=(2, 3))) * _largest_sum(sums.T))
     lost = (64 * (height + width) + height * width) * eps(wide())
-    return (largest + whole * lost) * between
+    found = jnp.where(_is_zero(kernel), 0, (largest + whole * lost) * between + kernel.size * tiny(wide()))
+    return jnp.where(jnp.isfinite(found), found, jnp.inf)
 
 
 def stack_norm(weights: Sequence[Any], slopes: tuple[float, float] = (0.0, 1.0), steps: int = 200) -> float:
@@ -196,8 +222,8 @@ def stack_norm(weights: Sequence[Any], slopes: tuple[float, float] = (0.0, 1.0),
         raise ValueError(f"slopes: expected (least, largest), got {slopes!r}")
     steepest = max(abs(low), abs(high))
     with jax.enable_x64(True):
-        plain = math.prod(float(spectral_norm(m)) for m in matrices) * steepest ** (len(matrices) - 1)
-        plain *= 1 + 8 * len(matrices) * eps(np.float64)
+        norms = [float(spectral_norm(m)) for m in matrices]
+        plain = _product([*norms, *([steepest] * (len(matrices) - 1))])
         if len(matrices) == 1 or low < 0:
             return plain
         # φ(v) = low v + (high - low) ψ(v) with slopes of ψ in [0, 1]; only low = 0 leaves the stack one of ψ.
@@ -221,6 +247,17 @@ def stack_norm(weights: Sequence[Any], slopes: tuple[float, float] = (0.0, 1.0),
         if candidate < plain and _proved(scaled, [t * candidate**2 for t in multipliers], candidate):
             return candidate * (1 + 8 * len(matrices) * eps(np.float64))
     return plain
+
+
+def _product(factors: Sequence[float]) -> float:
+    """The product of numbers >= 0, rounded up, whatever the products on the way are."""
+    if not all(map(math.isfinite, factors)):
+        return math.inf
+    exact = math.prod(map(Fraction, factors))
+    try:
+        return math.nextafter(float(exact), math.inf) if exact else 0.0
+    except OverflowError:
+        return math.inf
 
 
 class _Layered:
@@ -272,6 +309,8 @@ def _proved(matrices: Sequence[np.ndarray], multipliers: Sequence[np.ndarray], c
     lost = 2 * unit * np.abs(form) + (len(last) + 2) * unit * _padded(np.abs(last).T @ np.abs(last), form.shape)
     error = float(np.abs(lost).sum(axis=1).max()) * (1 + len(form) * unit)
     trace = float(np.trace(form))
+    if not (np.isfinite(form).all() and math.isfinite(error)):
+        return False
     # Rump 2006: a factorization that succeeds with so much less on the diagonal proves that the matrix is positive definite.
     room = 2 * (len(form) + 3) * unit * abs(trace) + error + tiny(np.float64)
     try:

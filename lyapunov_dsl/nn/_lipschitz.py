@@ -202,7 +202,9 @@ class Lipschitz(eqx.Module):
         """A Lipschitz constant in the Euclidean norm, from above, of the weights as they are: about 1."""
         out = jnp.ones((), jnp.result_type(float))
         for layer in self.layers:
-            out = out * gain(layer) * (1 + 4 * float(jnp.finfo(out.dtype).eps))
+            # A product that underflows is below the least normal number.
+            info = jnp.finfo(out.dtype)
+            out = jnp.maximum(out * gain(layer) * (1 + 4 * float(info.eps)), float(info.tiny))
         return out
 
 
@@ -217,10 +219,11 @@ def gain(layer: Any) -> Any:
     """
     if hasattr(layer, "gain"):
         return layer.gain()
-    if isinstance(layer, eqx.nn.Linear):
+    # A subclass may do something else.
+    if type(layer) is eqx.nn.Linear:
         return bounds.spectral_norm(layer.weight)
     if (
-        isinstance(layer, eqx.nn.Conv2d)
+        type(layer) is eqx.nn.Conv2d
         and layer.groups == 1
         and set(layer.dilation) == {1}
         and layer.padding_mode == "ZEROS"
