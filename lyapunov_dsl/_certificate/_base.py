@@ -116,7 +116,7 @@ class Certificate(eqx.Module):
         **Arguments:**
 
         - `loss`: a [`lyapunov_dsl.Loss`][] such as `cross_entropy`, `squared_error` or `truncated(cross_entropy,
-            0.01)`, a potential of [`lyapunov_dsl.nn`][], or a function (prediction, target) -> scalar that is never negative.
+            0.01)`, a potential of `lyapunov_dsl.nn`, or a function (prediction, target) -> scalar that is never negative.
         - `kappa`: the rate κ > 0 per unit of time, an `int` included, or a function κ(t) > 0 of the time. For the per-step κ of eq. 16
             see [`lyapunov_dsl.rate_from_decay`][].
 
