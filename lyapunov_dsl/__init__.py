@@ -38,6 +38,7 @@ from ._condition import Condition as Condition
 from ._constant import Constant as Constant, trainable as trainable
 from ._control_affine import ControlAffine as ControlAffine, relative_degree as relative_degree
 from ._domain import Ball as Ball, Box as Box, Domain as Domain, Product as Product
+from ._enforce import Enforced as Enforced, enforce as enforce
 from ._fit import FitResult as FitResult, Interrupted as Interrupted, NonFiniteError as NonFiniteError, fit as fit
 from ._measure import (
     Cube as Cube,
