@@ -40,7 +40,9 @@ from ._control_affine import ControlAffine as ControlAffine, relative_degree as 
 from ._domain import Ball as Ball, Box as Box, Domain as Domain, Product as Product
 from ._enforce import Enforced as Enforced, enforce as enforce
 from ._fit import FitResult as FitResult, Interrupted as Interrupted, NonFiniteError as NonFiniteError, fit as fit
+from ._guided import Guided as Guided, fit_until_proved as fit_until_proved
 from ._measure import (
+    Boxes as Boxes,
     Cube as Cube,
     Measure as Measure,
     Mixture as Mixture,

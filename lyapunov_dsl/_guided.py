@@ -1,0 +1,125 @@
+"""Training that is led by what a proof fails at, until it goes through or the rounds are over."""
+
+from typing import Any, NamedTuple
+
+import equinox as eqx
+import jax
+import numpy as np
+
+from ._certify import Assurance
+from ._compile import Program
+from ._fit import fit
+from ._measure import Boxes, Mixture
+from ._objective import MonteCarlo
+from ._prove import Verification, verify
+from ._system import System
+from ._types import kind
+
+# How many boxes are kept, the latest; their number stays the same, so that nothing is compiled anew.
+KEPT = 256
+PROVED = (Assurance.PROVED_REAL, Assurance.PROVED_FLOAT)
+
+
+class Guided(NamedTuple):
+    """What `fit_until_proved` ends with.
+
+    **Arguments:**
+
+    - `program`: as trained in the last round.
+    - `verification`: the last one: proved, refuted with a counterexample, or undecided with what is left.
+    - `history`: the status and the number of boxes that were left in each round.
+    """
+
+    program: Program
+    verification: Verification
+    history: list[tuple[Assurance, int]]
+
+
+def fit_until_proved(
+    program: Program,
+    data: Any,
+    *,
+    optimizer: Any,
+    key: Any,
+    rounds: int = 5,
+    epochs: int = 20,
+    share: float = 0.5,
+    near: float = 0.02,
+    batch_size: int = 64,
+    progress: bool = False,
+    **asked: Any,
+) -> Guided:
+    """Trains, tries the proof, and trains on with states from where it failed, until it goes through.
+
+    Counterexamples, and boxes that were left undecided, become a part of the measure of the Monte Carlo objective
+    (counterexample-guided synthesis; Chang, Roohi and Gao 2019).
+
+    **Arguments:**
+
+    - `program`: with a [`lyapunov_dsl.MonteCarlo`][] objective.
+    - `data`, `optimizer`, `batch_size`: as of [`lyapunov_dsl.fit`][]; the optimizer starts anew in each round.
+    - `key`: a PRNG key.
+    - `rounds`: at most so many times training and proof.
+    - `epochs`: of each round.
+    - `share`: of the measure that goes to the boxes, in (0, 1).
+    - `near`: half-width of the box around a counterexample, relative to the domain's.
+    - `progress`: whether bars are shown.
+    - `asked`: what is asked of [`lyapunov_dsl.verify`][]: `x`, `y`, `equilibrium`, `claims`, `level`, `budget` and others.
+
+    **Returns:** a `Guided`.
+
+    **Raises:** `ValueError` for another objective, or numbers that are not as above.
+    """
+    objective = program.objective
+    if not isinstance(objective, MonteCarlo):
+        raise ValueError(f"objective: expected a MonteCarlo objective, whose measure can be led, got {kind(objective)}")
+    if not (0 < share < 1):
+        raise ValueError(f"share: expected a number in (0, 1), got {share!r}")
+    if not (isinstance(rounds, int) and rounds > 0):
+        raise ValueError(f"rounds: expected a positive whole number, got {rounds!r}")
+    if not isinstance(program.system, System):
+        raise ValueError(f"system: expected a continuous System, got {kind(program.system)}")
+    low = high = None
+    found: Any = None
+    history: list[tuple[Assurance, int]] = []
+    for turn in range(rounds):
+        if low is not None and high is not None:
+            measure = Mixture(objective.measure, Boxes(low, high), weights=(1 - share, share))
+            program = eqx.tree_at(lambda p: p.objective, program, MonteCarlo(measure))
+        one = jax.random.fold_in(key, turn)
+        program = fit(
+            program, data, optimizer=optimizer, epochs=epochs, batch_size=batch_size, key=one, progress=progress
+        ).program
+        found = verify(program, progress=progress, **asked)
+        history.append((found.status, sum(len(v) for v, _ in found.left.values())))
+        if found.status in PROVED:
+            break
+        fresh = _failed(program, found, near)
+        low, high = (
+            v if old is None else np.concatenate([v, old])[:KEPT] for v, old in zip(fresh, (low, high), strict=True)
+        )
+        low, high = (np.resize(v, (KEPT, v.shape[1])) for v in (low, high))
+    program = eqx.tree_at(lambda p: p.objective, program, objective)
+    return Guided(program, found, history)
+
+
+def _failed(program: Any, found: Verification, near: float) -> tuple[np.ndarray, np.ndarray]:
+    """Boxes of (t, state) where a proof failed: the largest of those left, and one around a counterexample."""
+    lows, highs = [], []
+    for low, high in found.left.values():
+        order = np.argsort(-np.prod(np.maximum(high - low, 1e-12), axis=1))[: KEPT // 2]
+        lows.append(low[order])
+        highs.append(high[order])
+    if found.counterexample is not None:
+        counter = found.counterexample
+        state = np.ravel(np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(counter.state)]))
+        widths = jax.tree.leaves(program.system.region.half_widths(program.system.region.project(_like(program))))
+        reach = near * np.concatenate([np.ravel(w) for w in widths])
+        lows.append(np.concatenate([[counter.t], state - reach])[None])
+        highs.append(np.concatenate([[counter.t], state + reach])[None])
+    return np.concatenate(lows), np.concatenate(highs)
+
+
+def _like(program: Program) -> Any:
+    """A state of the right shapes."""
+    return jax.tree.map(lambda s: jax.numpy.zeros(s.shape, s.dtype), program.declaration.state)

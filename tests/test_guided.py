@@ -1,0 +1,73 @@
+"""Training that is led by what a proof fails at."""
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import lyapunov_dsl as ld
+from lyapunov_dsl import Assurance, testing
+
+
+class Field(eqx.Module):
+    network: eqx.nn.MLP
+
+    def __call__(self, t, state, context):
+        # What has to be overcome grows away from the origin.
+        return 2 * state**3 + self.network(state)
+
+
+def program(objective=None):
+    # Without biases it is exactly 0 at the origin, as a proof there needs.
+    network = eqx.nn.MLP(2, 2, 8, 1, jnp.tanh, use_bias=False, use_final_bias=False, key=jax.random.key(0))
+    field = Field(network)
+    system = ld.System(vector_field=field, domain=ld.Box(-1, 1))
+    certificate = ld.Certificate.exponential(lambda s: jnp.sum(s**2), 0.5)
+    # Trained in the middle alone, the proof fails elsewhere.
+    narrow = ld.MonteCarlo(ld.Boxes([[0.0, -0.3, -0.3]], [[1.0, 0.3, 0.3]])) if objective is None else objective
+    return ld.compile(system, certificate, (jnp.zeros(2), None), objective=narrow)
+
+
+X = jax.random.uniform(jax.random.key(1), (64, 2), minval=-1, maxval=1)
+ASKED = {"equilibrium": np.zeros(2), "budget": ld.Budget(boxes=20_000)}
+
+
+@pytest.mark.full
+def test_training_goes_on_where_the_proof_failed():
+    begun = program()
+    how = {"optimizer": optax.adam(2e-2), "key": jax.random.key(2), "epochs": 60}
+    alone = ld.fit_until_proved(begun, (X, None), rounds=1, **how, **ASKED)
+    assert alone.verification.status is Assurance.REFUTED
+    led = ld.fit_until_proved(begun, (X, None), rounds=8, **how, **ASKED)
+    assert led.verification.status is Assurance.PROVED_REAL, str(led.verification)
+    assert 1 < len(led.history) <= 8
+    assert [s for s, _ in led.history][-1] is Assurance.PROVED_REAL
+    assert eqx.tree_equal(led.program.objective, begun.objective)
+
+
+def test_boxes_are_a_measure():
+    low, high = np.array([[0.0, -1, -1], [0.25, 0.5, 0.5]]), np.array([[1.0, -0.5, -0.5], [0.75, 1, 1]])
+    whole = program(ld.MonteCarlo())
+    testing.assert_measure(ld.Boxes(low, high, 32), whole.system, ld.Start(jnp.zeros(2)), within=ld.Box(-1, 1))
+    samples = ld.Boxes(low, high, 256).sample(whole.system, ld.Start(jnp.zeros(2)), key=jax.random.key(0))
+    points = np.column_stack([samples.t, samples.state])
+    inside = ((points[:, None] >= low) & (points[:, None] <= high)).all(-1)
+    assert inside.any(1).all()
+    assert inside.any(0).all()
+
+
+def test_what_does_not_fit_is_named():
+    with pytest.raises(ValueError, match="Boxes: expected finite low <= high"):
+        ld.Boxes([[0.0, 1.0]], [[1.0, 0.0]])
+    with pytest.raises(ValueError, match="Boxes: expected ends of a time and 2 states"):
+        program(ld.MonteCarlo(ld.Boxes([[0.0, 1.0]], [[1.0, 2.0]])))
+    for wrong, message in (({"share": 1.0}, "share: expected"), ({"rounds": 0}, "rounds: expected")):
+        with pytest.raises(ValueError, match=message):
+            ld.fit_until_proved(
+                program(), (X, None), optimizer=optax.adam(1e-2), key=jax.random.key(0), **wrong, **ASKED
+            )
+    path = program(ld.PathIntegral())
+    with pytest.raises(ValueError, match="expected a MonteCarlo objective"):
+        ld.fit_until_proved(path, (X, None), optimizer=optax.adam(1e-2), key=jax.random.key(0), **ASKED)
