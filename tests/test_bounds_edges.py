@@ -98,3 +98,13 @@ def test_gradients_over_a_ball_of_what_does_not_depend_on_it():
         bounds.bound(lambda x: jnp.stack([w * x[0], w * x[0]]) - w * x[0], bounds.Ball(jnp.ones(2), 0.1)).upper
     )
     assert jnp.isfinite(jax.jacobian(found)(2.0)).all()
+
+
+def test_constants_that_are_rounded_are_known_not_to_be_nan():
+    # softplus asks of its argument whether it is NaN, of a constant as well.
+    weights = jnp.asarray([0.1, -0.3, 2.0])
+    function = lambda x: jnp.sum(jax.nn.softplus(weights * 0.7) * x)
+    found = bounds.bound(function, bounds.Box(jnp.ones(3), jnp.ones(3)))
+    assert found.lower <= function(jnp.ones(3)) <= found.upper
+    with pytest.raises(bounds.UnknownPrimitive, match="decision on constants"):
+        bounds.bound(lambda x: jnp.where(weights * 0.7 == 0.07, x, -x), bounds.Box(jnp.ones(3), jnp.ones(3)))

@@ -178,6 +178,10 @@ class Graph:
             # A linear function of the first, as there is no rule for, or a costly one of, a product of two that vary.
             points[1] = operands[1]
         exact = sure and (name in EXACT or not floats)
+        if known and name in ("eq", "ne") and operands[0] is operands[1]:
+            # Whether a number is NaN, which no rounding of a finite one changes.
+            ends = operands[0].range()
+            exact = exact or bool(jnp.all(jnp.isfinite(ends.lower) & jnp.isfinite(ends.upper)))
         if exact or (name in RANDOM and name not in TRANSLATIONS) or all(isinstance(v, Const) for v in points):
             return [Const(value) for value in out]
         if name not in TRANSLATIONS:

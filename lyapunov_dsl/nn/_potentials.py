@@ -85,7 +85,7 @@ class ConvexPotential(eqx.Module):
     """V(η) = σ(g(η) - g(η*)) + ε |η - η*|², with g an input-convex network (Amos et al. 2017; Manek and Kolter 2019).
 
     V is strictly convex, so that its only critical point is η* and all its sublevel sets are convex. σ is 0 up to 0, square up to `smooth`
-    and linear from there.
+    and linear from there. Proofs are down to a level: that V is exactly 0 at η* is true of numbers, and not known of intervals.
 
     **Arguments:**
 
