@@ -143,6 +143,7 @@ def test_the_cross_entropy_is_refuted_at_its_least():
     assert counterexample.value < 1e-3
 
 
+@pytest.mark.full
 @pytest.mark.usefixtures("quick")
 def test_a_truncated_loss_is_not(precision):
     goal, x, y = jnp.asarray(GOAL, precision), jnp.zeros((4, 10), precision), jnp.zeros((4,), int)
@@ -192,6 +193,7 @@ def test_shares_of_decay_and_of_states_that_leave_on_a_known_system(horizon):
     assert "unsolved" not in report.claims
 
 
+@pytest.mark.full
 @pytest.mark.usefixtures("quick")
 def test_what_the_solver_cannot_finish_counts_as_failed():
     # The first half is stiff; its logits are right from the beginning on, also where the solver gave up.

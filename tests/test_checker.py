@@ -276,6 +276,8 @@ HEADER = {
     "time": [1.0, 0.0],
     "time ": [0.0],
     "ball": {"center": [0.0, 0.0], "radius": 100.0},
+    "faces": [0],
+    "faces ": [7],
     "tube": [[0.0, 0.0, -9.0, -9.0, 9.0, 9.0]],
     "start": {"lower": [0.0], "upper": [0.0]},
     "perturbation": {"center": [0.0], "radius": -1.0, "gain": 0.0, "slope": 0.0},

@@ -1,5 +1,6 @@
 """One suite for the whole family of certificates: residuals, training, proofs, refutations, and how they combine."""
 
+import copy
 from typing import Any, NamedTuple
 
 import diffrax
@@ -9,9 +10,11 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from test_checker import rewritten
 
 import lyapunov_dsl as ld
-from lyapunov_checker import check
+from lyapunov_checker import Refused, check
+from lyapunov_checker._file import read
 from lyapunov_dsl import Assurance, testing
 
 pytestmark = pytest.mark.usefixtures("quick_module")
@@ -169,7 +172,7 @@ def test_the_discrete_residual_tends_to_the_continuous_one(name):
 
 
 # The proofs of the others are at full size only: they are of the same kind, and compiling is what takes long.
-SOME = ("asymptotic", "barrier of degree 2", "control Lyapunov", "input to state", "contraction")
+SOME = ("asymptotic", "barrier of degree 2", "input to state", "contraction")
 
 
 @pytest.mark.parametrize("name", [n if n in SOME else pytest.param(n, marks=pytest.mark.full) for n in CASES])
@@ -224,6 +227,39 @@ def test_training_reduces_the_loss(name):
     after = float(result.program.loss(x, None, key=jax.random.key(1)))
     assert before > 1e-3
     assert after < 0.3 * before
+
+
+# What the checker refuses.
+
+
+@pytest.mark.parametrize("name", ["input to state", "contraction"])
+def test_tampered_proofs_of_the_family_are_refused(name, tmp_path):
+    case = CASES[name]()
+    found = ld.verify(case.good, case.certificate, **case.asked)
+    found.proof.save(tmp_path / "proof.npz")
+    header, arrays = read(tmp_path / "proof.npz")
+    changes = {
+        "input to state": {
+            # A rate of its own says nothing about trajectories.
+            "claims": ["decrease", "enclosed"],
+            "level": [None, 0.5],
+        },
+        "contraction": {"faces": [0, 1], "claims": ["decrease", "invariant"]},
+    }[name]
+    for field, value in changes.items():
+        other = {**copy.deepcopy(header), field: value}
+        if field == "level":
+            other["claims"] = ["decrease", "enclosed"]
+        with pytest.raises(Refused):
+            check(rewritten(tmp_path / "other.npz", other, arrays))
+    other = copy.deepcopy(header)
+    if name == "contraction":
+        # Nothing about tangents in the middle of the cube was shown, where dV/dt is not below.
+        other["faces"] = []
+    else:
+        other["programs"]["rate"] = other["programs"]["value"]
+    with pytest.raises(Refused):
+        check(rewritten(tmp_path / "other.npz", other, arrays))
 
 
 # Closed forms.
@@ -330,6 +366,7 @@ def test_both_and_either():
     assert residual(either)["barrier"] >= residual(right)["barrier"]
 
 
+@pytest.mark.full
 def test_a_union_is_proved():
     # Outside of (-1/2, 1/2), which is no convex set.
     either = ld.Certificate.barrier(lambda s: s[0] - 0.5, 1.0) | ld.Certificate.barrier(lambda s: -s[0] - 0.5, 1.0)

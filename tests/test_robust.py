@@ -267,7 +267,7 @@ class Layered(eqx.Module):
         return ld.nn.gain(self.layer)
 
 
-@pytest.mark.parametrize("rule", ["margin", "comparison"])
+@pytest.mark.parametrize("rule", ["margin", pytest.param("comparison", marks=pytest.mark.full)])
 def test_an_encoder_that_jumps_is_not_certified(rule):
     class Rounded(eqx.Module):
         def __call__(self, x):
