@@ -21,7 +21,8 @@ class ControlAffine(eqx.Module):
     - `drift`: f, (t, state, context) -> float[n].
     - `actuation`: G, (t, state, context) -> float[n, m].
     - `controller`: (t, state, context) -> float[m], or `None` for u = 0. What it gives is clipped to the limits.
-    - `limits`: s > 0 for -s <= u <= s, a pair (least, largest) of numbers or arrays float[m], or `None` without limits.
+    - `limits`: s > 0, a number or an array float[m], for -s <= u <= s; a pair (least, largest) of numbers or arrays float[m]; or `None`
+        without limits.
 
     States are vectors float[n].
 
@@ -43,10 +44,12 @@ class ControlAffine(eqx.Module):
         self.drift, self.actuation, self.controller = drift, actuation, controller
         self.least = self.largest = None
         if limits is not None:
-            ends = (-limits, limits) if is_finite(limits) else limits
+            one = is_finite(limits) or hasattr(limits, "ndim")
+            ends = (-limits, limits) if one else limits
             try:
                 low, high = (np.asarray(v, float) for v in ends)
                 good = np.isfinite(low).all() and np.isfinite(high).all() and (low <= high).all()
+                good = good and not (one and (high <= 0).any())
             except (TypeError, ValueError):
                 good = False
             if not good:

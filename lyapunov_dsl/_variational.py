@@ -71,7 +71,9 @@ class _Input(eqx.Module):
         return Start({"state": start.state, "tangent": tangent}, start.context)
 
 
-class _Field(eqx.Module):
+class Tangents(eqx.Module):
+    """The field of states and tangents."""
+
     field: Any
 
     def __call__(self, t: Any, state: Any, context: Any) -> Any:
@@ -99,7 +101,7 @@ def variational(system: System) -> System:
         raise ValueError(f"variational: expected a System with a domain, got {type(system).__name__} without one")
     return System(
         _Input(system.input),
-        _Field(system.vector_field),
+        Tangents(system.vector_field),
         _Readout(system.readout),
         domain=Product({"state": system.domain, "tangent": Faces(1.0)}),
         horizon=system.horizon,

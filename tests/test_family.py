@@ -262,6 +262,76 @@ def test_tampered_proofs_of_the_family_are_refused(name, tmp_path):
         check(rewritten(tmp_path / "other.npz", other, arrays))
 
 
+# What a review of the family found, each of which was proved and false.
+
+
+def undecided_or_refuted(*args, **asked):
+    found = ld.verify(*args, budget=ld.Budget(boxes=500), **asked)
+    return found.status in (Assurance.UNDECIDED, Assurance.REFUTED)
+
+
+def test_contraction_of_a_field_that_hides_its_derivative_is_not_proved():
+    asked = {"x": np.zeros(1), "domain": ld.Product({"state": ld.Box(-0.5, 0.5), "tangent": ld.Faces(1.0)})}
+    for field in (lambda t, s, c: -s + 3 * jax.lax.stop_gradient(s), lambda t, s, c: -s + jnp.sign(s)):
+        assert undecided_or_refuted(ld.variational(system(field)), ld.Certificate.contraction(0.9), **asked)
+
+
+def test_a_degree_that_is_too_high_changes_nothing_that_is_claimed():
+    # The loop moves at the speed 1 towards the end, which the drift alone does not.
+    field = ld.ControlAffine(
+        lambda t, s, c: -5 + 0 * s, lambda t, s, c: jnp.ones((1, 1), s.dtype), lambda t, s, c: jnp.full(1, 6.0, s.dtype)
+    )
+    whole = ld.System(vector_field=field, domain=ld.Box(-1, 1.5))
+    assert undecided_or_refuted(whole, ld.Barrier(lambda s: 1 - s[0], 2.0, degree=2), x=np.zeros(1))
+    # Of a control barrier, whose chain is along the drift, the premise is looked at.
+    field = ld.ControlAffine(lambda t, s, c: -5 + 0 * s, field.actuation, limits=6.0)
+    whole = ld.System(vector_field=field, domain=ld.Box(-1, 1.5))
+    found = ld.verify(whole, ld.ControlBarrier(lambda s: 1 - s[0], 2.0, degree=2), x=np.zeros(1))
+    assert found.status is Assurance.UNDECIDED
+    assert "influence" in found.claims["decrease"].given
+
+
+def test_a_barrier_with_a_derivative_of_someone_elses_is_not_proved():
+    same = jax.custom_jvp(lambda s: s)
+    same.defjvp(lambda primals, tangents: (primals[0], -tangents[0]))
+    barrier = ld.Barrier(lambda s: 3 - same(s)[0], 2.0, degree=2)
+    assert undecided_or_refuted(pushed(1.0, 0.5), barrier, x=np.zeros(2))
+
+
+def test_a_subclass_stays_what_it_is():
+    class Firmer(ld.Barrier):
+        def comparison(self, t, v):
+            return super().comparison(t, v) - 100.0
+
+    firmer = Firmer(lambda s: 2 - s[0], 2.0)
+    assert ld.verify(linear(1.0), firmer, x=np.zeros(1)).status is Assurance.REFUTED
+    program = ld.compile(linear(1.0), firmer, (jnp.zeros(1), None), objective=ld.MonteCarlo(ld.Cube(4)))
+    assert type(program.certificate) is Firmer
+    with pytest.raises(ValueError, match="expected two barriers"):
+        _ = firmer | firmer
+
+
+def test_a_learned_metric_is_definite_whatever_it_is():
+    certificate = ld.Certificate.contraction(0.9, lambda s: jnp.zeros((2, 2)))
+    value = certificate.value(0.0, {"state": jnp.ones(2), "tangent": jnp.ones(2)}, ld.Point(lambda s: s))
+    assert float(value) == pytest.approx(2e-3)
+
+
+def test_the_level_of_a_rate_of_its_own_is_that_of_v():
+    class Odd(ld.Certificate):
+        def value(self, t, state, point):
+            return square(state)
+
+        def comparison(self, t, v):
+            return -v
+
+        def derivative(self, t, state, point, velocity):
+            v, rate = super().derivative(t, state, point, velocity)
+            return v + 10, rate
+
+    assert undecided_or_refuted(linear(-1.0), Odd(), x=np.zeros(1), level=1.0)
+
+
 # Closed forms.
 
 
@@ -407,6 +477,12 @@ def test_bad_input_is_named():
         made.asymptotic(square, lambda v: v + 1)
     with pytest.raises(ValueError, match="expected an increasing function"):
         made.barrier(lambda s: s[0], lambda h: h / (1 + h**2))
+    with pytest.raises(ValueError, match="finite for h < 0 as well"):
+        made.barrier(lambda s: s[0], jnp.sqrt)
+    with pytest.raises(ValueError, match="without a controller"):
+        ld.compile(pulled(1.0, controller=lambda t, s, c: s), made.input_to_state(square, 1.0, 1.0), one)
+    with pytest.raises(ValueError, match="expected two barriers, got a conjunction"):
+        _ = (made.barrier(lambda s: s[0]) & made.barrier(lambda s: -s[0])) | made.barrier(lambda s: s[0])
     with pytest.raises(ValueError, match="rho: expected a number in"):
         made.finite_time(square, 1.0, 1.0)
     with pytest.raises(ValueError, match="level: expected a finite number >= 0"):

@@ -48,6 +48,10 @@ class AllOf(eqx.Module):
         """The weight of each part's hinge, by name, in the order of the declaration."""
         return dict(self._weights)
 
+    def __or__(self, other: Any) -> "AllOf":
+        """Refused: what a union would promise is the promise of neither."""
+        raise ValueError(f"|: expected two barriers, got a conjunction of {list(self.parts)} and {kind(other)}")
+
     def __and__(self, other: Any) -> "AllOf":
         """All of these parts and those of another certificate."""
         return conjunction(self, other)

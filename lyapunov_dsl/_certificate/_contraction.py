@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import Any
 
 import equinox as eqx
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.flatten_util import ravel_pytree
@@ -23,17 +24,21 @@ class Contraction(Certificate):
     **Arguments:**
 
     - `rate`: λ > 0 per unit of time.
-    - `metric`: M, a symmetric positive definite matrix float[n, n], or a function of the state that gives one, whose arrays are
-        trained; `None` for the identity.
+    - `metric`: M, a symmetric positive definite matrix float[n, n]; or a function of the state that gives a matrix A(η) float[any, n],
+        whose arrays are trained, for M = AᵀA + ε I, which is positive definite whatever A is; `None` for the identity.
+    - `margin`: ε > 0.
 
     **Raises:** `ValueError` for a rate <= 0, a matrix that is not symmetric positive definite, or a system that is not variational.
     """
 
     rate: Constant
     metric: Callable | None
+    margin: Constant
 
-    def __init__(self, rate: RealScalarLike, metric: Any = None):
+    def __init__(self, rate: RealScalarLike, metric: Any = None, *, margin: RealScalarLike = 1e-3):
         check_rate("rate", rate)
+        check_rate("margin", margin)
+        self.margin = Constant(margin)
         self.rate = Constant(rate)
         if metric is not None and not callable(metric):
             matrix = np.asarray(metric)
@@ -48,7 +53,10 @@ class Contraction(Certificate):
         tangent = ravel_pytree(state["tangent"])[0]
         if self.metric is None:
             return jnp.sum(tangent * tangent)
-        return tangent @ self.metric(state["state"]) @ tangent
+        if isinstance(self.metric, Matrix):
+            return tangent @ self.metric(state["state"]) @ tangent
+        moved = self.metric(state["state"]) @ tangent
+        return jnp.sum(moved * moved) + self.margin(tangent.dtype) * jnp.sum(tangent * tangent)
 
     def comparison(self, t: Any, v: Any) -> Scalar:
         v = jnp.asarray(v)
@@ -63,6 +71,9 @@ class Contraction(Certificate):
             raise ValueError(
                 f"contraction: expected the states and tangents of lyapunov_dsl.variational(system), got a state {describe(start.state)}"
             )
+        size = sum(int(np.prod(leaf.shape)) for leaf in jax.tree.leaves(start.state["state"]))
+        if isinstance(self.metric, Matrix) and self.metric.matrix.bits.shape != (size, size):
+            raise ValueError(f"metric: expected float[{size}, {size}], got {self.metric.matrix.bits.shape}")
         return self
 
 

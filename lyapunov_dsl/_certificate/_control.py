@@ -7,10 +7,10 @@ import equinox as eqx
 import jax.numpy as jnp
 
 from .._constant import Constant
-from .._control_affine import affine
+from .._control_affine import affine, drift_of
 from .._potential import Loss, as_loss
 from .._types import RealScalarLike, Scalar, State
-from ._barrier import apply, chain, checked_barrier, checked_degree, found_degree
+from ._barrier import apply, chain, checked_barrier, checked_degree, found_degree, with_degree
 from ._base import Certificate, Point
 from ._exponential import check_rate
 
@@ -82,10 +82,10 @@ class ControlBarrier(Certificate):
 
     def chain(self, t: Any, state: State, point: Point) -> list[Scalar]:
         """ψ_0 = h, ..., ψ_{r-1}: a state is in the invariant set where all are at least 0."""
-        return [psi(t, state) for psi in chain(self, point)]
+        return [psi(t, state) for psi in chain(self, point, drift_of(point))]
 
     def value(self, t: Any, state: State, point: Point) -> Scalar:
-        return -chain(self, point)[-1](t, state)
+        return -chain(self, point, drift_of(point))[-1](t, state)
 
     def comparison(self, t: Any, v: Any) -> Scalar:
         return apply(self.alpha, -jnp.asarray(v))
@@ -101,7 +101,7 @@ class ControlBarrier(Certificate):
 
     def prepared(self, system: Any, start: Any) -> Certificate:
         affine("control_barrier", getattr(system, "vector_field", system), limited=True)
-        return ControlBarrier(self.h, self.alpha, degree=found_degree(self, system, start))
+        return with_degree(self, found_degree(self, system, start))
 
 
 def best(value: Callable, t: Any, state: Any, point: Point) -> tuple[Scalar, Scalar]:

@@ -27,7 +27,7 @@ class Asymptotic(Certificate):
     **Arguments:**
 
     - `loss`: as of [`lyapunov_dsl.Certificate.exponential`][].
-    - `alpha`: α, a function of a level. Its arrays, if it has any, are trained.
+    - `alpha`: α, a continuous function of a level. Its arrays, if it has any, are trained.
 
     **Raises:** `ValueError` for an α that is not 0 at 0, or not positive at some level in [1e-6, 1e3].
     """

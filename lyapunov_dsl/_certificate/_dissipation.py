@@ -56,7 +56,7 @@ class InputToState(Certificate):
         return worst(self, t, state, point)
 
     def prepared(self, system: Any, start: Any) -> Certificate:
-        affine("input_to_state", getattr(system, "vector_field", system))
+        disturbed("input_to_state", system)
         return self
 
 
@@ -96,8 +96,18 @@ class FiniteGain(Certificate):
         return v, rate + jax.tree.reduce(jnp.add, jax.tree.map(lambda y: jnp.sum(y * y), point.readout(state)))
 
     def prepared(self, system: Any, start: Any) -> Certificate:
-        affine("finite_gain", getattr(system, "vector_field", system))
+        disturbed("finite_gain", system)
         return self
+
+
+def disturbed(name: str, system: Any) -> None:
+    """Raises `ValueError` for a system whose input is not the disturbance."""
+    field = affine(name, getattr(system, "vector_field", system))
+    if field.controller is not None:
+        raise ValueError(
+            f"{name}: expected a ControlAffine without a controller, whose input is the disturbance, got one with a controller; put it "
+            "into the drift"
+        )
 
 
 def worst(certificate: Any, t: Any, state: Any, point: Point) -> tuple[Scalar, Scalar]:

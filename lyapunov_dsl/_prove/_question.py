@@ -11,11 +11,14 @@ import numpy as np
 from jax.flatten_util import ravel_pytree
 
 from .. import bounds
+from .._certificate import ControlBarrier
+from .._certificate._barrier import apply, chain
 from .._condition import Condition
+from .._control_affine import drift_of
 from .._depends import depends
 from .._domain import Ball, Box, Domain, Product
 from .._types import shown
-from .._variational import Faces
+from .._variational import Faces, Tangents
 from ..bounds._jumps import doubtful as bounds_doubtful
 from ._branch import Judged
 
@@ -56,11 +59,15 @@ class Functions(NamedTuple):
     context: Any
     rate: Callable[[Any, Any], Any]
     own_rate: bool
+    sources: dict[str, tuple[Callable, Any]]
+    silent: Callable[[Any, Any], Any] | None
 
     def residual(self, z: Any) -> tuple[Any, Any]:
         """dV/dt - comparison(t, V) and V at z = (t, state)."""
         t, s = z[0], z[1:]
         v, rate = self.rate(t, s)
+        # Not what a certificate with a rate of its own says V is.
+        v = self.value(t, s) if self.own_rate else v
         return rate - self.comparison(t, v), v
 
 
@@ -89,6 +96,8 @@ def functions(condition: Condition, part: str, x: Any, y: Any) -> tuple[Function
         numbers,
         lambda t, s: certificate.derivative(t, unravel(s), point, system.velocity(t, unravel(s), start.context)),
         certificate.own_rate,
+        _sources(certificate, system, point, start),
+        _silent(certificate, point, unravel),
     )
     if not depends(lambda s: found.value(jnp.zeros(()), s), flat):
         raise ValueError(f"{part}: expected a value that depends on the state, got one that is the same for all states")
@@ -123,9 +132,49 @@ def numbers_of(closed: Any) -> list[np.ndarray]:
 
 
 def doubtful(told: Functions, start: Any) -> str:
-    """Why the derivative that JAX takes of V may not be that of V, empty where it is."""
-    found = bounds_doubtful(jax.make_jaxpr(told.value)(jnp.zeros(()), start))
-    return f"V {found}" if found else ""
+    """Why a derivative that JAX takes may not be one, of V or of what is differentiated inside of it, empty where all are."""
+    if found := bounds_doubtful(jax.make_jaxpr(told.value)(jnp.zeros(()), start)):
+        return f"V {found}"
+    for name, (function, where) in told.sources.items():
+        if found := bounds_doubtful(jax.make_jaxpr(function)(*where)):
+            return f"{name} {found}"
+    return ""
+
+
+def influenced(told: Functions, low: Any, high: Any) -> str:
+    """Why the chain of a control barrier may not be that of its system: the input appears in an earlier derivative."""
+    if told.silent is None:
+        return ""
+    found = bounds.bound(
+        told.silent,
+        bounds.Box(jnp.asarray(low[0]), jnp.asarray(high[0])),
+        bounds.Box(jnp.asarray(low[1:]), jnp.asarray(high[1:])),
+        method="interval",
+        rounding="real",
+    )
+    zero = bool(jnp.all((found.lower == 0) & (found.upper == 0)))
+    return "" if zero else "the input is not known to have no influence on the derivatives of h before the last"
+
+
+def _sources(certificate: Any, system: Any, point: Any, start: Any) -> dict[str, tuple[Callable, Any]]:
+    """What is differentiated before V is made of it, as functions and arguments."""
+    t, field = jnp.zeros(()), system.vector_field
+    if isinstance(field, Tangents):
+        return {"the field": (lambda s: field.field(t, s, start.context), (start.state["state"],))}
+    if (getattr(certificate, "degree", None) or 1) > 1:
+        found: dict[str, tuple[Callable, Any]] = {"h": (certificate.h, (start.state,))}
+        found["alpha"] = (lambda h: apply(certificate.alpha, h), (t,))
+        along = drift_of(point) if isinstance(certificate, ControlBarrier) else point.velocity
+        return {**found, "the field": (lambda s: along(t, s), (start.state,))}
+    return {}
+
+
+def _silent(certificate: Any, point: Any, unravel: Any) -> Callable[[Any, Any], Any] | None:
+    """The influence of the input on ψ_0 to ψ_{r-2} of a control barrier, which has to be 0."""
+    if not isinstance(certificate, ControlBarrier) or (certificate.degree or 1) == 1:
+        return None
+    functions = chain(certificate, point, drift_of(point))[:-1]
+    return lambda t, s: jnp.stack([point.field.lie(psi, t, unravel(s), point.context)[2] for psi in functions])
 
 
 def box_of(domain: Domain, start: Any) -> tuple[np.ndarray, np.ndarray, tuple[np.ndarray, float] | None]:

@@ -20,7 +20,19 @@ from .._domain import Domain
 from .._types import is_finite
 from ._branch import Budget, Run, Tree
 from ._proof import Proof, Rest, measured, portable, solved, stays
-from ._question import REST, Functions, Judge, Region, Rounding, box_of, doubtful, faces_of, fingerprint, functions
+from ._question import (
+    REST,
+    Functions,
+    Judge,
+    Region,
+    Rounding,
+    box_of,
+    doubtful,
+    faces_of,
+    fingerprint,
+    functions,
+    influenced,
+)
 from ._tube import Tube
 
 CLAIMS = ("decrease", "definite", "enclosed", "invariant", "stays", "robust")
@@ -200,7 +212,9 @@ def verify(
             example, given = None, ""
             if name == "definite" and at_rest is not None and not at_rest.zero():
                 level_of, given = Assurance.UNDECIDED, "V is not known to be exactly 0 at the equilibrium"
-            if name == "decrease" and (why := doubtful(told, first)):
+            if name == "decrease" and (
+                why := doubtful(told, first) or influenced(told, region.low.min(0), region.high.max(0))
+            ):
                 level_of, given = Assurance.UNDECIDED, why
             if counter is not None:
                 level_of, example = Assurance.REFUTED, _counterexample(told, part, name, counter)
@@ -352,7 +366,8 @@ def _questions(
         sign = "<" if strict else "<="
         levels = "".join(f" and V {s} {v:.6g}" for s, v in ((">=", region.least), ("<=", region.most)) if v is not None)
         judge = Judge(told.residual, region, strict=strict, rounding=rounding, at_rest=at_rest("decrease"))
-        out["decrease"] = f"dV/dt {sign} comparison(t, V) in H{levels}", judge, at("decrease")
+        rate = "the rate that the certificate is about" if told.own_rate else "dV/dt"
+        out["decrease"] = f"{rate} {sign} comparison(t, V) in H{levels}", judge, at("decrease")
     if "definite" in claims:
         judge = Judge(
             lambda z: (-value(z), value(z)), free, strict=True, rounding=rounding, at_rest=at_rest("definite")
