@@ -151,6 +151,7 @@ def test_it_works_on_a_program(key: Any) -> None:
     assert program.error(np.asarray(out), y) == 0.5
 
 
+@pytest.mark.full
 def test_through_an_adaptive_solver(key: Any) -> None:
     field = ld.nn.MLPField(3, 3, width=8, key=key)
     system = ld.System(lambda x: ld.Start(jnp.zeros(3), x), field, domain=ld.Box(-9, 9))

@@ -109,6 +109,7 @@ def test_a_linear_system_is_refuted_just_above_its_rate_and_not_below(precision)
     assert 0 <= c.example < 8
 
 
+@pytest.mark.full
 def test_rounding_near_the_target_is_no_violation(precision):
     # The rate is 6 in exact arithmetic; near the target the field is nothing but rounding errors.
     y = jax.random.uniform(jax.random.key(0), (16, 3), precision, -1, 1)
@@ -208,6 +209,7 @@ def test_what_the_solver_cannot_finish_counts_as_failed():
     assert "could not finish" in str(report)
 
 
+@pytest.mark.full
 @pytest.mark.usefixtures("quick")
 def test_a_state_that_is_not_a_number_counts_as_failed():
     x, y = jnp.asarray([[0.5, -0.5], [0.5, -0.5]]), jnp.zeros(2, int)
@@ -435,6 +437,7 @@ def test_a_wrong_class_where_the_condition_holds_on_the_nominal_trajectory_only(
     assert p.condition.residuals(jnp.asarray(c.t), state, point)["exponential"] > 0
 
 
+@pytest.mark.full
 @pytest.mark.usefixtures("quick")
 def test_soft_targets_and_starts_that_are_not_finite_in_v():
     x = {"state": jnp.asarray([[0.0, 0.0, 0.0], [jnp.finfo(jnp.float32).max, 0.0, 0.0]]), "goal": jnp.zeros((2, 3))}

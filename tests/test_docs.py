@@ -44,6 +44,7 @@ def test_proofs_runs_as_printed(capsys, tmp_path, monkeypatch):
     assert names["refuted"].counterexample.residual > 0
 
 
+@pytest.mark.full
 @pytest.mark.usefixtures("quick")
 def test_robustness_runs_as_printed(capsys):
     exec(compile("\n".join(blocks("docs/robustness.md")), "docs/robustness.md", "exec"), {})

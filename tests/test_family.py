@@ -172,7 +172,7 @@ def test_the_discrete_residual_tends_to_the_continuous_one(name):
 
 
 # The proofs of the others are at full size only: they are of the same kind, and compiling is what takes long.
-SOME = ("asymptotic", "barrier of degree 2", "input to state", "contraction")
+SOME = ("asymptotic", "barrier of degree 2", "input to state")
 
 
 @pytest.mark.parametrize("name", [n if n in SOME else pytest.param(n, marks=pytest.mark.full) for n in CASES])
@@ -232,7 +232,7 @@ def test_training_reduces_the_loss(name):
 # What the checker refuses.
 
 
-@pytest.mark.parametrize("name", ["input to state", "contraction"])
+@pytest.mark.parametrize("name", ["input to state", pytest.param("contraction", marks=pytest.mark.full)])
 def test_tampered_proofs_of_the_family_are_refused(name, tmp_path):
     case = CASES[name]()
     found = ld.verify(case.good, case.certificate, **case.asked)

@@ -273,6 +273,7 @@ def controlled(field: Any, *, hidden: int = 8, scale: Any = None, domain: Any = 
     return ld.System(ld.nn.ControlledStart(encoder, CLASSES, hidden, scale=scale), field, domain=domain)
 
 
+@pytest.mark.full
 @quick
 def test_the_data_controlled_ode_with_a_resnet(key: Any, strict: None) -> None:
     k1, k2 = jax.random.split(key)

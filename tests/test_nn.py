@@ -156,6 +156,7 @@ def test_euler_and_heun_keep_h_whatever_the_field(method: Any, rate: float, dt: 
         assert excess(program, x) <= 64
 
 
+@pytest.mark.full
 @quick
 def test_tsit5_keeps_h_up_to_its_tolerance_only() -> None:
     """A documented fact: where g jumps about within a step, Tsit5 overshoots H. A report says so."""

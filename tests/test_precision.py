@@ -52,6 +52,7 @@ def network(key, half):
     return ld.compile(system, certificate, example, objective=ld.MonteCarlo())
 
 
+@pytest.mark.full
 def test_residuals_and_gradients_are_long_and_near_those_of_full_precision(key, quick):
     x, y = jax.random.normal(key, (8, 1, 8, 8)), jnp.arange(8, dtype=jnp.int32) % 4
     losses, gradients = [], []

@@ -152,6 +152,7 @@ def test_an_equilibrium_that_is_none_is_not_proved():
     assert ld.verify(shifted(1e-7), certificate, **asked).status in (Assurance.REFUTED, Assurance.UNDECIDED)
 
 
+@pytest.mark.full
 def test_ball_and_time_that_counts(tmp_path):
     # dV/dt + V = -(1 + t) |s|² on a ball, with a field that depends on time.
     system = ld.System(vector_field=lambda t, s, c: -(1 + t) * s, domain=ld.Ball(0.7), horizon=2.0)

@@ -48,6 +48,7 @@ def test_states_that_leave_are_named_with_when_and_how_far() -> None:
     assert str(report).startswith(f"what is wrong:\n- {problem}\n")
 
 
+@pytest.mark.full
 def test_a_field_that_is_too_fast_for_the_solver() -> None:
     """η' = 200 η³ blows up from 1 at t = 1/400."""
     report = program(lambda t, s, x: 200 * s**3, input=lambda x: ld.Start(1 + 0 * x, x)).certify(X, Y)
@@ -78,6 +79,7 @@ def test_a_kappa_that_the_domain_cannot_meet(kappa: float) -> None:
     assert f"kappa = {kappa} has to come down below {math.log(math.log(3) / least):.3g}" in problem
 
 
+@pytest.mark.full
 def test_a_radius_is_void_with_and_without_a_radius_asked_for() -> None:
     """The condition is refuted on H either way."""
     p = program(lambda t, s, x: 0 * s)
