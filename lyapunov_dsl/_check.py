@@ -14,7 +14,7 @@ from jaxtyping import PyTree
 
 from ._certificate import AllOf, Exponential, Point, each, loss_of, parts_of
 from ._condition import Condition
-from ._depends import depends
+from ._depends import check_depends
 from ._domain import Box
 from ._potential import CrossEntropy, Loss, Truncated, radius_for
 from ._rollout import discrete_path
@@ -178,14 +178,8 @@ def check_potentials(condition: Condition, start: Start, prediction: Struct, tar
                     f"{name}: expected its {what} for one example to be a float[] scalar, got {describe(out)}"
                 )
         arrays, rest = eqx.partition((start.state, start.context, target), is_array_like)
-        if not depends(
-            lambda s, more, evaluate=evaluate, rest=rest: evaluate(*eqx.combine((s, *more), rest))[0],
-            arrays[0],
-            arrays[1:],
-        ):
-            raise ValueError(
-                f"{name}: expected a value that depends on the state, got one that is the same for all states"
-            )
+        of_state = lambda s, more, evaluate=evaluate, rest=rest: evaluate(*eqx.combine((s, *more), rest))[0]
+        check_depends(name, of_state, arrays[0], arrays[1:])
 
 
 def derive_domain(system: System, certificate: Any, state: Struct) -> System:

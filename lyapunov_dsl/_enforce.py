@@ -10,7 +10,7 @@ from jax.flatten_util import ravel_pytree
 from ._certificate import Certificate, ControlBarrier, ControlLyapunov, each, parts_of
 from ._condition import Condition
 from ._control_affine import ControlAffine
-from ._depends import depends
+from ._depends import check_depends
 from ._system import Start, System
 from ._types import kind, struct_of
 
@@ -168,23 +168,10 @@ def enforce(system: Any, certificate: Any, example: Any = None) -> System:
         if loss is not None and loss.needs_target:
             raise ValueError(f"enforce: expected a certificate of the state alone, got {name}, whose loss has a target")
     if example is not None:
-        start = struct_of_start(system, example)
+        start = eqx.filter_eval_shape(system.start, struct_of(example))
         certificate = each(certificate, lambda part: part.prepared(system, start))
         for name, part in parts_of(certificate).items():
-            check_depends(system, name, part, start)
+            value = lambda s, c, t, part=part: part.value(t, s, Condition(system, part).point(Start(s, c), None))
+            t = jax.ShapeDtypeStruct((), jnp.result_type(*jax.tree.leaves(start.state)))
+            check_depends(name, value, start.state, start.context, t)
     return eqx.tree_at(lambda s: s.vector_field, system, Enforced(system, parts_of(certificate)))
-
-
-def struct_of_start(system: System, x: Any) -> Start:
-    """The shapes of the start of an example."""
-    return eqx.filter_eval_shape(system.start, struct_of(x))
-
-
-def check_depends(system: System, name: str, part: Certificate, start: Start) -> None:
-    """Raises `ValueError` for a value that does not depend on the state."""
-    arrays, rest = eqx.partition(start, lambda leaf: hasattr(leaf, "shape"))
-    point = lambda s, c: Condition(system, part).point(eqx.combine(Start(s, c), rest), None)
-    t = jax.ShapeDtypeStruct((), jnp.result_type(*jax.tree.leaves(start.state)))
-    value = lambda s, c, t: part.value(t, s, point(s, c))
-    if not depends(value, arrays.state, arrays.context, t):
-        raise ValueError(f"{name}: expected a value that depends on the state, got one that is the same for all states")

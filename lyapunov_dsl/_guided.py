@@ -4,6 +4,7 @@ from typing import Any, NamedTuple
 
 import equinox as eqx
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from ._certify import Assurance
@@ -112,14 +113,9 @@ def _failed(program: Any, found: Verification, near: float) -> tuple[np.ndarray,
         highs.append(high[order])
     if found.counterexample is not None:
         counter = found.counterexample
-        state = np.ravel(np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(counter.state)]))
-        widths = jax.tree.leaves(program.system.region.half_widths(program.system.region.project(_like(program))))
+        state, region = np.ravel(counter.state), program.system.region
+        widths = jax.tree.leaves(region.half_widths(jax.tree.map(jnp.zeros_like, program.declaration.state)))
         reach = near * np.concatenate([np.ravel(w) for w in widths])
         lows.append(np.concatenate([[counter.t], state - reach])[None])
         highs.append(np.concatenate([[counter.t], state + reach])[None])
     return np.concatenate(lows), np.concatenate(highs)
-
-
-def _like(program: Program) -> Any:
-    """A state of the right shapes."""
-    return jax.tree.map(lambda s: jax.numpy.zeros(s.shape, s.dtype), program.declaration.state)

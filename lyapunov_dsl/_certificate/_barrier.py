@@ -14,7 +14,7 @@ from .._control_affine import ControlAffine, relative_degree
 from .._types import Scalar, State, is_traced, kind, shown
 from ._base import Certificate, Point
 from ._decay import check_class_k
-from ._exponential import check_rate
+from ._exponential import check_rate, fallen
 
 
 class Barrier(Certificate):
@@ -56,10 +56,7 @@ class Barrier(Certificate):
         return apply(self.alpha, -jnp.asarray(v))
 
     def flow(self, t: Any, dt: Any, v: Any) -> Scalar:
-        if isinstance(self.alpha, Constant):
-            v = jnp.asarray(v)
-            return v * jnp.exp(-self.alpha(v.dtype) * dt)
-        return super().flow(t, dt, v)
+        return fallen(self.alpha, dt, v) if isinstance(self.alpha, Constant) else super().flow(t, dt, v)
 
     def prepared(self, system: Any, start: Any) -> Certificate:
         return with_degree(self, found_degree(self, system, start))

@@ -12,7 +12,7 @@ from jax.flatten_util import ravel_pytree
 from .._constant import Constant
 from .._types import RealScalarLike, Scalar, State, describe, shown
 from ._base import Certificate, Point
-from ._exponential import check_rate
+from ._exponential import check_rate, fallen, falls
 
 
 class Contraction(Certificate):
@@ -59,12 +59,10 @@ class Contraction(Certificate):
         return jnp.sum(moved * moved) + self.margin(tangent.dtype) * jnp.sum(tangent * tangent)
 
     def comparison(self, t: Any, v: Any) -> Scalar:
-        v = jnp.asarray(v)
-        return -2 * self.rate(v.dtype) * v
+        return 2 * falls(self.rate, v)
 
     def flow(self, t: Any, dt: Any, v: Any) -> Scalar:
-        v = jnp.asarray(v)
-        return v * jnp.exp(-2 * self.rate(v.dtype) * dt)
+        return fallen(self.rate, 2 * dt, v)
 
     def prepared(self, system: Any, start: Any) -> Certificate:
         if not (isinstance(start.state, dict) and set(start.state) == {"state", "tangent"}):

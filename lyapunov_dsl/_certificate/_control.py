@@ -12,7 +12,7 @@ from .._potential import Loss, as_loss
 from .._types import RealScalarLike, Scalar, State
 from ._barrier import apply, chain, checked_barrier, checked_degree, found_degree, with_degree
 from ._base import Certificate, Point
-from ._exponential import check_rate
+from ._exponential import check_rate, fallen, falls
 
 
 class ControlLyapunov(Certificate):
@@ -44,12 +44,10 @@ class ControlLyapunov(Certificate):
         return self.loss(point.readout(state), point.target)
 
     def comparison(self, t: Any, v: Any) -> Scalar:
-        v = jnp.asarray(v)
-        return -self.rate(v.dtype) * v
+        return falls(self.rate, v)
 
     def flow(self, t: Any, dt: Any, v: Any) -> Scalar:
-        v = jnp.asarray(v)
-        return v * jnp.exp(-self.rate(v.dtype) * dt)
+        return fallen(self.rate, dt, v)
 
     def derivative(self, t: Any, state: State, point: Point, velocity: State) -> tuple[Scalar, Scalar]:
         return best(lambda t, s: self.value(t, s, point), t, state, point)
@@ -91,10 +89,7 @@ class ControlBarrier(Certificate):
         return apply(self.alpha, -jnp.asarray(v))
 
     def flow(self, t: Any, dt: Any, v: Any) -> Scalar:
-        if isinstance(self.alpha, Constant):
-            v = jnp.asarray(v)
-            return v * jnp.exp(-self.alpha(v.dtype) * dt)
-        return super().flow(t, dt, v)
+        return fallen(self.alpha, dt, v) if isinstance(self.alpha, Constant) else super().flow(t, dt, v)
 
     def derivative(self, t: Any, state: State, point: Point, velocity: State) -> tuple[Scalar, Scalar]:
         return best(lambda t, s: self.value(t, s, point), t, state, point)

@@ -12,7 +12,7 @@ from .._constant import Constant
 from .._potential import Loss, as_loss
 from .._types import RealScalarLike, Scalar, State, is_finite, is_traced, shown
 from ._base import Certificate, Point
-from ._exponential import check_rate
+from ._exponential import check_rate, fallen, falls
 
 # Below this V counts as this in powers of it, whose slopes are infinite at 0.
 FLOOR = 1e-30
@@ -128,12 +128,12 @@ class Practical(Certificate):
 
     def comparison(self, t: Any, v: Any) -> Scalar:
         v = jnp.asarray(v)
-        return -self.rate(v.dtype) * (v - self.level(v.dtype))
+        return falls(self.rate, v - self.level(v.dtype))
 
     def flow(self, t: Any, dt: Any, v: Any) -> Scalar:
         v = jnp.asarray(v)
         level = self.level(v.dtype)
-        return level + (v - level) * jnp.exp(-self.rate(v.dtype) * dt)
+        return level + fallen(self.rate, dt, v - level)
 
 
 def check_class_k(name: str, alpha: Any, *, increasing: bool = True) -> None:

@@ -10,7 +10,7 @@ from .._control_affine import affine
 from .._potential import Loss, as_loss
 from .._types import RealScalarLike, Scalar, State
 from ._base import Certificate, Point
-from ._exponential import check_rate
+from ._exponential import check_rate, fallen, falls
 
 
 class InputToState(Certificate):
@@ -45,12 +45,10 @@ class InputToState(Certificate):
         return self.loss(point.readout(state), point.target)
 
     def comparison(self, t: Any, v: Any) -> Scalar:
-        v = jnp.asarray(v)
-        return -self.rate(v.dtype) * v
+        return falls(self.rate, v)
 
     def flow(self, t: Any, dt: Any, v: Any) -> Scalar:
-        v = jnp.asarray(v)
-        return v * jnp.exp(-self.rate(v.dtype) * dt)
+        return fallen(self.rate, dt, v)
 
     def derivative(self, t: Any, state: State, point: Point, velocity: State) -> tuple[Scalar, Scalar]:
         return worst(self, t, state, point)

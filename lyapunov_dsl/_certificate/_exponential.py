@@ -20,6 +20,18 @@ def check_rate(name: str, rate: Any) -> None:
         raise ValueError(f"{name}: expected a positive finite number, got {rate!r}")
 
 
+def falls(rate: Constant, v: Any) -> Scalar:
+    """-κ v, the comparison of an exponential decay."""
+    v = jnp.asarray(v)
+    return -rate(v.dtype) * v
+
+
+def fallen(rate: Constant, dt: Any, v: Any) -> Scalar:
+    """exp(-κ Δt) v, what is left after a time."""
+    v = jnp.asarray(v)
+    return v * jnp.exp(-rate(v.dtype) * dt)
+
+
 class Exponential(Certificate):
     """dV/dt <= -κ V with V(η) = loss(readout(η), y); see [`lyapunov_dsl.Certificate.exponential`][]."""
 
@@ -40,12 +52,10 @@ class Exponential(Certificate):
         return self.loss(point.readout(state), point.target)
 
     def comparison(self, t: Any, v: Any) -> Scalar:
-        v = jnp.asarray(v)
-        return -self.rate(v.dtype) * v
+        return falls(self.rate, v)
 
     def flow(self, t: Any, dt: Any, v: Any) -> Scalar:
-        v = jnp.asarray(v)
-        return v * jnp.exp(-self.rate(v.dtype) * dt)
+        return fallen(self.rate, dt, v)
 
 
 class Varying(Certificate):

@@ -75,8 +75,8 @@ class RobustMargin(Objective):
         given: Any = self.lipschitz(network.system) if callable(self.lipschitz) else self.lipschitz
 
         def one(x: Any, y: Any) -> Any:
-            lost = lambda: math.sqrt(2) * given * self.radius
-            least = self._bounded(network, x, y) if given is None else network.margins(x, y) - lost()
+            change = 0.0 if given is None else math.sqrt(2) * given * self.radius
+            least = self._bounded(network, x, y) if given is None else network.margins(x, y) - change
             least = jnp.where(jnp.arange(least.shape[0]) == y, 0, least)
             return jax.nn.logsumexp(-self.temperature * least)
 

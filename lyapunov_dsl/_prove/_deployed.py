@@ -17,7 +17,7 @@ from .._depends import depends
 from .._potential import CrossEntropy
 from .._rollout import EulerInference, margins
 from .._system import identity
-from ._question import LATEST, fingerprint, options
+from ._question import fingerprint, options, remembered
 
 # More than what some dozens of roundings in float64 lose.
 UP = 1 + 1e-14
@@ -120,7 +120,7 @@ class Deployed(eqx.Module):
         return jnp.where(jnp.isnan(room), -jnp.inf, room)
 
     def comparison(self, x: Any, y: Any, radius: Any) -> Any:
-        """(V at the end at most by the sharper profile, by a constant, whether H is invariant, whether the start is in H)."""
+        """(V at the end at most by the sharper profile, by a constant, whether H is invariant, whether the start is in H, a d)."""
         _, reach = self._moved(x, radius)
         _, _, as_state, as_context = self._flat(x)
         _, context = self._nominal(x)
@@ -285,12 +285,10 @@ def known(found: Deployed, x: Any) -> Known:
     traced = jax.make_jaxpr(whole)(arrays, x, jnp.zeros(()))
     digest = hashlib.sha256(repr((found.norm, found.method, found.timed, found.network.steps, rest)).encode())
     fingerprint(digest, traced)
-    key = digest.hexdigest()
-    if key not in _KNOWN:
+
+    def make() -> Known:
         made: Any = eqx.filter_jit
         function = lambda found, name, arrays: jax.vmap(getattr(found, name))(*arrays)
-        _KNOWN[key] = Known(made(function, compiler_options=options(jax.default_backend())), (traced, rest))
-    _KNOWN[key] = _KNOWN.pop(key)
-    while len(_KNOWN) > LATEST:
-        del _KNOWN[next(iter(_KNOWN))]
-    return _KNOWN[key]
+        return Known(made(function, compiler_options=options(jax.default_backend())), (traced, rest))
+
+    return remembered(_KNOWN, digest.hexdigest(), make)

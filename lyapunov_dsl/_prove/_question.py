@@ -15,7 +15,7 @@ from .._certificate import ControlBarrier
 from .._certificate._barrier import apply, chain
 from .._condition import Condition
 from .._control_affine import drift_of
-from .._depends import depends
+from .._depends import check_depends
 from .._domain import Ball, Box, Domain, Product
 from .._types import shown
 from .._variational import Faces, Tangents
@@ -99,8 +99,7 @@ def functions(condition: Condition, part: str, x: Any, y: Any) -> tuple[Function
         _sources(certificate, system, point, start),
         _silent(certificate, point, unravel),
     )
-    if not depends(lambda s: found.value(jnp.zeros(()), s), flat):
-        raise ValueError(f"{part}: expected a value that depends on the state, got one that is the same for all states")
+    check_depends(part, lambda s: found.value(jnp.zeros(()), s), flat)
     return found, flat
 
 
@@ -253,10 +252,20 @@ def _compiled(
     traced = jax.make_jaxpr(function)(*example, *nominal)
     fingerprint(digest, traced, *nominal, *(np.shape(v) for v in example))
     key = digest.hexdigest()
-    if key in _KNOWN:
-        # The latest stay.
-        _KNOWN[key] = _KNOWN.pop(key)
-        return _KNOWN[key]
+    return remembered(_KNOWN, key, lambda: _made(function, around, rounding, nominal, traced))
+
+
+def remembered(known: dict[str, Any], key: str, make: Callable[[], Any]) -> Any:
+    """What is known by a key, made where it is not; the latest stay."""
+    known[key] = known.pop(key) if key in known else make()
+    while len(known) > LATEST:
+        del known[next(iter(known))]
+    return known[key]
+
+
+def _made(
+    function: Callable, around: tuple[Any, Any] | None, rounding: Rounding, nominal: tuple[Any, ...], traced: Any
+) -> Compiled:
     more = () if around is None else (bounds.Box.around(*around),)
     points = [bounds.Box(u, u) for u in nominal]
 
@@ -286,10 +295,7 @@ def _compiled(
         return found.lower, found.upper
 
     methods = {method: bounded(method) for method in ("interval", "crown")}
-    _KNOWN[key] = Compiled(methods, _batched(looked), jax.jit(certain), traced)
-    while len(_KNOWN) > LATEST:
-        del _KNOWN[next(iter(_KNOWN))]
-    return _KNOWN[key]
+    return Compiled(methods, _batched(looked), jax.jit(certain), traced)
 
 
 def fingerprint(digest: Any, closed: Any, *more: Any) -> None:

@@ -161,7 +161,7 @@ def certify_robustness(
     - `kappa`: κ of the comparison rule, by default that of the certificate. It promises more at a higher rate, which is proved like any.
     - `truncation`: γ, the level down to which the comparison rule has V decrease.
     - `boxes`: the most boxes of states per example in which the condition of the comparison rule is proved.
-    - `method`: of the bounds through the input module, of [`lyapunov_dsl.bounds.bound`][]; `"interval"` is the cheapest, and as tight for
+    - `method`: of the bounds through the input module, of [`lyapunov_dsl.bounds.bound`][]; `"interval"` is the cheapest, for
         networks that were trained by it.
     - `together`: how many examples are bounded at a time.
 
@@ -282,20 +282,22 @@ def _search(
     best, rule = np.zeros(count), [""] * count
     by_rule: dict[str, np.ndarray] = {}
     premises: dict[str, list[list[Premise]]] = {}
+    decreasing: np.ndarray | None = None
     for name in rules:
         low, high = np.zeros(count, int), np.full(count, len(grid) - 1)
         high[~right] = 0
-        decreasing = np.ones(count, bool)
-        if name in ("comparison", "theorem3"):
+        if name in ("comparison", "theorem3") and decreasing is None:
+            # The same for both.
             decreasing, looked = _decreasing(found, run, x, y, right, boxes, together)
             evaluations += looked
+        falling = np.ones(count, bool) if decreasing is None else decreasing
         seen: list[Any] = [None] * count
         while (todo := np.flatnonzero(low < high)).size:
             tried = (low[todo] + high[todo] + 1) // 2
             function = "comparison" if name == "theorem3" else name
             values = _batched(run, function, together, x[todo], y[todo], grid[tried])
             evaluations += COST[name](steps) * len(todo)
-            told = [_premises(name, found, [v[i] for v in values], bool(decreasing[j])) for i, j in enumerate(todo)]
+            told = [_premises(name, found, [v[i] for v in values], bool(falling[j])) for i, j in enumerate(todo)]
             held = np.array([all(p.holds for p in t) for t in told])
             for j, t, k, h in zip(todo, told, tried, held, strict=True):
                 if h or seen[j] is None or not seen[j][1]:
@@ -317,7 +319,9 @@ def _premises(name: str, found: Deployed, values: list[Any], decreasing: bool) -
     source = "its gain, as the input module declares" if declared else "bounds of its Jacobian over the ball"
     moves = Premise(f"start and context change by at most L times the perturbation: L is {source}", True)
     if name == "tube":
-        return [moves, Premise(f"every margin is above 0 in the tube: {values[0]:.4g}", bool(values[0] > 0))]
+        # In the ∞-norm starts and contexts are bounded themselves.
+        above = Premise(f"every margin is above 0 in the tube: {values[0]:.4g}", bool(values[0] > 0))
+        return [moves, above] if found.norm == "2" else [above]
     if name == "margin":
         return [
             moves,
