@@ -10,7 +10,7 @@ from ._rules import ONE, Form, Matrix, affine, box, logsumexp, multiply, softmea
 
 UNARY = {
     *("exp", "log", "sqrt", "tanh", "logistic", "softplus", "atan", "erf", "reciprocal"),
-    *("relu", "step", "square", "sin", "cos"),
+    *("relu", "step", "jump", "square", "sin", "cos"),
 }
 
 
@@ -167,6 +167,8 @@ class Graph:
             return self.combine((-1, self.unary("square", y)))
         if name == "relu":
             return self.unary("step", x)
+        if name == "step":
+            return self.unary("jump", x)
         if name == "square":
             return self.combine((2, x))
         if name == "sin":

@@ -297,6 +297,8 @@ SHAPES = {
     "relu": (_relu_line, lambda a, b: (a.max(ZERO), b.max(ZERO))),
     # The derivative of relu, at 0 all between its derivatives on both sides (Clarke).
     "step": (lambda a, b: (ZERO, *_step(a, b)), lambda a, b: _step(a, b)),
+    # The derivative of step: none where the argument may be 0.
+    "jump": (lambda a, b: (ZERO, *_jump(a, b)), lambda a, b: _jump(a, b)),
     "square": (_square_line, lambda a, b: ((a.max(-b).max(ZERO)) ** 2, abs(a).max(abs(b)) ** 2)),
     "sin": _wave(arb.sin, arb.cos, lambda x: -x.sin()),
     "cos": _wave(arb.cos, lambda x: -x.sin(), lambda x: -x.cos()),
@@ -307,6 +309,10 @@ def _step(a: arb, b: arb) -> tuple[arb, arb]:
     if a.is_nan() or b.is_nan():
         return arb.nan(), arb.nan()
     return (ONE if a > 0 else ZERO), (ZERO if b < 0 else ONE)
+
+
+def _jump(a: arb, b: arb) -> tuple[arb, arb]:
+    return (ZERO, ZERO) if a > 0 or b < 0 else (arb.nan(), arb.nan())
 
 
 def _sum(size: int) -> Matrix:

@@ -42,6 +42,7 @@ from ._enforce import Enforced as Enforced, enforce as enforce
 from ._fit import FitResult as FitResult, Interrupted as Interrupted, NonFiniteError as NonFiniteError, fit as fit
 from ._guided import Guided as Guided, fit_until_proved as fit_until_proved
 from ._measure import (
+    Boundary as Boundary,
     Boxes as Boxes,
     Cube as Cube,
     Measure as Measure,
@@ -58,6 +59,7 @@ from ._objective import (
     Objective as Objective,
     PathIntegral as PathIntegral,
     RobustMargin as RobustMargin,
+    Sublevel as Sublevel,
 )
 from ._potential import (
     CrossEntropy as CrossEntropy,

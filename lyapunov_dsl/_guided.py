@@ -1,5 +1,6 @@
 """Training that is led by what a proof fails at, until it goes through or the rounds are over."""
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import equinox as eqx
@@ -10,11 +11,11 @@ import numpy as np
 from ._certify import Assurance
 from ._compile import Program
 from ._fit import fit
-from ._measure import Boxes, Mixture
+from ._measure import Boxes
 from ._objective import MonteCarlo
 from ._prove import Verification, verify
 from ._system import System
-from ._types import kind
+from ._types import is_finite, kind
 
 # How many boxes are kept, the latest; their number stays the same, so that nothing is compiled anew.
 KEPT = 256
@@ -44,38 +45,39 @@ def fit_until_proved(
     key: Any,
     rounds: int = 5,
     epochs: int = 20,
-    share: float = 0.5,
+    weight: float = 1.0,
     near: float = 0.02,
+    prove: Callable[[Program], Any] | None = None,
     batch_size: int = 64,
     progress: bool = False,
     **asked: Any,
 ) -> Guided:
     """Trains, tries the proof, and trains on with states from where it failed, until it goes through.
 
-    Counterexamples, and boxes that were left undecided, become a part of the measure of the Monte Carlo objective
+    Counterexamples, and boxes that were left undecided, become states of a Monte Carlo objective beside that of the program
     (counterexample-guided synthesis; Chang, Roohi and Gao 2019).
 
     **Arguments:**
 
-    - `program`: with a [`lyapunov_dsl.MonteCarlo`][] objective.
+    - `program`: a [`lyapunov_dsl.Program`][] of a continuous system, with any objective.
     - `data`, `optimizer`, `batch_size`: as of [`lyapunov_dsl.fit`][]; the optimizer starts anew in each round.
     - `key`: a PRNG key.
     - `rounds`: at most so many times training and proof.
     - `epochs`: of each round.
-    - `share`: of the measure that goes to the boxes, in (0, 1).
+    - `weight`: of the residuals in the boxes, beside the program's objective, > 0.
     - `near`: half-width of the box around a counterexample, relative to the domain's.
+    - `prove`: program -> the certificate that is to be proved, such as the same V with a smaller κ than it is trained with; the
+        program's own where it is left out.
     - `progress`: whether bars are shown.
     - `asked`: what is asked of [`lyapunov_dsl.verify`][]: `x`, `y`, `equilibrium`, `claims`, `level`, `budget` and others.
 
     **Returns:** a `Guided`.
 
-    **Raises:** `ValueError` for another objective, or numbers that are not as above.
+    **Raises:** `ValueError` for a discrete system, or numbers that are not as above.
     """
     objective = program.objective
-    if not isinstance(objective, MonteCarlo):
-        raise ValueError(f"objective: expected a MonteCarlo objective, whose measure can be led, got {kind(objective)}")
-    if not (0 < share < 1):
-        raise ValueError(f"share: expected a number in (0, 1), got {share!r}")
+    if not (is_finite(weight) and weight > 0):
+        raise ValueError(f"weight: expected a number > 0, got {weight!r}")
     if not (isinstance(rounds, int) and rounds > 0):
         raise ValueError(f"rounds: expected a positive whole number, got {rounds!r}")
     if not isinstance(program.system, System):
@@ -85,13 +87,14 @@ def fit_until_proved(
     history: list[tuple[Assurance, int]] = []
     for turn in range(rounds):
         if low is not None and high is not None:
-            measure = Mixture(objective.measure, Boxes(low, high), weights=(1 - share, share))
-            program = eqx.tree_at(lambda p: p.objective, program, MonteCarlo(measure))
+            led = MonteCarlo(Boxes(low, high), level=asked.get("level"))
+            program = eqx.tree_at(lambda p: p.objective, program, objective + weight * led)
         one = jax.random.fold_in(key, turn)
         program = fit(
             program, data, optimizer=optimizer, epochs=epochs, batch_size=batch_size, key=one, progress=progress
         ).program
-        found = verify(program, progress=progress, **asked)
+        certificate = program.certificate if prove is None else prove(program)
+        found = verify(program.system, certificate, progress=progress, **asked)
         history.append((found.status, sum(len(v) for v, _ in found.left.values())))
         if found.status in PROVED:
             break

@@ -74,3 +74,17 @@ def describe(tree: PyTree) -> str:
         return Text(f"{type(x).__name__} {x!r}")
 
     return str(jax.tree.map(leaf, tree))
+
+
+def levels(level: Any) -> tuple[float | None, float | None]:
+    """(least, most) of what was given as a level: a number, which is the most, a pair, or `None`.
+
+    **Raises:** `ValueError` for anything else, and where least > most.
+    """
+    pair = level if isinstance(level, tuple | list) else (None, level)
+    if len(pair) != 2 or not all(v is None or is_finite(v) for v in pair):
+        raise ValueError(f"level: expected a number or (least, most), got {level!r}")
+    least, most = (None if v is None else float(v) for v in pair)
+    if least is not None and most is not None and not least <= most:
+        raise ValueError(f"level: expected least <= most, got {level!r}")
+    return least, most

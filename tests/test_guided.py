@@ -63,11 +63,8 @@ def test_what_does_not_fit_is_named():
         ld.Boxes([[0.0, 1.0]], [[1.0, 0.0]])
     with pytest.raises(ValueError, match="Boxes: expected ends of a time and 2 states"):
         program(ld.MonteCarlo(ld.Boxes([[0.0, 1.0]], [[1.0, 2.0]])))
-    for wrong, message in (({"share": 1.0}, "share: expected"), ({"rounds": 0}, "rounds: expected")):
+    for wrong, message in (({"weight": 0.0}, "weight: expected"), ({"rounds": 0}, "rounds: expected")):
         with pytest.raises(ValueError, match=message):
             ld.fit_until_proved(
                 program(), (X, None), optimizer=optax.adam(1e-2), key=jax.random.key(0), **wrong, **ASKED
             )
-    path = program(ld.PathIntegral())
-    with pytest.raises(ValueError, match="expected a MonteCarlo objective"):
-        ld.fit_until_proved(path, (X, None), optimizer=optax.adam(1e-2), key=jax.random.key(0), **ASKED)

@@ -4,3 +4,4 @@ from ._flow_matching import ClassCorner as ClassCorner, FlowMatching as FlowMatc
 from ._monte_carlo import MonteCarlo as MonteCarlo
 from ._path_integral import PathIntegral as PathIntegral
 from ._robust_margin import RobustMargin as RobustMargin
+from ._sublevel import Sublevel as Sublevel

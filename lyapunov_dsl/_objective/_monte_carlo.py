@@ -1,6 +1,7 @@
 """Monte Carlo training (Algorithm 1): no ODE is solved and no adjoint is taken."""
 
 import functools as ft
+from collections.abc import Callable
 from typing import Any
 
 import equinox as eqx
@@ -12,25 +13,32 @@ from .._condition import Condition
 from .._measure import Measure, Samples, components
 from .._measure._trajectory import Trajectory
 from .._system import DiscreteSystem, Start
-from .._types import Key, Scalar, Struct, kind
+from .._types import Key, Scalar, Struct, kind, levels
 from ._base import Objective, example_keys, starts
 
 
 class MonteCarlo(Objective):
     """E over examples and over a measure of max(0, residual) (Algorithm 1, eq. 12 and 45).
 
+    With a level c only states with V <= c count, as in [`lyapunov_dsl.verify`][]: outside of a region of attraction no V falls.
+
     **Arguments:**
 
     - `measure`: a [`lyapunov_dsl.Measure`][] over times and states. By default the tube
         around the current trajectories: none measured better beyond noise, and it costs least (see `docs/benchmarks.md`).
+    - `level`: c, or (least, c): only states with V up to c, and at least `least`.
+
+    **Raises:** `ValueError` for what is no measure, or levels that are not in order.
     """
 
     measure: Measure
+    level: tuple[float | None, float | None] = eqx.field(static=True)
 
-    def __init__(self, measure: Any = None):
+    def __init__(self, measure: Any = None, *, level: Any = None):
         if measure is not None and not isinstance(measure, Measure):
             raise ValueError(f"measure: expected a Measure such as Trajectory() or Cube(), got {kind(measure)}")
         self.measure = Trajectory() if measure is None else measure
+        self.level = levels(level)
 
     def check(self, condition: Condition, start: Struct) -> None:
         if isinstance(condition.system, DiscreteSystem):
@@ -43,27 +51,39 @@ class MonteCarlo(Objective):
         model_key, sample_key = jax.random.split(key)
         keys = example_keys(model_key, x)
         begun = starts(condition, x, keys)
-        losses = []
-        for i, (weight, measure) in enumerate(components(self.measure)):
-            part_key = jax.random.fold_in(sample_key, i)
-            if measure.per_example:
-                draw = lambda start, k, m=measure: m.sample(condition.continuous, start, key=k)
-                samples, axis = eqx.filter_vmap(draw)(begun, example_keys(part_key, x)), 0
-            else:
-                # Shared by the batch: what depends on the state alone is then computed once (in_axes=None below).
-                first = jax.tree.map(lambda leaf: leaf[0] if eqx.is_array(leaf) else leaf, begun)
-                samples, axis = measure.sample(condition.continuous, first, key=part_key), None
-            axes = (None, eqx.if_array(0), 0, axis, 0)
-            violations = eqx.filter_vmap(_violation, in_axes=axes)(condition, begun, y, samples, keys)
-            losses.append(weight * jnp.mean(violations))
-        return ft.reduce(jnp.add, losses)
+        least, most = (end if v is None else v for v, end in zip(self.level, (-jnp.inf, jnp.inf), strict=True))
+
+        def violation(t: Any, state: Any, point: Any, key: Any) -> Any:
+            residuals = condition.residuals(t, state, point, key)
+            if self.level != (None, None):
+                values = condition.values(t, state, point)
+                counts = {name: (least <= v) & (v <= most) for name, v in values.items()}
+                residuals = {name: jnp.where(counts[name], r, 0) for name, r in residuals.items()}
+            return condition.hinge(residuals)
+
+        return over(condition, self.measure, violation, begun, y, keys, sample_key)
 
 
-def _violation(condition: Condition, start: Start, target: PyTree, samples: Samples, key: Key) -> Scalar:
-    """The weighted mean of max(0, residual) over one example's samples."""
-    point = condition.point(start, target, key)
+def over(
+    condition: Condition, measure: Measure, loss: Callable, begun: Start, y: PyTree, keys: Any, sample_key: Any
+) -> Scalar:
+    """The mean of a loss (t, state, point, key) over the examples and a measure."""
 
-    def one(t: Any, state: Any) -> Any:
-        return condition.hinge(condition.residuals(t, state, point, key))
+    def one(condition: Condition, start: Start, target: PyTree, samples: Samples, key: Key) -> Scalar:
+        """The weighted mean over one example's samples."""
+        point = condition.point(start, target, key)
+        return jnp.sum(samples.weight * jax.vmap(lambda t, s: loss(t, s, point, key))(samples.t, samples.state))
 
-    return jnp.sum(samples.weight * jax.vmap(one)(samples.t, samples.state))
+    losses = []
+    for i, (weight, part) in enumerate(components(measure)):
+        part_key = jax.random.fold_in(sample_key, i)
+        if part.per_example:
+            draw = lambda start, k, m=part: m.sample(condition.continuous, start, key=k)
+            samples, axis = eqx.filter_vmap(draw)(begun, example_keys(part_key, keys)), 0
+        else:
+            # Shared by the batch: what depends on the state alone is then computed once (in_axes=None below).
+            first = jax.tree.map(lambda leaf: leaf[0] if eqx.is_array(leaf) else leaf, begun)
+            samples, axis = part.sample(condition.continuous, first, key=part_key), None
+        axes = (None, eqx.if_array(0), 0, axis, 0)
+        losses.append(weight * jnp.mean(eqx.filter_vmap(one, in_axes=axes)(condition, begun, y, samples, keys)))
+    return ft.reduce(jnp.add, losses)

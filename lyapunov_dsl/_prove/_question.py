@@ -227,7 +227,7 @@ class Compiled(NamedTuple):
 
     **Arguments:**
 
-    - `methods`: (lows, highs, *fixed) -> r at most, V at least and at most, by method.
+    - `methods`: (lows, highs, *fixed, *weights) -> r at most, V at least and at most, by method.
     - `looked`: where to cut boxes, points that may refute, and r and V there.
     - `certain`: bounds at one point.
     - `traced`: what the functions were recognized by; kept, since addresses of objects may be in its text.
@@ -246,13 +246,31 @@ LATEST = 16
 
 def _compiled(
     function: Callable, example: Sequence[Any], around: tuple[Any, Any] | None, rounding: Rounding
-) -> Compiled:
+) -> tuple[Compiled, tuple[Any, ...]]:
+    """The functions, and the arrays that they take last: the weights, so that networks of one shape share programs."""
     nominal = () if around is None else (around[0],)
     digest = hashlib.sha256(repr((rounding, None if around is None else around[1])).encode())
-    traced = jax.make_jaxpr(function)(*example, *nominal)
-    fingerprint(digest, traced, *nominal, *(np.shape(v) for v in example))
-    key = digest.hexdigest()
-    return remembered(_KNOWN, key, lambda: _made(function, around, rounding, nominal, traced))
+    closed = jax.make_jaxpr(function)(*example, *nominal)
+    free = [i for i, c in enumerate(closed.consts) if _plain(np.asarray(c))]
+    fingerprint(digest, closed, *nominal, *(np.shape(v) for v in example), without=free)
+    key, count = digest.hexdigest(), len(example)
+
+    def opened(*args: Any) -> Any:
+        # z, fixed, weights, u.
+        known = dict(zip(free, args[count : count + len(free)], strict=True))
+        consts = [known.get(i, c) for i, c in enumerate(closed.consts)]
+        return tuple(jax.core.eval_jaxpr(closed.jaxpr, consts, *args[:count], *args[count + len(free) :]))
+
+    made = remembered(_KNOWN, key, lambda: _made(opened, around, rounding, nominal, closed))
+    return made, tuple(closed.consts[i] for i in free)
+
+
+def _plain(array: np.ndarray) -> bool:
+    """Whether an array may be an argument of a program: floats that no processor flushes, whose rules need not look at them."""
+    if array.dtype != np.float64 or array.ndim == 0:
+        return False
+    size = np.abs(array)
+    return bool((np.isfinite(size) & ((size == 0) | (size >= np.finfo(np.float64).tiny))).all())
 
 
 def remembered(known: dict[str, Any], key: str, make: Callable[[], Any]) -> Any:
@@ -298,12 +316,13 @@ def _made(
     return Compiled(methods, _batched(looked), jax.jit(certain), traced)
 
 
-def fingerprint(digest: Any, closed: Any, *more: Any) -> None:
-    """Adds to a hash what a function computes: its operations, and all numbers in them."""
-    digest.update(str(closed.jaxpr).encode())
-    for array in (*numbers_of(closed), *(np.asarray(v) for v in more)):
+def fingerprint(digest: Any, closed: Any, *more: Any, without: Sequence[int] = ()) -> None:
+    """Adds to a hash what a function computes: its operations, and all numbers in them; of some of its constants the shapes alone."""
+    digest.update(f"{closed.jaxpr}{list(without)}".encode())
+    for i, array in enumerate((*numbers_of(closed), *(np.asarray(v) for v in more))):
         digest.update(f"{array.dtype}{array.shape}".encode())
-        digest.update(array.tobytes())
+        if i not in without:
+            digest.update(array.tobytes())
 
 
 class Judge:
@@ -334,7 +353,7 @@ class Judge:
         self.region, self.strict, self.at_rest = region, strict, at_rest
         self.fixed = fixed
         self.tried, self.decided = {"interval": 1.0, "crown": 1.0}, {"interval": 1.0, "crown": 1.0}
-        self.compiled = _compiled(function, (region.low[0], *fixed), around, rounding)
+        self.compiled, self.weights = _compiled(function, (region.low[0], *fixed), around, rounding)
 
     def __call__(self, lows: np.ndarray, highs: np.ndarray) -> Judged:
         rules = np.zeros(len(lows), np.int8)
@@ -378,7 +397,7 @@ class Judge:
         for i in range(0, len(lows), TOGETHER):
             low, high = lows[i : i + TOGETHER], highs[i : i + TOGETHER]
             pad = lambda a: np.concatenate([a, np.repeat(a[-1:], TOGETHER - len(a), axis=0)])
-            parts.append([np.asarray(v)[: len(low)] for v in function(pad(low), pad(high), *self.fixed)])
+            parts.append([np.asarray(v)[: len(low)] for v in function(pad(low), pad(high), *self.fixed, *self.weights)])
         return [np.concatenate(v) for v in zip(*parts, strict=True)]
 
     def _refuted(self, points: np.ndarray, r: np.ndarray, v: np.ndarray) -> np.ndarray | None:
@@ -399,7 +418,7 @@ class Judge:
             center, radius = self.region.ball
             if not ((z[1:] - center) ** 2).sum() * (1 + 1e-12) <= radius**2:
                 return False
-        (r_low, v_low), (_, v_high) = self.compiled.certain(z, *self.fixed)
+        (r_low, v_low), (_, v_high) = self.compiled.certain(z, *self.fixed, *self.weights)
         return bool(r_low > 0 and v_high <= most and v_low >= least)
 
 

@@ -17,7 +17,7 @@ from .._certify import Assurance, Claim, Counterexample
 from .._condition import Condition
 from .._depends import depends
 from .._domain import Domain
-from .._types import is_finite
+from .._types import is_finite, levels
 from ._branch import Budget, Run, Tree
 from ._proof import Proof, Rest, measured, portable, solved, stays
 from ._question import (
@@ -282,7 +282,7 @@ def _robust(record: Any, trees: dict[str, Tree], premises: list[Assurance]) -> C
 
 def _tubular(tube: Tube, level: Any) -> Region:
     low, high = np.column_stack([tube.times[:-1], tube.lower]), np.column_stack([tube.times[1:], tube.upper])
-    return Region(low, high, None, *_levels(level))
+    return Region(low, high, None, *levels(level))
 
 
 def _checked_claims(claims: Any, level: Any, equilibrium: Any, perturbation: Any) -> list[str]:
@@ -290,7 +290,7 @@ def _checked_claims(claims: Any, level: Any, equilibrium: Any, perturbation: Any
     wrong = [c for c in claims if c not in CLAIMS]
     if wrong or not claims:
         raise ValueError(f"claims: expected some of {CLAIMS}, got {wrong or 'none'}")
-    if "enclosed" in claims and _levels(level)[1] is None:
+    if "enclosed" in claims and levels(level)[1] is None:
         raise ValueError("level: expected the level c of the claim 'enclosed', got none")
     if ("robust" in claims) != (perturbation is not None) or (
         perturbation is not None and not 0 <= perturbation < np.inf
@@ -301,16 +301,6 @@ def _checked_claims(claims: Any, level: Any, equilibrium: Any, perturbation: Any
     if "definite" in claims and equilibrium is None:
         raise ValueError("equilibrium: expected the state of the claim 'definite', got none")
     return [c for c in CLAIMS if c in claims]
-
-
-def _levels(level: Any) -> tuple[float | None, float | None]:
-    pair = level if isinstance(level, tuple | list) else (None, level)
-    if len(pair) != 2 or not all(v is None or is_finite(v) for v in pair):
-        raise ValueError(f"level: expected a number or (least, most), got {level!r}")
-    least, most = (None if v is None else float(v) for v in pair)
-    if least is not None and most is not None and not least <= most:
-        raise ValueError(f"level: expected least <= most, got {level!r}")
-    return least, most
 
 
 def _region(condition: Condition, domain: Any, state: Any, level: Any, time: Any, steady: bool) -> Region:
@@ -327,7 +317,7 @@ def _region(condition: Condition, domain: Any, state: Any, level: Any, time: Any
     if faces := faces_of(domain, state):
         rows = [_at_end(least[0], most[0], i, side) for i in faces for side in (0, 1)]
         least, most = (np.stack(side) for side in zip(*rows, strict=True))
-    return Region(least, most, ball, *_levels(level), tuple(faces))
+    return Region(least, most, ball, *levels(level), tuple(faces))
 
 
 def _at_end(low: np.ndarray, high: np.ndarray, axis: int, side: int) -> tuple[np.ndarray, np.ndarray]:
