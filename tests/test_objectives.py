@@ -536,3 +536,59 @@ def test_refusals():
     for scale in (math.nan, math.inf, "2"):
         with pytest.raises(ValueError, match="expected a finite number to scale by"):
             _ = scale * ld.PathIntegral()
+
+
+# Levels, and where a sublevel set is.
+
+
+def cubic(level=None):
+    """s' = -s + s³, whose V = s² falls up to 1 alone, and the condition."""
+    system = ld.System(vector_field=lambda t, s, c: s**3 - s, domain=ld.Box(-2, 2))
+    return ld.Condition(system, ld.Certificate.exponential(lambda s: s[0] ** 2, 0.1))
+
+
+def test_states_outside_of_the_levels_do_not_count():
+    condition, x = cubic(), jnp.zeros((2, 1))
+    loss = lambda **options: float(ld.MonteCarlo(ld.Cube(512), **options)(condition, x, None, key=jax.random.key(0)))
+    assert loss() > 1
+    assert loss(level=0.9) == 0
+    assert loss(level=(0.9, 0.95)) == 0
+    whole = loss(level=2.0) + loss(level=(2.0, None))
+    np.testing.assert_allclose(whole, loss(), rtol=1e-5)
+
+
+def test_a_sublevel_set_is_where_it_is_wanted():
+    condition, x = cubic(), jnp.zeros((2, 1))
+    inside = ld.Boxes([[0.0, -0.5]], [[1.0, 0.5]])
+    loss = lambda objective: float(objective(condition, x, None, key=jax.random.key(0)))
+    # V = 4 on the boundary, at most 0.25 inside.
+    assert loss(ld.Sublevel(1.0, inside)) == 0
+    np.testing.assert_allclose(loss(ld.Sublevel(5.0, inside, margin=0.1)), (5.5 - 4) / 5, rtol=1e-6)
+    assert loss(ld.Sublevel(0.1, inside)) > 0
+    assert loss(ld.Sublevel(1.0, inside, outside=inside)) > 0
+
+
+def test_wrong_levels_are_named():
+    with pytest.raises(ValueError, match="level: expected least <= most"):
+        ld.MonteCarlo(level=(2, 1))
+    with pytest.raises(ValueError, match="level: expected a number > 0"):
+        ld.Sublevel(0, ld.Cube())
+    with pytest.raises(ValueError, match="margin: expected"):
+        ld.Sublevel(1, ld.Cube(), margin=1)
+    with pytest.raises(ValueError, match="inside: expected a Measure"):
+        ld.Sublevel(1, None)
+    discrete = ld.Condition(ld.DiscreteSystem(steps=[lambda s, c: s]), ld.Certificate.exponential(lambda s: s[0] ** 2, 1))
+    with pytest.raises(ValueError, match="Sublevel: expected a continuous System"):
+        ld.Sublevel(1, ld.Cube()).check(discrete, ld.Start(jax.ShapeDtypeStruct((1,), jnp.float32)))
+
+
+def test_the_boundary_is_a_measure():
+    system = ld.System(vector_field=lambda t, s, c: -s, domain=ld.Box(np.array([-1.0, -3.0]), np.array([2.0, 4.0])))
+    start = ld.Start(jnp.zeros(2))
+    testing.assert_measure(ld.Boundary(32), system, start, within=system.domain)
+    found = ld.Boundary(512).sample(system, start, key=jax.random.key(0)).state
+    faces = np.stack([found[:, 0] == -1, found[:, 0] == 2, found[:, 1] == -3, found[:, 1] == 4])
+    assert faces.any(0).all()
+    assert (faces.mean(1) > 0.15).all()
+    with pytest.raises(ValueError, match="Boundary: expected a System whose domain is a Box"):
+        ld.Boundary().check(ld.System(vector_field=lambda t, s, c: -s), jnp.zeros(2))

@@ -101,6 +101,10 @@ def decides(checked: Any, name: str, rule: int, low: np.ndarray, high: np.ndarra
         return False
 
 
+# The domain is shrunk by less than two to this power.
+SHRUNK = 32
+
+
 class Rest:
     """Whether a claim holds in a box at the equilibrium, by the checker's own rule: there values have to be exactly 0, which no
     bound in floating point can tell.
@@ -113,12 +117,37 @@ class Rest:
     def __init__(self, record: Any):
         with precision():
             self.checked = None if isinstance(record, str) else checking(record)
+        # Around the equilibrium, by claim: where it holds, as a box.
+        self.near: dict[str, tuple[np.ndarray, np.ndarray] | None] = {}
 
     def __call__(self, name: str, low: np.ndarray, high: np.ndarray) -> bool:
         if self.checked is None or not self.checked.at_rest(low.tolist(), high.tolist()):
             return False
+        if name not in self.near:
+            self.near[name] = self._largest(name)
+        near = self.near[name]
+        if near is not None:
+            # What holds by the second derivatives in a box holds in all of its parts.
+            return bool((near[0] <= low).all() and (high <= near[1]).all())
         with precision():
             return decides(self.checked, name, REST, low, high)
+
+    def _largest(self, name: str) -> tuple[np.ndarray, np.ndarray] | None:
+        """The domain shrunk about the equilibrium by the least power of two, of those that bisection tries, for which the claim holds."""
+        assert self.checked is not None
+        least, most = (np.array(v) for v in self.checked.whole())
+        rest, found, first, last = np.array(self.checked.rest), None, 0, SHRUNK
+        with precision():
+            while first < last:
+                power = (first + last) // 2
+                reach = 2.0**-power * (most - least)[1:]
+                low, high = least.copy(), most.copy()
+                low[1:], high[1:] = rest - reach, rest + reach
+                if decides(self.checked, name, REST, low, high):
+                    found, last = (low, high), power
+                else:
+                    first = power + 1
+        return found
 
     def zero(self) -> bool:
         """Whether V is exactly 0 at the equilibrium, and that is in the domain."""

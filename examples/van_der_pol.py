@@ -1,0 +1,172 @@
+"""The reversed Van der Pol system: how much of its region of attraction can be proved, with a V that is learned.
+
+    python examples/van_der_pol.py --out out
+
+s' = (-s₂, s₁ - (1 - s₁²) s₂). All trajectories that start inside of its limit cycle tend to the origin. The quadratic V of the
+linearization proves an ellipse. A polynomial V, |A m(s)|² + ε |s|² with the odd monomials m up to degree 3, is trained on the same
+region without a solver, led by the proof. Writes `results.json`, `van_der_pol.png` and both proofs, which `python -m lyapunov_checker`
+accepts.
+"""
+
+import argparse
+from pathlib import Path
+
+import _control as control
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import matplotlib as mpl
+import numpy as np
+import optax
+import scipy.linalg
+
+import lyapunov_dsl as ld
+
+REACH = np.array([2.6, 3.2])
+DOMAIN = ld.Box(-REACH, REACH)
+KAPPA = 0.01
+A = np.array([[0.0, -1.0], [1.0, -1.0]])
+BUDGET = ld.Budget(boxes=300_000, seconds=240)
+
+
+def field(t, s, context):
+    return jnp.stack([-s[1], s[0] - (1 - s[0] ** 2) * s[1]])
+
+
+SYSTEM = ld.System(vector_field=field, domain=DOMAIN)
+
+
+class Monomials(eqx.Module):
+    """A m(s), with the six odd monomials up to degree 3."""
+
+    matrix: jax.Array
+
+    def __call__(self, s):
+        x, y = s[0] / 2, s[1] / 2
+        return self.matrix @ jnp.stack([x, y, x * x * x, x * x * y, x * y * y, y * y * y])
+
+
+class Quadratic(eqx.Module):
+    form: ld.Constant
+
+    def __call__(self, s):
+        return s @ self.form(s.dtype) @ s
+
+
+def prove(potential, level):
+    return ld.verify(
+        SYSTEM,
+        ld.Certificate.exponential(potential, KAPPA),
+        claims=control.REGION,
+        equilibrium=np.zeros(2),
+        level=level,
+        strict=True,
+        budget=BUDGET,
+    )
+
+
+def quadratic():
+    """The P of the linearization, and the largest level that is proved, by bisection between one that is and one that is not."""
+    p = scipy.linalg.solve_continuous_lyapunov(A.T, -np.eye(2))
+    low, high, best = 1.0, 4.0, None
+    while high - low > 0.01:
+        middle = 0.5 * (low + high)
+        found = prove(Quadratic(ld.Constant(p)), middle)
+        if found.proof is None:
+            high = middle
+        else:
+            low, best = middle, found
+    assert best is not None
+    return p, low, best
+
+
+def learn(p, options):
+    """A V whose sublevel set {V <= 1} is proved."""
+    points = control.grid(-REACH, REACH, 121)
+    reached = points[control.reached(field, DOMAIN, points)]
+    # Nothing can be proved up to the limit cycle itself.
+    rows = np.column_stack([np.zeros(len(reached)), options.share * reached])
+    root = np.zeros((6, 6))
+    root[:2, :2] = 2 * np.linalg.cholesky(p / 2.3).T
+    root[2:, 2:] = 0.01 * np.eye(4)
+    potential = ld.nn.PositivePotential(Monomials(jnp.asarray(root, jnp.float32)), 2)
+    certificate = ld.Certificate.exponential(potential, 5 * KAPPA)
+    objective = 3 * ld.Sublevel(1.0, ld.Boxes(rows, rows, 256), ld.Boundary(256))
+    for i in range(3):
+        measure = ld.Cube(512 if i == 0 else 128, None if i == 0 else 2.0 ** (1 - 2 * i))
+        objective = objective + 10 * 8.0**i * ld.MonteCarlo(measure, level=1.05)
+    program = ld.compile(SYSTEM, certificate, example=(jnp.zeros(2), None), objective=objective)
+    return ld.fit_until_proved(
+        program,
+        (jnp.zeros((options.steps, 2)), None),
+        optimizer=optax.adam(optax.cosine_decay_schedule(1e-2, options.steps, 0.03)),
+        epochs=1,
+        batch_size=1,
+        rounds=options.rounds,
+        weight=30.0,
+        key=jax.random.key(options.seed),
+        prove=lambda program: ld.Certificate.exponential(program.certificate.loss, KAPPA),
+        claims=control.REGION,
+        equilibrium=np.zeros(2),
+        level=1.0,
+        strict=True,
+        budget=BUDGET,
+    ), points
+
+
+def draw(path, points, potential, p, level, areas):
+    import matplotlib.pyplot as plt
+
+    figure, ax = plt.subplots(figsize=(6.4, 6.4), layout="constrained")
+    x, y = points[..., 0], points[..., 1]
+    ax.contourf(x, y, control.reached(field, DOMAIN, points), levels=[0.5, 1.5], colors=["#cfe0f3"])
+    ax.contour(x, y, control.values(potential, points), levels=[1.0], colors=["#b3261e"], linewidths=2)
+    ax.contour(x, y, np.einsum("...i,ij,...j", points, p, points), levels=[level], colors=["#1f5fa8"], linewidths=2)
+    velocity = control.values(lambda s: field(0.0, s, None), points[::8, ::8])
+    ax.streamplot(x[::8, 0], y[0, ::8], velocity[..., 0].T, velocity[..., 1].T, color="#777777", linewidth=0.5, arrowsize=0.6)
+    ax.set_title(
+        f"Reversed Van der Pol: proved {areas[0]:.2f} with a learned V (red), {areas[1]:.2f} with the quadratic one (blue);\n"
+        f"simulated {areas[2]:.2f} (ground)",
+        fontsize=9,
+    )
+    ax.set_xlabel("s₁")
+    ax.set_ylabel("s₂")
+    figure.savefig(path, dpi=80)
+
+
+def main():
+    parser = argparse.ArgumentParser(description="A proved region of attraction of the reversed Van der Pol system.")
+    parser.add_argument("--out", type=Path, default=Path("out"))
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--steps", type=int, default=3000, help="of training in each round")
+    parser.add_argument("--rounds", type=int, default=4, help="of training and proof, at most")
+    parser.add_argument("--share", type=float, default=0.95, help="how far toward the limit cycle V <= 1 is wanted")
+    options = parser.parse_args()
+    options.out.mkdir(parents=True, exist_ok=True)
+    mpl.use("Agg")
+
+    p, level, known = quadratic()
+    control.say(f"quadratic V: proved up to {level:.3f}")
+    led, points = learn(p, options)
+    found, potential = led.verification, led.program.certificate.loss.function
+    control.say(str(found))
+    fine = control.grid(-REACH, REACH, 1001)
+    cell = np.prod(2 * REACH) / fine[..., 0].size
+    learned = float((control.values(potential, fine) <= 1).sum() * cell) if found.proof is not None else 0.0
+    ellipse = float(np.pi * level / np.sqrt(np.linalg.det(p)))
+    simulated = float(control.reached(field, DOMAIN, points).mean() * np.prod(2 * REACH))
+    figures = {"learned V": learned, "quadratic V": ellipse, "simulated": simulated, "ratio": learned / ellipse}
+    files = {"learned V": control.saved(found, options.out / "learned.npz"), "quadratic V": control.saved(known, options.out / "quadratic.npz")}
+    claims = {
+        "{V <= 1} of the learned V is a region of attraction": control.claim(found),
+        f"{{sᵀPs <= {level:.4g}}} is a region of attraction": control.claim(known),
+        "simulated region": {"status": "EMPIRICAL", "reason": None},
+    }
+    settings = {"seed": options.seed, "steps": options.steps, "rounds": [[s.name, n] for s, n in led.history]}
+    draw(options.out / "van_der_pol.png", points, potential, p, level, (learned, ellipse, simulated))
+    control.write(options.out, "van_der_pol", claims, settings, {"areas": figures, "files": files})
+    print(f"proved area {learned:.2f} against {ellipse:.2f} of the quadratic V, of {simulated:.2f} simulated")
+
+
+if __name__ == "__main__":
+    main()
