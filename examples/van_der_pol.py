@@ -10,6 +10,7 @@ accepts.
 
 import argparse
 from pathlib import Path
+from typing import Any
 
 import _control as control
 import equinox as eqx
@@ -51,6 +52,11 @@ class Quadratic(eqx.Module):
 
     def __call__(self, s):
         return s @ self.form(s.dtype) @ s
+
+
+def learned(program) -> Any:
+    """The V of a program."""
+    return program.certificate.loss.function
 
 
 def prove(potential, level):
@@ -105,7 +111,7 @@ def learn(p, options):
         rounds=options.rounds,
         weight=30.0,
         key=jax.random.key(options.seed),
-        prove=lambda program: ld.Certificate.exponential(program.certificate.loss, KAPPA),
+        prove=lambda program: ld.Certificate.exponential(learned(program), KAPPA),
         claims=control.REGION,
         equilibrium=np.zeros(2),
         level=1.0,
@@ -123,7 +129,9 @@ def draw(path, points, potential, p, level, areas):
     ax.contour(x, y, control.values(potential, points), levels=[1.0], colors=["#b3261e"], linewidths=2)
     ax.contour(x, y, np.einsum("...i,ij,...j", points, p, points), levels=[level], colors=["#1f5fa8"], linewidths=2)
     velocity = control.values(lambda s: field(0.0, s, None), points[::8, ::8])
-    ax.streamplot(x[::8, 0], y[0, ::8], velocity[..., 0].T, velocity[..., 1].T, color="#777777", linewidth=0.5, arrowsize=0.6)
+    ax.streamplot(
+        x[::8, 0], y[0, ::8], velocity[..., 0].T, velocity[..., 1].T, color="#777777", linewidth=0.5, arrowsize=0.6
+    )
     ax.set_title(
         f"Reversed Van der Pol: proved {areas[0]:.2f} with a learned V (red), {areas[1]:.2f} with the quadratic one (blue);\n"
         f"simulated {areas[2]:.2f} (ground)",
@@ -148,24 +156,27 @@ def main():
     p, level, known = quadratic()
     control.say(f"quadratic V: proved up to {level:.3f}")
     led, points = learn(p, options)
-    found, potential = led.verification, led.program.certificate.loss.function
+    found, potential = led.verification, learned(led.program)
     control.say(str(found))
     fine = control.grid(-REACH, REACH, 1001)
     cell = np.prod(2 * REACH) / fine[..., 0].size
-    learned = float((control.values(potential, fine) <= 1).sum() * cell) if found.proof is not None else 0.0
+    area = float((control.values(potential, fine) <= 1).sum() * cell) if found.proof is not None else 0.0
     ellipse = float(np.pi * level / np.sqrt(np.linalg.det(p)))
     simulated = float(control.reached(field, DOMAIN, points).mean() * np.prod(2 * REACH))
-    figures = {"learned V": learned, "quadratic V": ellipse, "simulated": simulated, "ratio": learned / ellipse}
-    files = {"learned V": control.saved(found, options.out / "learned.npz"), "quadratic V": control.saved(known, options.out / "quadratic.npz")}
+    figures = {"learned V": area, "quadratic V": ellipse, "simulated": simulated, "ratio": area / ellipse}
+    files = {
+        "learned V": control.saved(found, options.out / "learned.npz"),
+        "quadratic V": control.saved(known, options.out / "quadratic.npz"),
+    }
     claims = {
         "{V <= 1} of the learned V is a region of attraction": control.claim(found),
         f"{{sᵀPs <= {level:.4g}}} is a region of attraction": control.claim(known),
         "simulated region": {"status": "EMPIRICAL", "reason": None},
     }
     settings = {"seed": options.seed, "steps": options.steps, "rounds": [[s.name, n] for s, n in led.history]}
-    draw(options.out / "van_der_pol.png", points, potential, p, level, (learned, ellipse, simulated))
+    draw(options.out / "van_der_pol.png", points, potential, p, level, (area, ellipse, simulated))
     control.write(options.out, "van_der_pol", claims, settings, {"areas": figures, "files": files})
-    print(f"proved area {learned:.2f} against {ellipse:.2f} of the quadratic V, of {simulated:.2f} simulated")
+    print(f"proved area {area:.2f} against {ellipse:.2f} of the quadratic V, of {simulated:.2f} simulated")
 
 
 if __name__ == "__main__":

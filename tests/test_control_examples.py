@@ -34,10 +34,3 @@ def test_van_der_pol(tmp_path, monkeypatch):
     areas = record["figures"]["areas"]
     assert areas["quadratic V"] < areas["learned V"] < areas["simulated"]
     assert "tends to the equilibrium" in str(check(tmp_path / "quadratic.npz"))
-
-
-@pytest.mark.full
-def test_pendulum_swing_down(tmp_path, monkeypatch):
-    record = run("pendulum_swing_down", tmp_path, monkeypatch)
-    assert {c["status"] for c in record["claims"].values()} == {"PROVED_REAL", "EMPIRICAL"}
-    assert record["figures"]["ratio"] >= 1.5

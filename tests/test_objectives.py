@@ -577,7 +577,9 @@ def test_wrong_levels_are_named():
         ld.Sublevel(1, ld.Cube(), margin=1)
     with pytest.raises(ValueError, match="inside: expected a Measure"):
         ld.Sublevel(1, None)
-    discrete = ld.Condition(ld.DiscreteSystem(steps=[lambda s, c: s]), ld.Certificate.exponential(lambda s: s[0] ** 2, 1))
+    discrete = ld.Condition(
+        ld.DiscreteSystem(steps=[lambda s, c: s]), ld.Certificate.exponential(lambda s: s[0] ** 2, 1)
+    )
     with pytest.raises(ValueError, match="Sublevel: expected a continuous System"):
         ld.Sublevel(1, ld.Cube()).check(discrete, ld.Start(jax.ShapeDtypeStruct((1,), jnp.float32)))
 

@@ -73,6 +73,7 @@ def test_a_clipped_input_has_second_derivatives_at_rest(quick, tmp_path):
     assert "tends to the equilibrium" in str(check(tmp_path / "proof.npz"))
 
 
+@pytest.mark.full
 def test_a_kink_at_the_equilibrium_is_not_passed_over(quick):
     # Both halves are stable, but no second derivative says so; and where one half is not, it is found.
     assert prove(Kinked(0.5)).status is Assurance.UNDECIDED

@@ -9,7 +9,6 @@ from jax.flatten_util import ravel_pytree
 from jaxtyping import PyTree
 
 from .._domain import Box
-from .._rollout import time_dtype
 from .._system import Start, System
 from .._types import kind
 from ._base import Measure, Samples, check_count, shared_samples

@@ -8,6 +8,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.extend.core import ClosedJaxpr, jaxpr_as_fun
 from jax.flatten_util import ravel_pytree
 
 from .. import bounds
@@ -259,7 +260,8 @@ def _compiled(
         # z, fixed, weights, u.
         known = dict(zip(free, args[count : count + len(free)], strict=True))
         consts = [known.get(i, c) for i, c in enumerate(closed.consts)]
-        return tuple(jax.core.eval_jaxpr(closed.jaxpr, consts, *args[:count], *args[count + len(free) :]))
+        given = ClosedJaxpr(closed.jaxpr, consts)
+        return tuple(jaxpr_as_fun(given)(*args[:count], *args[count + len(free) :]))
 
     made = remembered(_KNOWN, key, lambda: _made(opened, around, rounding, nominal, closed))
     return made, tuple(closed.consts[i] for i in free)
