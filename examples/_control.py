@@ -5,6 +5,7 @@ import platform
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -56,6 +57,44 @@ def values(function, points):
     """A function of the state on an array of states."""
     found = jax.jit(jax.vmap(function))(jnp.asarray(points.reshape(-1, points.shape[-1])))
     return np.asarray(found).reshape(points.shape[:-1])
+
+
+class Quadratic(eqx.Module):
+    """V(s) = sᵀPs."""
+
+    form: ld.Constant
+
+    def __call__(self, s):
+        return s @ self.form(s.dtype) @ s
+
+
+def learned(program) -> Any:
+    """The V of a program."""
+    return program.certificate.loss.function
+
+
+def prove(system, potential, level, kappa, budget):
+    """V falls where V <= level, is 0 at the origin alone, and is above the level all around the domain."""
+    certificate = ld.Certificate.exponential(potential, kappa)
+    return ld.verify(
+        system,
+        certificate,
+        claims=REGION,
+        equilibrium=np.zeros(2),
+        level=level,
+        strict=True,
+        budget=budget,
+    )
+
+
+def residuals(weight, parts, samples):
+    """What is trained where V <= 1.05: on the whole domain, and on smaller and smaller cubes about the origin. Toward it residuals
+    shrink like |s|², so the weight of their samples grows."""
+    objective = weight * ld.MonteCarlo(ld.Cube(samples), level=1.05)
+    for i in range(1, parts):
+        near = ld.MonteCarlo(ld.Cube(samples // 4, 2.0 ** (1 - 2 * i)), level=1.05)
+        objective = objective + weight * 8.0**i * near
+    return objective
 
 
 def claim(verification):

@@ -4,13 +4,11 @@
 
 s' = (-s₂, s₁ - (1 - s₁²) s₂). All trajectories that start inside of its limit cycle tend to the origin. The quadratic V of the
 linearization proves an ellipse. A polynomial V, |A m(s)|² + ε |s|² with the odd monomials m up to degree 3, is trained on the same
-region without a solver, led by the proof. Writes `results.json`, `van_der_pol.png` and both proofs, which `python -m lyapunov_checker`
-accepts.
+region without a solver, led by the proof. Writes `results.json`, `van_der_pol.png` and the proofs that are found.
 """
 
 import argparse
 from pathlib import Path
-from typing import Any
 
 import _control as control
 import equinox as eqx
@@ -47,37 +45,13 @@ class Monomials(eqx.Module):
         return self.matrix @ jnp.stack([x, y, x * x * x, x * x * y, x * y * y, y * y * y])
 
 
-class Quadratic(eqx.Module):
-    form: ld.Constant
-
-    def __call__(self, s):
-        return s @ self.form(s.dtype) @ s
-
-
-def learned(program) -> Any:
-    """The V of a program."""
-    return program.certificate.loss.function
-
-
-def prove(potential, level):
-    return ld.verify(
-        SYSTEM,
-        ld.Certificate.exponential(potential, KAPPA),
-        claims=control.REGION,
-        equilibrium=np.zeros(2),
-        level=level,
-        strict=True,
-        budget=BUDGET,
-    )
-
-
 def quadratic():
     """The P of the linearization, and the largest level that is proved, by bisection between one that is and one that is not."""
     p = scipy.linalg.solve_continuous_lyapunov(A.T, -np.eye(2))
     low, high, best = 1.0, 4.0, None
     while high - low > 0.01:
         middle = 0.5 * (low + high)
-        found = prove(Quadratic(ld.Constant(p)), middle)
+        found = control.prove(SYSTEM, control.Quadratic(ld.Constant(p)), middle, KAPPA, BUDGET)
         if found.proof is None:
             high = middle
         else:
@@ -98,9 +72,7 @@ def learn(p, options):
     potential = ld.nn.PositivePotential(Monomials(jnp.asarray(root, jnp.float32)), 2)
     certificate = ld.Certificate.exponential(potential, 5 * KAPPA)
     objective = 3 * ld.Sublevel(1.0, ld.Boxes(rows, rows, 256), ld.Boundary(256))
-    for i in range(3):
-        measure = ld.Cube(512 if i == 0 else 128, None if i == 0 else 2.0 ** (1 - 2 * i))
-        objective = objective + 10 * 8.0**i * ld.MonteCarlo(measure, level=1.05)
+    objective = objective + control.residuals(10, 3, 512)
     program = ld.compile(SYSTEM, certificate, example=(jnp.zeros(2), None), objective=objective)
     return ld.fit_until_proved(
         program,
@@ -111,7 +83,7 @@ def learn(p, options):
         rounds=options.rounds,
         weight=30.0,
         key=jax.random.key(options.seed),
-        prove=lambda program: ld.Certificate.exponential(learned(program), KAPPA),
+        prove=lambda program: ld.Certificate.exponential(control.learned(program), KAPPA),
         claims=control.REGION,
         equilibrium=np.zeros(2),
         level=1.0,
@@ -156,7 +128,7 @@ def main():
     p, level, known = quadratic()
     control.say(f"quadratic V: proved up to {level:.3f}")
     led, points = learn(p, options)
-    found, potential = led.verification, learned(led.program)
+    found, potential = led.verification, control.learned(led.program)
     control.say(str(found))
     fine = control.grid(-REACH, REACH, 1001)
     cell = np.prod(2 * REACH) / fine[..., 0].size

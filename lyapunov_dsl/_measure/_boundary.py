@@ -39,11 +39,8 @@ class Boundary(Measure):
     def sample(self, system: System, start: Start, *, key: Any) -> Samples:
         domain: Any = system.domain
         far = lambda leaf, sign: jnp.full(leaf.shape, sign * jnp.inf, leaf.dtype)
-        low, high = (
-            ravel_pytree(domain.project(jax.tree.map(lambda s, sign=sign: far(s, sign), start.state)))[0]
-            for sign in (-1, 1)
-        )
-        _, unravel = ravel_pytree(jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), start.state))
+        corner = lambda sign: ravel_pytree(domain.project(jax.tree.map(lambda s: far(s, sign), start.state)))
+        (low, unravel), (high, _) = corner(-1), corner(1)
 
         def draw(key: Any) -> Any:
             inside, which = jax.random.split(key)

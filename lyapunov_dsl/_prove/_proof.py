@@ -129,6 +129,9 @@ class Rest:
         if near is not None:
             # What holds by the second derivatives in a box holds in all of its parts.
             return bool((near[0] <= low).all() and (high <= near[1]).all())
+        if self.checked.steady:
+            return False
+        # It may hold for a part of the times.
         with precision():
             return decides(self.checked, name, REST, low, high)
 
