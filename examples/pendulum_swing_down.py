@@ -2,11 +2,12 @@
 
     python examples/pendulum_swing_down.py --out out
 
-θ'' = sin θ - 0.3 θ' + u, θ = 0 upright, |u| <= 0.95: gravity's greatest torque is 1, so that from many states the pendulum first
-has to swing down before it can come up. A controller and a V, both networks, are learned together, led by the proof: for all states
-of {V <= 1} it is to be proved that they go to the upright position, without leaving one period of θ. That proof does not go
-through yet. Beside it the largest region that the same engine proves for 25 clipped linear quadratic regulators, each
-with the P of its Riccati equation and with the quadratic V that is best for the clipped loop. Writes `results.json` and `pendulum_swing_down.png`.
+θ'' = sin θ - 0.3 θ' + u, θ = 0 upright, |u| <= 0.95: gravity's greatest torque is 1, so that from many states the pendulum
+first has to swing down before it can come up. A controller and a V, both networks, are learned together, led by the proof:
+for all states of {V <= 1} it is to be proved that they go to the upright position, without leaving one period of θ. That
+proof does not go through yet. Beside it the largest region that the same engine proves for 25 clipped linear quadratic
+regulators, each with the P of its Riccati equation and with the quadratic V that is best for the clipped loop. Writes
+`results.json` and `pendulum_swing_down.png`.
 """
 
 import argparse
