@@ -59,6 +59,17 @@ def values(function, points):
     return np.asarray(found).reshape(points.shape[:-1])
 
 
+def stream(ax, field, points):
+    """The lines of a field of the plane, on a grid of points."""
+    velocity = np.asarray(
+        jax.jit(jax.vmap(lambda s: field(jnp.zeros(()), s, None)))(jnp.asarray(points.reshape(-1, 2)))
+    )
+    velocity = velocity.reshape(points.shape)
+    x, y = points[:, 0, 0], points[0, :, 1]
+    look = {"color": "#777777", "linewidth": 0.5, "arrowsize": 0.6, "density": 1.2}
+    ax.streamplot(x, y, velocity[..., 0].T, velocity[..., 1].T, **look)
+
+
 class Quadratic(eqx.Module):
     """V(s) = sᵀPs."""
 
@@ -87,14 +98,12 @@ def prove(system, potential, level, kappa, budget):
     )
 
 
-def residuals(weight, parts, samples):
-    """What is trained where V <= 1.05: on the whole domain, and on smaller and smaller cubes about the origin. Toward it residuals
-    shrink like |s|², so the weight of their samples grows."""
-    objective = weight * ld.MonteCarlo(ld.Cube(samples), level=1.05)
-    for i in range(1, parts):
-        near = ld.MonteCarlo(ld.Cube(samples // 4, 2.0 ** (1 - 2 * i)), level=1.05)
-        objective = objective + weight * 8.0**i * near
-    return objective
+def residuals(weight, parts, samples, level=1.05):
+    """What is trained where V is at most a little above 1: on the whole domain, and on smaller and smaller cubes about the origin."""
+    measures = [ld.Cube(samples), *(ld.Cube(samples // 4, 2.0 ** (1 - 2 * i)) for i in range(1, parts))]
+    terms = [ld.MonteCarlo(measure, level=level, relative=True) for measure in measures]
+    weighted = [(weight if i == 0 else 0.3 * weight) * term for i, term in enumerate(terms)]
+    return sum(weighted[1:], start=weighted[0])
 
 
 def claim(verification):

@@ -71,8 +71,8 @@ def learn(p, options):
     root[2:, 2:] = 0.01 * np.eye(4)
     potential = ld.nn.PositivePotential(Monomials(jnp.asarray(root, jnp.float32)), 2)
     certificate = ld.Certificate.exponential(potential, 5 * KAPPA)
-    objective = 3 * ld.Sublevel(1.0, ld.Boxes(rows, rows, 256), ld.Boundary(256))
-    objective = objective + control.residuals(10, 3, 512)
+    objective = 3 * ld.Sublevel(1.0, ld.Boxes(rows, rows, 256), ld.Boundary(256), growth=0.5)
+    objective = objective + control.residuals(4, 3, 512)
     program = ld.compile(SYSTEM, certificate, example=(jnp.zeros(2), None), objective=objective)
     return ld.fit_until_proved(
         program,
@@ -81,7 +81,9 @@ def learn(p, options):
         epochs=1,
         batch_size=1,
         rounds=options.rounds,
-        weight=30.0,
+        weight=4.0,
+        relative=True,
+        steps_per_dispatch=64,
         key=jax.random.key(options.seed),
         prove=lambda program: ld.Certificate.exponential(control.learned(program), KAPPA),
         claims=control.REGION,
@@ -100,10 +102,7 @@ def draw(path, points, potential, p, level, areas):
     ax.contourf(x, y, control.reached(field, DOMAIN, points), levels=[0.5, 1.5], colors=["#cfe0f3"])
     ax.contour(x, y, control.values(potential, points), levels=[1.0], colors=["#b3261e"], linewidths=2)
     ax.contour(x, y, np.einsum("...i,ij,...j", points, p, points), levels=[level], colors=["#1f5fa8"], linewidths=2)
-    velocity = control.values(lambda s: field(0.0, s, None), points[::8, ::8])
-    ax.streamplot(
-        x[::8, 0], y[0, ::8], velocity[..., 0].T, velocity[..., 1].T, color="#777777", linewidth=0.5, arrowsize=0.6
-    )
+    control.stream(ax, field, points[::8, ::8])
     ax.set_title(
         f"Reversed Van der Pol: proved {areas[0]:.2f} with a learned V (red), {areas[1]:.2f} with the quadratic one (blue);\n"
         f"simulated {areas[2]:.2f} (ground)",

@@ -159,9 +159,11 @@ class Proof:
             found[self.u] = box(least, most, fresh)
         return found
 
-    def values(self, wanted: Sequence[int], low: Sequence[float], high: Sequence[float]) -> list[Form]:
+    def values(
+        self, wanted: Sequence[int], low: Sequence[float], high: Sequence[float], symbols: int | None = None
+    ) -> list[Form]:
         self.boxes += 1
-        return self.graph.values(wanted, self.at(low, high))
+        return self.graph.values(wanted, self.at(low, high), symbols)
 
     def whole(self) -> tuple[list[float], list[float]]:
         """The box of all times and states."""
@@ -232,12 +234,14 @@ class Proof:
             return False
         n = len(self.lower)
         first, second = self._taylor(of)
-        there = self.values([of, *first], [low[0], *self.rest], [high[0], *self.rest])
+        # Second derivatives have many operations, and one symbol for each entry of each would take most of the time.
+        symbols = 1 + n + len(self.context)
+        there = self.values([of, *first], [low[0], *self.rest], [high[0], *self.rest], symbols)
         if not all(bool(f.low[0] == 0) and bool(f.high[0] == 0) for f in there):
             return False
         pairs = [(i, j) for i in range(n) for j in range(i + 1)]
         table = [[arb(0)] * n for _ in range(n)]
-        for (i, j), form in zip(pairs, self.values(second, low, high), strict=True):
+        for (i, j), form in zip(pairs, self.values(second, low, high, symbols), strict=True):
             table[i][j] = table[j][i] = sign * form.ball(0)
         return definite(table)
 

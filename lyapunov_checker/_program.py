@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from flint import arb, arb_mat
 
-from ._rules import ONE, Form, Matrix, affine, box, logsumexp, multiply, softmean, unary
+from ._rules import ONE, Form, Matrix, affine, box, logsumexp, multiply, short, softmean, unary
 
 UNARY = {
     *("exp", "log", "sqrt", "tanh", "logistic", "softplus", "atan", "erf", "reciprocal"),
@@ -177,8 +177,8 @@ class Graph:
             return self.combine((-1, self.unary("sin", x)))
         raise Refused(f"the derivative of {name} is none that a proof may use")
 
-    def values(self, wanted: Sequence[int], inputs: Mapping[int, Form]) -> list[Form]:
-        """The values of operations for forms of inputs."""
+    def values(self, wanted: Sequence[int], inputs: Mapping[int, Form], symbols: int | None = None) -> list[Form]:
+        """The values of operations for forms of inputs; with the first symbols alone, where a number of them is given."""
         fresh = next(iter(inputs.values())).fresh
         found: dict[int, Form] = dict(inputs)
         needed, waiting = set(), list(wanted)
@@ -204,6 +204,8 @@ class Graph:
                 found[i] = unary(op.name, *args)
             else:
                 raise Refused(f"a program has an unknown operation {op.name!r}")
+            if symbols is not None:
+                found[i] = short(found[i], symbols)
         return [found[i] for i in wanted]
 
 

@@ -13,6 +13,8 @@ from typing import Any, NamedTuple
 from flint import arb, arb_mat
 
 ZERO, ONE = arb(0), arb(1)
+# [-1, 1].
+AROUND = arb(0, 1)
 Row = list[arb]
 
 
@@ -66,6 +68,14 @@ def _symbol(row: Row, size: arb, number: int) -> None:
 
 def _plus(x: Row, y: Row) -> Row:
     return [a + b for a, b in itertools.zip_longest(x, y, fillvalue=ZERO)]
+
+
+def short(x: Form, count: int) -> Form:
+    """The same with its first symbols alone. What the others add at a point is in a ball at the center then, as is all that is done with
+    it: at every point for itself."""
+    rest = [sum((abs(a) for a in row[count + 1 :]), ZERO) for row in x.rows]
+    rows = [[row[0] + size * AROUND, *row[1 : count + 1]] for row, size in zip(x.rows, rest, strict=True)]
+    return x._replace(rows=rows)
 
 
 class Matrix(NamedTuple):

@@ -7,15 +7,18 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.flatten_util import ravel_pytree
 
 from ._certify import Assurance
+from ._certify._falsify import draw, evaluate
 from ._compile import Program
+from ._condition import Condition
 from ._fit import fit
 from ._measure import Boxes
 from ._objective import MonteCarlo
-from ._prove import Verification, verify
+from ._prove import Tube, Verification, verify
 from ._system import System
-from ._types import is_finite, kind
+from ._types import is_finite, kind, levels
 
 # How many boxes are kept, the latest; their number stays the same, so that nothing is compiled anew.
 KEPT = 256
@@ -29,7 +32,7 @@ class Guided(NamedTuple):
 
     - `program`: as trained in the last round.
     - `verification`: the last one: proved, refuted with a counterexample, or undecided with what is left.
-    - `history`: the status and the number of boxes that were left in each round.
+    - `history`: for each round the status, and the number of boxes that were left, or of states at which the condition fails.
     """
 
     program: Program
@@ -47,25 +50,31 @@ def fit_until_proved(
     epochs: int = 20,
     weight: float = 1.0,
     near: float = 0.02,
+    draws: int = 65_536,
+    relative: bool = False,
     prove: Callable[[Program], Any] | None = None,
     batch_size: int = 64,
+    steps_per_dispatch: int | None = None,
     progress: bool = False,
     **asked: Any,
 ) -> Guided:
     """Trains, tries the proof, and trains on with states from where it failed, until it goes through.
 
-    Counterexamples, and boxes that were left undecided, become states of a Monte Carlo objective beside that of the program
-    (counterexample-guided synthesis; Chang, Roohi and Gao 2019).
+    In each round many states of H are looked at first, and what is to be proved is tried where it fails at none of them, or when the
+    rounds are over. States at which it fails, and boxes that were left undecided, become states of a Monte Carlo objective beside that
+    of the program (counterexample-guided synthesis; Chang, Roohi and Gao 2019).
 
     **Arguments:**
 
     - `program`: a [`lyapunov_dsl.Program`][] of a continuous system, with any objective.
-    - `data`, `optimizer`, `batch_size`: as of [`lyapunov_dsl.fit`][]; the optimizer starts anew in each round.
+    - `data`, `optimizer`, `batch_size`, `steps_per_dispatch`: as of [`lyapunov_dsl.fit`][]; the optimizer starts anew in each round.
     - `key`: a PRNG key.
     - `rounds`: at most so many times training and proof.
     - `epochs`: of each round.
     - `weight`: of the residuals in the boxes, beside the program's objective, > 0.
     - `near`: half-width of the box around a counterexample, relative to the domain's.
+    - `draws`: how many states are looked at in each round, drawn uniformly.
+    - `relative`: whether the residuals in the boxes are relative, as of [`lyapunov_dsl.MonteCarlo`][].
     - `prove`: program -> the certificate that is to be proved, such as the same V with a smaller κ than it is trained with; the
         program's own where it is left out.
     - `progress`: whether bars are shown.
@@ -87,24 +96,68 @@ def fit_until_proved(
     history: list[tuple[Assurance, int]] = []
     for turn in range(rounds):
         if low is not None and high is not None:
-            led = MonteCarlo(Boxes(low, high), level=asked.get("level"))
+            led = MonteCarlo(Boxes(low, high), level=asked.get("level"), relative=relative)
             program = eqx.tree_at(lambda p: p.objective, program, objective + weight * led)
-        one = jax.random.fold_in(key, turn)
+        one, two = jax.random.split(jax.random.fold_in(key, turn))
         program = fit(
-            program, data, optimizer=optimizer, epochs=epochs, batch_size=batch_size, key=one, progress=progress
+            program,
+            data,
+            optimizer=optimizer,
+            epochs=epochs,
+            batch_size=batch_size,
+            steps_per_dispatch=steps_per_dispatch,
+            key=one,
+            progress=progress,
         ).program
         certificate = program.certificate if prove is None else prove(program)
-        found = verify(program.system, certificate, progress=progress, **asked)
-        history.append((found.status, sum(len(v) for v, _ in found.left.values())))
-        if found.status in PROVED:
-            break
-        fresh = _failed(program, found, near)
+        points = _failing(program, certificate, asked, two, draws)
+        fresh = _around(program, points, near)
+        if not len(points) or turn == rounds - 1:
+            found = verify(program.system, certificate, progress=progress, **asked)
+            history.append((found.status, sum(len(v) for v, _ in found.left.values())))
+            if found.status in PROVED:
+                break
+            fresh = tuple(np.concatenate(v) for v in zip(fresh, _failed(program, found, near), strict=True))
+        else:
+            history.append((Assurance.REFUTED, len(points)))
         low, high = (
             v if old is None else np.concatenate([v, old])[:KEPT] for v, old in zip(fresh, (low, high), strict=True)
         )
         low, high = (np.resize(v, (KEPT, v.shape[1])) for v in (low, high))
     program = eqx.tree_at(lambda p: p.objective, program, objective)
     return Guided(program, found, history)
+
+
+def _failing(program: Any, certificate: Any, asked: Any, key: Any, draws: int) -> np.ndarray:
+    """(t, state) drawn at random at which the condition certainly fails where V is between the levels: at most half of what is kept."""
+    system, domain = program.system, asked.get("domain")
+    if isinstance(domain, Tube) or "decrease" not in asked.get("claims", ("decrease",)):
+        return np.zeros((0, 1 + sum(leaf.size for leaf in jax.tree.leaves(program.declaration.state))))
+    if domain is not None:
+        system = eqx.tree_at(lambda s: s.domain, system, domain, is_leaf=lambda v: v is None)
+    condition = Condition(system, certificate)
+    part = asked.get("part") or next(iter(condition.parts))
+    x = asked.get("x", asked.get("equilibrium"))
+    x, y = (jax.tree.map(lambda leaf: jnp.asarray(leaf)[None], v) for v in (x, asked.get("y")))
+    begun = eqx.filter_vmap(condition.system.start)(x)
+    drawn = draw(condition, begun, key, draws)
+    seen = evaluate(condition, part, begun, y, drawn)
+    least, most = levels(asked.get("level"))
+    first, last = asked.get("time") or (0.0, np.inf)
+    fails = (seen.excess > 0) & (first <= drawn.t) & (drawn.t <= last)
+    fails &= True if least is None else seen.value >= least
+    fails &= True if most is None else seen.value <= most
+    rows = np.flatnonzero(np.asarray(fails))[: KEPT // 2]
+    states = jax.vmap(lambda s: ravel_pytree(s)[0])(drawn.state)
+    return np.column_stack([np.asarray(drawn.t)[rows], np.asarray(states)[rows]]).astype(float)
+
+
+def _around(program: Any, points: np.ndarray, near: float) -> tuple[np.ndarray, np.ndarray]:
+    """Boxes around (t, state), of no width in time."""
+    region = program.system.region
+    widths = jax.tree.leaves(region.half_widths(jax.tree.map(jnp.zeros_like, program.declaration.state)))
+    reach = np.concatenate([[0.0], *(near * np.ravel(w) for w in widths)])
+    return points - reach, points + reach
 
 
 def _failed(program: Any, found: Verification, near: float) -> tuple[np.ndarray, np.ndarray]:
@@ -116,9 +169,7 @@ def _failed(program: Any, found: Verification, near: float) -> tuple[np.ndarray,
         highs.append(high[order])
     if found.counterexample is not None:
         counter = found.counterexample
-        state, region = np.ravel(counter.state), program.system.region
-        widths = jax.tree.leaves(region.half_widths(jax.tree.map(jnp.zeros_like, program.declaration.state)))
-        reach = near * np.concatenate([np.ravel(w) for w in widths])
-        lows.append(np.concatenate([[counter.t], state - reach])[None])
-        highs.append(np.concatenate([[counter.t], state + reach])[None])
+        low, high = _around(program, np.concatenate([[counter.t], np.ravel(counter.state)])[None], near)
+        lows.append(low)
+        highs.append(high)
     return np.concatenate(lows), np.concatenate(highs)

@@ -553,8 +553,33 @@ def test_states_outside_of_the_levels_do_not_count():
     assert loss() > 1
     assert loss(level=0.9) == 0
     assert loss(level=(0.9, 0.95)) == 0
-    whole = loss(level=2.0) + loss(level=(2.0, None))
-    np.testing.assert_allclose(whole, loss(), rtol=1e-5)
+    # Far above what a residual is, the level changes nothing.
+    np.testing.assert_allclose(loss(level=1e6), loss(), rtol=1e-6)
+    np.testing.assert_allclose(loss(level=(1.5, 1e6)), loss(level=(1.5, None)), rtol=1e-6)
+    assert loss(level=(None, 1.2)) < loss(level=(None, 1.5)) < loss()
+
+
+@pytest.mark.parametrize(("relative", "expected"), [(False, [0.0, 0.1, 0.0]), (True, [0.0, 0.1 / 1.5, 0.0])])
+def test_a_state_that_cannot_fall_is_led_out_of_the_level(relative, expected):
+    # V = s² rises at s² = 1.4, where it is 0.1 below the level.
+    condition, x = cubic(), jnp.zeros((1, 1))
+    for square, known in zip((0.81, 1.4, 1.6), expected, strict=True):
+        row = np.array([[0.0, square**0.5]])
+        objective = ld.MonteCarlo(ld.Boxes(row, row, 1), level=1.5, relative=relative)
+        found = float(objective(condition, x, None, key=jax.random.key(0)))
+        np.testing.assert_allclose(found, known, rtol=1e-4, atol=1e-6)
+
+
+def test_relative_residuals_are_rates_of_decay():
+    # dV/dt + 0.1 V = (2 s² - 1.9) V.
+    condition, x = cubic(), jnp.zeros((1, 1))
+    for s in (0.0, 1e-25, 0.1, 1.2):
+        row = np.array([[0.0, s]])
+        loss = lambda condition, row=row: ld.MonteCarlo(ld.Boxes(row, row, 1), relative=True)(
+            condition, x, None, key=jax.random.key(0)
+        )
+        np.testing.assert_allclose(float(loss(condition)), max(0, 2 * s * s - 1.9), rtol=1e-5)
+        assert all(np.isfinite(v).all() for v in jax.tree.leaves(eqx.filter_grad(loss)(condition)))
 
 
 def test_a_sublevel_set_is_where_it_is_wanted():
@@ -563,7 +588,7 @@ def test_a_sublevel_set_is_where_it_is_wanted():
     loss = lambda objective: float(objective(condition, x, None, key=jax.random.key(0)))
     # V = 4 on the boundary, at most 0.25 inside.
     assert loss(ld.Sublevel(1.0, inside)) == 0
-    np.testing.assert_allclose(loss(ld.Sublevel(5.0, inside, margin=0.1)), (5.5 - 4) / 5, rtol=1e-6)
+    np.testing.assert_allclose(loss(ld.Sublevel(5.0, inside, margin=0.1)), 5.1 - 4, rtol=1e-6)
     assert loss(ld.Sublevel(0.1, inside)) > 0
     assert loss(ld.Sublevel(1.0, inside, outside=inside)) > 0
 
@@ -571,10 +596,14 @@ def test_a_sublevel_set_is_where_it_is_wanted():
 def test_wrong_levels_are_named():
     with pytest.raises(ValueError, match="level: expected least <= most"):
         ld.MonteCarlo(level=(2, 1))
-    with pytest.raises(ValueError, match="level: expected a number > 0"):
-        ld.Sublevel(0, ld.Cube())
+    with pytest.raises(ValueError, match="level: expected a finite number"):
+        ld.Sublevel(np.nan, ld.Cube())
+    with pytest.raises(ValueError, match="level: expected a level > 0 for relative"):
+        ld.MonteCarlo(level=0, relative=True)
+    with pytest.raises(ValueError, match="growth: expected"):
+        ld.Sublevel(1, ld.Cube(), growth=0)
     with pytest.raises(ValueError, match="margin: expected"):
-        ld.Sublevel(1, ld.Cube(), margin=1)
+        ld.Sublevel(1, ld.Cube(), margin=-1)
     with pytest.raises(ValueError, match="inside: expected a Measure"):
         ld.Sublevel(1, None)
     discrete = ld.Condition(

@@ -20,25 +20,33 @@ from ._base import Objective, example_keys, starts
 class MonteCarlo(Objective):
     """E over examples and over a measure of max(0, residual) (Algorithm 1, eq. 12 and 45).
 
-    With a level c only states with V <= c count, as in [`lyapunov_dsl.verify`][]: outside of a region of attraction no V falls.
+    With a level c it is min(residual, c - V) where V <= c, and 0 elsewhere, as [`lyapunov_dsl.verify`][] asks: outside of a region of
+    attraction no V falls, and where a residual cannot be mended the state is moved out of {V <= c} (Yang et al. 2024).
+
+    Relative residuals are divided by V, and c - V by c: of rates of decay. Toward an equilibrium they do not vanish, and nothing is gained
+    by a V that is small all over.
 
     **Arguments:**
 
     - `measure`: a [`lyapunov_dsl.Measure`][] over times and states. By default the tube
         around the current trajectories: none measured better beyond noise, and it costs least (see `docs/benchmarks.md`).
     - `level`: c, or (least, c): only states with V up to c, and at least `least`.
+    - `relative`: whether residuals are relative; for V >= 0. States with V = 0 do not count then.
 
-    **Raises:** `ValueError` for what is no measure, or levels that are not in order.
+    **Raises:** `ValueError` for what is no measure, levels that are not in order, or relative residuals up to a level <= 0.
     """
 
     measure: Measure
     level: tuple[float | None, float | None] = eqx.field(static=True)
+    relative: bool = eqx.field(static=True)
 
-    def __init__(self, measure: Any = None, *, level: Any = None):
+    def __init__(self, measure: Any = None, *, level: Any = None, relative: bool = False):
         if measure is not None and not isinstance(measure, Measure):
             raise ValueError(f"measure: expected a Measure such as Trajectory() or Cube(), got {kind(measure)}")
         self.measure = Trajectory() if measure is None else measure
-        self.level = levels(level)
+        self.level, self.relative = levels(level), bool(relative)
+        if self.relative and self.level[1] is not None and self.level[1] <= 0:
+            raise ValueError(f"level: expected a level > 0 for relative residuals, got {level!r}")
 
     def check(self, condition: Condition, start: Struct) -> None:
         if isinstance(condition.system, DiscreteSystem):
@@ -51,17 +59,26 @@ class MonteCarlo(Objective):
         model_key, sample_key = jax.random.split(key)
         keys = example_keys(model_key, x)
         begun = starts(condition, x, keys)
-        least, most = (end if v is None else v for v, end in zip(self.level, (-jnp.inf, jnp.inf), strict=True))
 
         def violation(t: Any, state: Any, point: Any, key: Any) -> Any:
             residuals = condition.residuals(t, state, point, key)
-            if self.level != (None, None):
+            if self.relative or self.level != (None, None):
                 values = condition.values(t, state, point)
-                counts = {name: (least <= v) & (v <= most) for name, v in values.items()}
-                residuals = {name: jnp.where(counts[name], r, 0) for name, r in residuals.items()}
+                residuals = {name: self._counted(r, values[name]) for name, r in residuals.items()}
             return condition.hinge(residuals)
 
         return over(condition, self.measure, violation, begun, y, keys, sample_key)
+
+    def _counted(self, r: Any, v: Any) -> Any:
+        """What a residual counts at a value V."""
+        least, most = self.level
+        if self.relative:
+            # A denominator that is not normal has an inverse that may be infinite.
+            some = v > float(jnp.finfo(v.dtype).tiny)
+            r = jnp.where(some, r / jnp.where(some, v, 1), 0)
+        if most is not None:
+            r = jnp.minimum(r, jnp.maximum(most - v, 0) / (most if self.relative else 1))
+        return r if least is None else jnp.where(v >= least, r, 0)
 
 
 def over(

@@ -15,6 +15,7 @@ from .. import bounds
 from .._certificate import ControlBarrier
 from .._certificate._barrier import apply, chain
 from .._condition import Condition
+from .._constant import Constant
 from .._control_affine import drift_of
 from .._depends import check_depends
 from .._domain import Ball, Box, Domain, Product
@@ -72,10 +73,27 @@ class Functions(NamedTuple):
         return rate - self.comparison(t, v), v
 
 
+class _Opened(Constant):
+    """A constant whose value is an array of a traced function, not the bits that it is computed from: it may be an argument then."""
+
+    value: np.ndarray
+
+    def __init__(self, constant: Constant):
+        self.bits, self.dtype, self.value = constant.bits, constant.dtype, np.asarray(constant())
+
+    def __call__(self, dtype: Any = None) -> Any:
+        return jnp.asarray(self.value if dtype is None else self.value.astype(dtype))
+
+
 def widened(tree: Any) -> Any:
-    """A tree with its floating-point arrays in float64, which changes no value."""
-    cast = lambda leaf: jnp.asarray(leaf, jnp.float64) if eqx.is_inexact_array(leaf) else leaf
-    return jax.tree.map(cast, tree)
+    """A tree with its floating-point arrays in float64, which changes no value, and its constants as arrays."""
+
+    def cast(leaf: Any) -> Any:
+        if isinstance(leaf, Constant):
+            return _Opened(leaf)
+        return jnp.asarray(leaf, jnp.float64) if eqx.is_inexact_array(leaf) else leaf
+
+    return jax.tree.map(cast, tree, is_leaf=lambda v: isinstance(v, Constant))
 
 
 def functions(condition: Condition, part: str, x: Any, y: Any) -> tuple[Functions, Any]:

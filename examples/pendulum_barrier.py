@@ -1,0 +1,161 @@
+"""A pendulum that stays upright: a neural controller with a torque limit, and a set of states that it provably never leaves.
+
+    python examples/pendulum_barrier.py --out out
+
+θ'' = sin θ - 0.3 θ' + u, |u| <= 0.95 of gravity's greatest torque; safe are |θ| <= 1.2 and |θ'| <= 1.5. A controller and a barrier
+function h are learned together without a solver: {h >= 0} is to be as large as it can be, inside of what is safe, and invariant. Beside
+it the largest region that the same engine proves for 25 clipped linear quadratic regulators, each with two quadratic V. Writes
+`results.json`, `pendulum_barrier.png` and the proof for `python -m lyapunov_checker`.
+"""
+
+import argparse
+import concurrent.futures
+import multiprocessing
+from pathlib import Path
+from typing import Any
+
+import _control as control
+import _pendulum as pendulum
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import matplotlib as mpl
+import numpy as np
+import optax
+
+import lyapunov_dsl as ld
+
+SAFE = np.array([1.2, 1.5])
+DOMAIN = ld.Box(-SAFE, SAFE)
+# h may fall as fast as ALPHA h.
+ALPHA = 1.0
+BUDGET = ld.Budget(boxes=200_000)
+CLAIMS = ("decrease", "enclosed")
+
+
+class Inside(eqx.Module):
+    """h = 1 - V, so that {h >= 0} is a compact set around the origin."""
+
+    potential: Any
+
+    def __call__(self, s):
+        return 1 - self.potential(s)
+
+
+def networks(key):
+    """A controller and an h."""
+    one, two = jax.random.split(key)
+    potential = ld.nn.PositivePotential(pendulum.Network(8, 32, SAFE, two), 2, margin=0.1)
+    return pendulum.Policy(pendulum.Network("scalar", 16, SAFE, one)), Inside(potential)
+
+
+def learn(options):
+    """A program whose barrier is proved, or what is left of it."""
+    key = jax.random.key(options.seed)
+    policy, h = networks(key)
+    # Trained with a smaller α than is to be proved, and a little outside of the set as well.
+    objective = 10 * ld.MonteCarlo(ld.Cube(1024), level=0.05)
+    objective = objective + ld.Sublevel(0.0, ld.Cube(512), ld.Boundary(512), margin=0.05, growth=options.growth)
+    program = ld.compile(
+        pendulum.loop(policy, SAFE),
+        ld.Certificate.barrier(h, 0.9 * ALPHA),
+        example=(jnp.zeros(2), None),
+        objective=objective,
+    )
+    return ld.fit_until_proved(
+        program,
+        (jnp.zeros((options.steps, 2)), None),
+        optimizer=optax.adam(optax.cosine_decay_schedule(5e-3, options.steps, 0.02)),
+        epochs=1,
+        batch_size=1,
+        steps_per_dispatch=64,
+        rounds=options.rounds,
+        weight=10.0,
+        key=key,
+        prove=lambda program: ld.Certificate.barrier(program.certificate.h, ALPHA),
+        claims=CLAIMS,
+        x=np.zeros(2),
+        level=0.0,
+        budget=BUDGET,
+    )
+
+
+def kept(field, points, seconds=20.0):
+    """The states that the loop keeps safe, in simulation (EMPIRICAL)."""
+    states = jnp.asarray(points.reshape(-1, 2))
+    return np.asarray(control.simulate(field, states, seconds=seconds, domain=DOMAIN)[1]).reshape(points.shape[:-1])
+
+
+def draw(path, field, h, regulator, areas):
+    import matplotlib.pyplot as plt
+
+    figure, axes = plt.subplots(1, 2, figsize=(10, 5), layout="compressed", sharey=True)
+    points = control.grid(-SAFE, SAFE, 201)
+    x, y = points[..., 0], points[..., 1]
+    quadratic = control.Quadratic(ld.Constant(regulator["form"]))
+    other = pendulum.loop(pendulum.Regulator(ld.Constant(regulator["gain"])), SAFE).vector_field
+    sides = (
+        ("neural controller and h", field, lambda s: 1 - h(s), 1.0, areas[0]),
+        ("best clipped LQR", other, quadratic, regulator["level"], areas[1]),
+    )
+    for ax, (title, loop, value, level, (proved, simulated)) in zip(axes, sides, strict=True):
+        ax.contourf(x, y, kept(loop, points), levels=[0.5, 1.5], colors=["#cfe0f3"])
+        v = control.values(value, points)
+        ax.contourf(x, y, v, levels=[-1, level], colors=["#b3261e"], alpha=0.35)
+        ax.contour(x, y, v, levels=[level], colors=["#b3261e"], linewidths=2)
+        control.stream(ax, loop, points[::10, ::10])
+        ax.set_title(f"{title}: proved {proved:.2f} (red), simulated {simulated:.2f} (blue)", fontsize=10)
+        ax.set_xlabel("θ (upright at 0)")
+    axes[0].set_ylabel("θ'")
+    figure.suptitle(f"States that stay inside of |θ| <= {SAFE[0]}, |θ'| <= {SAFE[1]}, with |u| <= {pendulum.LIMIT}")
+    figure.savefig(path, dpi=80)
+
+
+def main():
+    parser = argparse.ArgumentParser(description="A proved safe set of the upright pendulum.")
+    parser.add_argument("--out", type=Path, default=Path("out"))
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--steps", type=int, default=4000, help="of training in each round")
+    parser.add_argument("--rounds", type=int, default=4, help="of training and proof, at most")
+    parser.add_argument("--growth", type=float, default=0.3, help="how much the size of the set counts")
+    options = parser.parse_args()
+    options.out.mkdir(parents=True, exist_ok=True)
+    mpl.use("Agg")
+
+    with concurrent.futures.ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as other:
+        compared = other.submit(pendulum.regulators, SAFE, 1e-3, BUDGET)
+        led = learn(options)
+        best, _ = compared.result()
+    found, h, field = led.verification, led.program.certificate.h, led.program.system.vector_field
+    control.say(str(found))
+    area = lambda inside: float(inside.mean() * np.prod(2 * SAFE))
+    coarse = control.grid(-SAFE, SAFE, 201)
+    proved = area(control.values(h, control.grid(-SAFE, SAFE, 1001)) >= 0) if found.proof is not None else 0.0
+    strongest = max(best.values(), key=lambda b: b["area"])
+    regulated = pendulum.loop(pendulum.Regulator(ld.Constant(strongest["gain"])), SAFE).vector_field
+    figures = {
+        "neural": {"proved area": proved, "simulated area": area(kept(field, coarse))},
+        "regulator": {"proved area": strongest["area"], "simulated area": area(kept(regulated, coarse))},
+        "ratio": proved / strongest["area"],
+        "file": control.saved(found, options.out / "proof.npz"),
+    }
+    claims = {"neural controller: {h >= 0} is safe and invariant": control.claim(found)}
+    for kind, b in best.items():
+        claims[f"best clipped LQR, {kind} V: {{V <= {b['level']:.4g}}} is safe and invariant"] = b["claim"]
+    claims["simulated regions"] = {"status": "EMPIRICAL", "reason": None}
+    settings = {
+        "damping": pendulum.DAMPING,
+        "limit": pendulum.LIMIT,
+        "safe": SAFE.tolist(),
+        "alpha": ALPHA,
+        "seed": options.seed,
+        "rounds": [[status.name, count] for status, count in led.history],
+    }
+    areas = [tuple(figures[side].values()) for side in ("neural", "regulator")]
+    draw(options.out / "pendulum_barrier.png", field, h, strongest, areas)
+    control.write(options.out, "pendulum_barrier", claims, settings, figures)
+    print(f"proved area {proved:.2f} against {strongest['area']:.2f}: {figures['ratio']:.2f} times")
+
+
+if __name__ == "__main__":
+    main()
