@@ -4,13 +4,17 @@ import json
 import platform
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
+import scipy.linalg
+import scipy.optimize
+import scipy.special
 
 import lyapunov_dsl as ld
 
@@ -79,6 +83,179 @@ class Quadratic(eqx.Module):
         return s @ self.form(s.dtype) @ s
 
 
+class Regulator(eqx.Module):
+    """u = -K s, clipped to its limits."""
+
+    gain: ld.Constant
+    limit: ld.Constant
+
+    def __init__(self, gain, limit):
+        self.gain, self.limit = (
+            ld.Constant(np.atleast_2d(gain)),
+            ld.Constant(np.broadcast_to(limit, len(np.atleast_2d(gain)))),
+        )
+
+    def __call__(self, s):
+        limit = self.limit(s.dtype)
+        return jnp.clip(-(self.gain(s.dtype) @ s), -limit, limit)
+
+
+class Policy(eqx.Module):
+    """A network inside of the limits of the input, of states in a unit each."""
+
+    network: Any
+    limit: ld.Constant
+
+    def __init__(self, scale, limit, width, depth, key):
+        limit = np.atleast_1d(limit)
+        self.network = Scaled(network(len(scale), len(limit), width, depth, key), scale)
+        self.limit = ld.Constant(limit)
+
+    def __call__(self, s):
+        return self.limit(s.dtype) * jnp.tanh(self.network(s))
+
+
+class Scaled(eqx.Module):
+    """A function of s / scale."""
+
+    function: Callable
+    scale: ld.Constant
+
+    def __init__(self, function, scale):
+        self.function, self.scale = function, ld.Constant(scale)
+
+    def __call__(self, s):
+        return self.function(s / self.scale(s.dtype))
+
+
+def network(inputs, outputs, width, depth, key):
+    """Without biases: odd, and exactly 0 at the origin."""
+    return eqx.nn.MLP(inputs, outputs, width, depth, jnp.tanh, use_bias=False, use_final_bias=False, key=key)
+
+
+class Loop(eqx.Module):
+    """A plant with a controller."""
+
+    move: Callable = eqx.field(static=True)
+    controller: Any
+
+    def __call__(self, t, s, context):
+        return jnp.stack(self.move(jnp, s, self.controller(s)))
+
+
+class Plant(NamedTuple):
+    """What is controlled, and where.
+
+    `move(numpy or jax.numpy, s, u)`: the derivatives of the states [..., i], for inputs [..., j] with |u| <= limit; the domain is
+    |s| <= reach.
+    """
+
+    move: Callable
+    limit: np.ndarray
+    reach: np.ndarray
+
+    @property
+    def domain(self):
+        return ld.Box(-self.reach, self.reach)
+
+    def loop(self, controller):
+        return ld.System(vector_field=Loop(self.move, controller), domain=self.domain)
+
+    def velocity(self, gain):
+        """The loop of a clipped regulator, for arrays of states."""
+        return lambda s: np.stack(self.move(np, s, np.clip(-s @ gain.T, -self.limit, self.limit)), axis=-1)
+
+    def riccati(self, costs, effort):
+        """The gain K of the linear quadratic regulator, and the P of its Riccati equation."""
+        with jax.enable_x64(True):
+            field = lambda s, u: jnp.stack(self.move(jnp, s, u))
+            zero = jnp.zeros(len(self.reach)), jnp.zeros(len(self.limit))
+            a, b = (np.asarray(m) for m in jax.jacfwd(field, (0, 1))(*zero))
+        p = scipy.linalg.solve_continuous_are(a, b, np.diag(costs), effort * np.eye(b.shape[1]))
+        return b.T @ p / effort, p
+
+
+def regulators(plant, designs, kappa, budget, rays, fine, steps=250):
+    """The largest region that is proved of all clipped regulators, with their costs (of the states, of the inputs), by either V:
+    candidates in the order of the volume up to which V falls at all points of many fine rays, until the volume proved is above that
+    of all the others. And the largest volume at those points."""
+    candidates = []
+    for costs, effort in designs:
+        gain, p = plant.riccati(costs, effort)
+        velocity = plant.velocity(gain)
+        other = best_quadratic(p, velocity, plant.reach, kappa, rays, steps)
+        for kind, form in (("Riccati", p), ("optimized", other)):
+            level = largest(form, velocity, plant.reach, kappa, fine, 1000)
+            candidates.append((volume(form, level), kind, (costs, effort), gain, form, level))
+    candidates.sort(key=lambda c: -c[0])
+    say(f"{len(designs)} regulators: V falls up to a volume of {candidates[0][0]:.4g} at the points tried")
+    best: dict[str, Any] = {}
+    for size, kind, costs, gain, form, level in candidates:
+        for factor in (0.995, 0.98, 0.95, 0.9, 0.8, 0.65, 0.5):
+            proved = volume(form, factor * level)
+            if kind in best and best[kind]["volume"] >= proved:
+                break
+            found = prove(
+                plant.loop(Regulator(gain, plant.limit)), Quadratic(ld.Constant(form)), factor * level, kappa, budget
+            )
+            say(f"{kind} V, costs {costs}: {proved:.4g}, {found.status.name} ({found.boxes} boxes)")
+            if found.proof is not None:
+                known = {"volume": proved, "limit": size, "gain": gain, "form": form, "level": factor * level}
+                best[kind] = known | {"costs": costs, "claim": claim(found)}
+                break
+    return best, candidates[0][0]
+
+
+def compared(best, what="a region of attraction"):
+    """The best of all regulators; what is claimed of each kind; and what else was found."""
+    claims = {
+        f"best clipped LQR, {kind} V: {{V <= {b['level']:.4g}}} is {what}": b["claim"] for kind, b in best.items()
+    }
+    table = {kind: {k: b[k] for k in ("volume", "limit", "costs", "level")} for kind, b in best.items()}
+    return max(best.values(), key=lambda b: b["volume"]), claims, table
+
+
+def directions(n, count):
+    """Some rays, uniform on the sphere."""
+    found = np.random.default_rng(0).normal(size=(count, n))
+    return found / np.linalg.norm(found, axis=1, keepdims=True)
+
+
+def largest(form, velocity, reach, kappa, rays, radii=120):
+    """The level up to which V = sᵀPs falls at the rate κ at all points of some rays, and where {V <= level} ends in |s| <= reach."""
+    unit = rays / np.sqrt(np.einsum("ni,ij,nj->n", rays, form, rays))[:, None]
+    top = (reach**2 / np.diag(np.linalg.inv(form))).min()
+    size = np.sqrt(top) * np.linspace(0, 1, radii + 1)[1:]
+    s = size[:, None, None] * unit
+    rises = ((s @ form * (2 * velocity(s) + kappa * s)).sum(-1) >= 0).any(axis=1)
+    return top if not rises.any() else (size[rises.argmax() - 1] ** 2 if rises.argmax() else 0.0)
+
+
+def volume(form, level):
+    """Of {sᵀPs <= level}."""
+    n = len(form)
+    return np.pi ** (n / 2) / scipy.special.gamma(n / 2 + 1) * level ** (n / 2) / np.sqrt(np.linalg.det(form))
+
+
+def best_quadratic(form, velocity, reach, kappa, rays, steps=250):
+    """The P whose sublevel set, as far as V falls in it, has the largest volume, by Nelder and Mead from a given P."""
+    n = len(form)
+    at, diagonal = np.tril_indices(n), np.diag_indices(n)
+
+    def of(v):
+        factor = np.zeros((n, n))
+        factor[at] = v
+        factor[diagonal] = np.exp(factor[diagonal])
+        return factor @ factor.T
+
+    low = np.linalg.cholesky(form / np.trace(form))
+    low[diagonal] = np.log(low[diagonal])
+    lost = lambda v: -volume(of(v), largest(of(v), velocity, reach, kappa, rays))
+    starts = [low[at], *(low[at] + 0.3 * np.random.default_rng(i).normal(size=len(at[0])) for i in range(2))]
+    found = [scipy.optimize.minimize(lost, v, method="Nelder-Mead", options={"maxfev": steps}) for v in starts]
+    return of(min(found, key=lambda f: f.fun).x)
+
+
 def learned(program) -> Any:
     """The V of a program."""
     return program.certificate.loss.function
@@ -91,7 +268,7 @@ def prove(system, potential, level, kappa, budget):
         system,
         certificate,
         claims=REGION,
-        equilibrium=np.zeros(2),
+        equilibrium=np.zeros(jax.tree.leaves(system.domain.lower())[0].size),
         level=level,
         strict=True,
         budget=budget,

@@ -87,7 +87,7 @@ def learn(data, options):
         "optimizer": optax.adam(optax.cosine_decay_schedule(5e-3, options.epochs * (len(data[0]) // 100), 0.02)),
         "epochs": options.epochs,
         "batch_size": 100,
-        "steps_per_dispatch": 10,
+        "steps_per_dispatch": 8,
         "progress": False,
     }
     plain = ld.fit(make(Imitation()), data, key=key, **how).program
