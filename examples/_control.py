@@ -175,7 +175,7 @@ class Plant(NamedTuple):
         return b.T @ p / effort, p
 
 
-def regulators(plant, designs, kappa, budget, rays, fine, steps=250):
+def regulators(plant, designs, kappa, budget, rays, fine, radii, steps=250):
     """The largest region that is proved of all clipped regulators, with their costs (of the states, of the inputs), by either V:
     candidates in the order of the volume up to which V falls at all points of many fine rays, until the volume proved is above that
     of all the others. And the largest volume at those points."""
@@ -185,7 +185,7 @@ def regulators(plant, designs, kappa, budget, rays, fine, steps=250):
         velocity = plant.velocity(gain)
         other = best_quadratic(p, velocity, plant.reach, kappa, rays, steps)
         for kind, form in (("Riccati", p), ("optimized", other)):
-            level = largest(form, velocity, plant.reach, kappa, fine, 1000)
+            level = largest(form, velocity, plant.reach, kappa, fine, radii)
             candidates.append((volume(form, level), kind, (costs, effort), gain, form, level))
     candidates.sort(key=lambda c: -c[0])
     say(f"{len(designs)} regulators: V falls up to a volume of {candidates[0][0]:.4g} at the points tried")
@@ -221,7 +221,7 @@ def directions(n, count):
     return found / np.linalg.norm(found, axis=1, keepdims=True)
 
 
-def largest(form, velocity, reach, kappa, rays, radii=120):
+def largest(form, velocity, reach, kappa, rays, radii=100):
     """The level up to which V = sᵀPs falls at the rate κ at all points of some rays, and where {V <= level} ends in |s| <= reach."""
     unit = rays / np.sqrt(np.einsum("ni,ij,nj->n", rays, form, rays))[:, None]
     top = (reach**2 / np.diag(np.linalg.inv(form))).min()

@@ -26,4 +26,4 @@ def rays(count):
 
 def regulators(reach, kappa, budget):
     """The best of 25 clipped regulators."""
-    return control.regulators(plant(reach), DESIGNS, kappa, budget, rays(180), rays(720))
+    return control.regulators(plant(reach), DESIGNS, kappa, budget, rays(180), rays(720), 1000)

@@ -117,10 +117,10 @@ def job(name, title, plant, designs, begin, kappa, budget, axes_of, labels, step
 
     n = len(plant.reach)
     with concurrent.futures.ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as other:
-        rays = control.directions(n, 1000 * n), control.directions(n, 8000 * n)
-        comparison = other.submit(control.regulators, plant, designs, kappa, budget, *rays)
+        rays = control.directions(n, 100 * n), control.directions(n, 1000 * n)
+        comparison = other.submit(control.regulators, plant, designs, kappa, budget, *rays, 200)
         gain, form = plant.riccati(*designs[0])
-        level = control.largest(form, plant.velocity(gain), plant.reach, 3 * kappa, rays[0])
+        level = control.largest(form, plant.velocity(gain), plant.reach, 3 * kappa, rays[1])
         policy, potential = begin(gain, form / level, jax.random.key(options.seed))
         led = learn(plant, policy, potential, kappa, options, budget)
         control.say(str(led.verification))

@@ -32,14 +32,15 @@ def strokes(count=5, times=200, last=5.0):
     """Positions and velocities, float[count, times, 2] each: strokes from the left that wind to the origin."""
     t = np.linspace(0, last, times)
 
-    def place(t, size):
+    def place(t, angle):
         u = jnp.exp(-t)
-        return jnp.stack([-1.9 * u, size * (1.6 * u * jnp.sin(4.5 * (1 - u)))])
+        x, y = -1.9 * u, 1.6 * u * jnp.sin(4.5 * (1 - u))
+        c, q = jnp.cos(angle), jnp.sin(angle)
+        return jnp.stack([c * x - q * y, q * x + c * y])
 
-    velocity = jax.jacfwd(place)
-    sizes = np.linspace(0.8, 1.2, count)
-    both = [jax.vmap(jax.vmap(f, (0, None)), (None, 0))(jnp.asarray(t), jnp.asarray(sizes)) for f in (place, velocity)]
-    return [np.asarray(v) for v in both]
+    angles = np.linspace(-0.25, 0.25, count)
+    each = lambda f: jax.vmap(jax.vmap(f, (0, None)), (None, 0))(jnp.asarray(t), jnp.asarray(angles))
+    return [np.asarray(each(f)) for f in (place, jax.jacfwd(place))]
 
 
 class Field(eqx.Module):

@@ -118,6 +118,46 @@ def test_products_maps_and_means(seed, width):
         assert inside(rules.softmean(x, y), 0, symbols, p @ t)
 
 
+@pytest.mark.parametrize("count", [0, 1, 2, 5])
+@pytest.mark.parametrize("width", [1e-3, 0.3, 2.0])
+def test_a_form_cut_short_still_holds_every_value(count, width):
+    center, rng = np.array([0.4, -0.2]), np.random.default_rng(count)
+
+    def chain(x, cut):
+        # Of a value by itself, of itself and of what was cut before.
+        for _ in range(3):
+            y = cut(rules.unary("tanh", x))
+            x = cut(rules.multiply(y, cut(rules.affine([(turn, x), (turn, y)]))))
+        return x
+
+    matrix = [[0.5, -1.0], [2.0, 0.25]]
+    turn = rules.Matrix(2, rules.arb_mat(matrix), [])
+    fresh = itertools.count(1)
+    x = rules.box((center - width).tolist(), (center + width).tolist(), fresh)
+    short = chain(x, lambda form: rules.short(form, count))
+    whole = chain(x, lambda form: form)
+    # What the form says at a point of its first symbols, and the whole interval.
+    for sign in rng.uniform(-1, 1, (200, 2)):
+        x = center + width * sign
+        for _ in range(3):
+            y = np.tanh(x)
+            x = y * (np.asarray(matrix) @ (x + y))
+        for i, value in enumerate(x):
+            assert short.low[i] <= value + 1e-12
+            assert short.high[i] >= value - 1e-12
+            row = short.rows[i]
+            assert len(row) <= 1 + count
+            if count >= 2:
+                said = row[0] + sum((a * float(s) for a, s in zip(row[1:3], sign, strict=False)), rules.ZERO)
+                others = sum((abs(a) for a in row[3:]), rules.ZERO)
+                assert abs(said - float(value)).lower() <= float(others.upper()) + 1e-12
+    # It says less, and not much less where the box is small.
+    wide = [float(f.high[0] - f.low[0]) for f in (short, whole)]
+    assert wide[0] >= wide[1] * (1 - 1e-9)
+    if width < 0.01 and count >= 2:
+        assert wide[0] < 1.1 * wide[1]
+
+
 def exported(function, *shapes):
     """A function as the checker computes it at a point."""
     record, arrays = export("f", function, *shapes)

@@ -8,7 +8,7 @@ import optax
 import pytest
 
 import lyapunov_dsl as ld
-from lyapunov_dsl import Assurance, testing
+from lyapunov_dsl import Assurance, _guided, testing
 
 
 class Field(eqx.Module):
@@ -45,6 +45,42 @@ def test_training_goes_on_where_the_proof_failed():
     assert 1 < len(led.history) <= 8
     assert [s for s, _ in led.history][-1] is Assurance.PROVED_REAL
     assert eqx.tree_equal(led.program.objective, begun.objective)
+
+
+def test_states_that_fail_are_looked_for_before_a_proof(monkeypatch):
+    asked = []
+
+    def tried(*args, **options):
+        asked.append(options)
+        return ld.verify(*args, **options)
+
+    monkeypatch.setattr(_guided, "verify", tried)
+    how = {"optimizer": optax.sgd(0.0), "key": jax.random.key(2), "epochs": 1, "budget": ld.Budget(boxes=50)}
+    led = ld.fit_until_proved(program(), (X, None), rounds=3, equilibrium=np.zeros(2), **how)
+    assert [status for status, _ in led.history] == [Assurance.REFUTED] * 3
+    assert led.history[0][1] > 10
+    assert len(asked) == 1
+    # Where nothing fails at the states asked about, the proof is tried at once.
+    smaller = ld.fit_until_proved(
+        program(), (X, None), rounds=3, equilibrium=np.zeros(2), domain=ld.Box(-0.01, 0.01), level=(5.0, 6.0), **how
+    )
+    assert smaller.verification.status is Assurance.PROVED_REAL
+    assert len(smaller.history) == 1
+
+
+def test_states_that_fail_are_where_the_condition_fails():
+    begun = program()
+    points = _guided._failing(begun, begun.certificate, ASKED, jax.random.key(0), 4096)
+    assert 0 < len(points) <= _guided.KEPT // 2
+    condition = begun.condition
+    point = condition.point(ld.Start(jnp.zeros(2)), None)
+    for t, *state in points[:20]:
+        (residual,) = condition.residuals(jnp.asarray(t), jnp.asarray(state, jnp.float32), point).values()
+        assert float(residual) > 0
+    first = ASKED | {"level": (None, 0.5)}
+    inside = _guided._failing(begun, begun.certificate, first, jax.random.key(0), 4096)
+    assert (np.sum(inside[:, 1:] ** 2, axis=1) <= 0.5).all()
+    assert len(_guided._failing(begun, begun.certificate, ASKED | {"claims": "definite"}, jax.random.key(0), 64)) == 0
 
 
 def test_boxes_are_a_measure():

@@ -57,6 +57,22 @@ def test_weights_are_arguments(quick):
     assert len(question._KNOWN) == count
 
 
+class Held(eqx.Module):
+    matrix: ld.Constant
+
+    def __call__(self, t, s, context):
+        return self.matrix(s.dtype) @ s
+
+
+def test_constants_are_arguments_too(quick):
+    stable = np.array([[-1.0, 0.3], [-0.2, -1.0]])
+    assert prove(Held(ld.Constant(stable))).status is Assurance.PROVED_REAL
+    count = len(question._KNOWN)
+    assert prove(Held(ld.Constant(1.25 * stable))).status is Assurance.PROVED_REAL
+    assert prove(Held(ld.Constant(stable + 2 * np.eye(2)))).status is Assurance.REFUTED
+    assert len(question._KNOWN) == count
+
+
 @pytest.mark.parametrize("odd", [5e-324, np.nan, np.inf])
 def test_numbers_that_a_processor_may_flush_stay_constants(odd):
     assert question._plain(np.array([0.0, -1.0, 2.3e-308]))
