@@ -19,6 +19,8 @@ import scipy.special
 import lyapunov_dsl as ld
 
 REGION = ("decrease", "definite", "enclosed")
+# Of the level up to which V falls at the points tried: what a proof is tried at.
+FACTORS = (0.995, 0.98, 0.95, 0.9, 0.8, 0.65)
 BEGAN = time.monotonic()
 
 
@@ -166,16 +168,19 @@ class Plant(NamedTuple):
         return lambda s: np.stack(self.move(np, s, np.clip(-s @ gain.T, -self.limit, self.limit)), axis=-1)
 
     def riccati(self, costs, effort):
-        """The gain K of the linear quadratic regulator, and the P of its Riccati equation."""
+        """The gain K of the linear quadratic regulator, for the costs of the states (a matrix, or its diagonal) and of the inputs, and
+        the P of its Riccati equation."""
         with jax.enable_x64(True):
             field = lambda s, u: jnp.stack(self.move(jnp, s, u))
             zero = jnp.zeros(len(self.reach)), jnp.zeros(len(self.limit))
             a, b = (np.asarray(m) for m in jax.jacfwd(field, (0, 1))(*zero))
-        p = scipy.linalg.solve_continuous_are(a, b, np.diag(costs), effort * np.eye(b.shape[1]))
+        costs = np.asarray(costs, float)
+        costs = np.diag(costs) if costs.ndim == 1 else costs
+        p = scipy.linalg.solve_continuous_are(a, b, costs, effort * np.eye(b.shape[1]))
         return b.T @ p / effort, p
 
 
-def regulators(plant, designs, kappa, budget, rays, fine, radii, steps=250):
+def regulators(plant, designs, kappa, budget, rays, fine, radii, steps=250, factors=FACTORS):
     """The largest region that is proved of all clipped regulators, with their costs (of the states, of the inputs), by either V:
     candidates in the order of the volume up to which V falls at all points of many fine rays, until the volume proved is above that
     of all the others. And the largest volume at those points."""
@@ -191,17 +196,19 @@ def regulators(plant, designs, kappa, budget, rays, fine, radii, steps=250):
     say(f"{len(designs)} regulators: V falls up to a volume of {candidates[0][0]:.4g} at the points tried")
     best: dict[str, Any] = {}
     for size, kind, costs, gain, form, level in candidates:
-        for factor in (0.995, 0.98, 0.95, 0.9, 0.8, 0.65, 0.5):
+        for factor in factors:
             proved = volume(form, factor * level)
             if kind in best and best[kind]["volume"] >= proved:
                 break
             found = prove(
                 plant.loop(Regulator(gain, plant.limit)), Quadratic(ld.Constant(form)), factor * level, kappa, budget
             )
-            say(f"{kind} V, costs {costs}: {proved:.4g}, {found.status.name} ({found.boxes} boxes)")
+            say(
+                f"{kind} V, costs {np.ravel(costs[0])[:3]} and {costs[1]}: {proved:.4g}, {found.status.name} ({found.boxes} boxes)"
+            )
             if found.proof is not None:
                 known = {"volume": proved, "limit": size, "gain": gain, "form": form, "level": factor * level}
-                best[kind] = known | {"costs": costs, "claim": claim(found)}
+                best[kind] = known | {"costs": (np.asarray(costs[0]).tolist(), costs[1]), "claim": claim(found)}
                 break
     return best, candidates[0][0]
 

@@ -52,7 +52,7 @@ def learn(plant, policy, potential, kappa, options, budget):
         plant.loop(policy),
         ld.Certificate.exponential(potential, 3 * kappa),
         example=(zero, None),
-        objective=3 * inside + control.residuals(4, 3, 1024),
+        objective=3 * inside + control.residuals(8, 3, 1024),
     )
     return ld.fit_until_proved(
         program,
@@ -62,7 +62,7 @@ def learn(plant, policy, potential, kappa, options, budget):
         batch_size=1,
         steps_per_dispatch=64,
         rounds=options.rounds,
-        weight=4.0,
+        weight=8.0,
         relative=True,
         key=jax.random.key(options.seed),
         prove=lambda program: ld.Certificate.exponential(control.learned(program), kappa),
@@ -103,13 +103,13 @@ def draw(path, name, plant, sides, axes_of, labels):
     figure.savefig(path, dpi=80)
 
 
-def job(name, title, plant, designs, begin, kappa, budget, axes_of, labels, steps=3000, growth=0.3):
+def job(name, title, plant, designs, begin, kappa, budget, axes_of, labels, steps=3000, growth=0.02):
     """The whole job; `begin(gain, form, key)` returns the controller and the V that are trained."""
     parser = argparse.ArgumentParser(description=f"A proved region of attraction: {title}.")
     parser.add_argument("--out", type=Path, default=Path("out"))
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--steps", type=int, default=steps, help="of training in each round")
-    parser.add_argument("--rounds", type=int, default=4, help="of training and proof, at most")
+    parser.add_argument("--rounds", type=int, default=6, help="of training and proof, at most")
     parser.add_argument("--growth", type=float, default=growth, help="how much the size of the set counts")
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)

@@ -18,13 +18,14 @@ import scipy.linalg
 import lyapunov_dsl as ld
 
 MASS, INERTIA, ARM, GRAVITY = 0.486, 0.00383, 0.25, 9.81
-COSTS, EFFORT = [1.0, 1.0, 10.0, 1.0, 1.0, 1.0], 10.0
+COSTS, EFFORT = [1.0, 1.0, 100.0, 1.0, 1.0, 1.0], 10.0
 
 
 def physical(numpy, s, u):
     """The derivatives of (x, y, θ, x', y', θ'), for thrusts u beside those of hovering."""
-    thrust = u[..., 0] + u[..., 1] + MASS * GRAVITY
-    across, up = -thrust * numpy.sin(s[..., 2]) / MASS, thrust * numpy.cos(s[..., 2]) / MASS - GRAVITY
+    # Written so that hovering is an equilibrium in exact arithmetic.
+    more, c = (u[..., 0] + u[..., 1]) / MASS, numpy.cos(s[..., 2])
+    across, up = -(more + GRAVITY) * numpy.sin(s[..., 2]), more * c + GRAVITY * (c - 1)
     return [s[..., 3], s[..., 4], s[..., 5], across, up, ARM * (u[..., 0] - u[..., 1]) / INERTIA]
 
 
@@ -49,9 +50,13 @@ def move(numpy, z, u):
     return [moved[..., i] for i in range(6)]
 
 
-PLANT = control.Plant(move, np.full(2, 0.25 * MASS * GRAVITY), np.full(6, 0.5))
-# Of z: the identity times something, which the quadratic V of other regulators is then optimized from.
-DESIGNS = [([cost] * 6, effort) for cost in (1.0, 0.1) for effort in (10.0, 1.0)]
+PLANT = control.Plant(move, np.full(2, 0.25 * MASS * GRAVITY), np.full(6, 0.35))
+# In the coordinates z; the first is that of the coordinates.
+DESIGNS = [
+    (T.T @ np.diag([1.0, 1.0, angle, 1.0, 1.0, 1.0]) @ T, effort)
+    for angle in (100.0, 30.0)
+    for effort in (EFFORT, 3.0, 30.0)
+]
 
 
 def begin(gain, form, key):
@@ -69,7 +74,7 @@ if __name__ == "__main__":
         DESIGNS,
         begin,
         kappa=1e-3,
-        budget=ld.Budget(boxes=300_000, seconds=400),
+        budget=ld.Budget(boxes=40_000, seconds=200),
         axes_of=[0, 2],
         labels=("z₁", "z₃"),
     )

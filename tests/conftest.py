@@ -28,6 +28,19 @@ VARIANTS = ("test_bounds", "test_bounds_rules", "test_prove")
 # Of these, the fast tests in one precision do.
 ONCE = ("test_certify", "test_compile", "test_image_models")
 
+# Each compiles for about half a minute, and its like is tested beside it.
+LONG = {
+    "test_checkpoint.py::test_ctrl_c_leaves_a_state_that_resumes_to_the_same_numbers[3]",
+    "test_family.py::test_proved_where_it_holds_and_refuted_where_it_does_not[asymptotic]",
+    "test_family.py::test_proved_where_it_holds_and_refuted_where_it_does_not[input to state]",
+    "test_image_models.py::test_a_discrete_system_on_images[resnet18]",
+    "test_lipschitz.py::test_local_constants_hold_between_any_two_points[2]",
+    "test_report.py::test_the_curve_is_what_predict_does[fixed]",
+    "test_robust.py::test_a_readout_with_a_large_constant_counts",
+    "test_robust.py::test_a_system_without_a_context",
+    "test_scale_out.py::test_several_devices_give_the_numbers_of_one[float32]",
+}
+
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -35,6 +48,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         slow = item.get_closest_marker("slow") is not None
         whole = item.get_closest_marker("full") is not None or (slow and item.path.stem in VARIANTS)
+        whole |= item.nodeid.split("/")[-1] in LONG
         callspec = getattr(item, "callspec", None)
         if callspec is not None and item.path.stem in ONCE and callspec.params.get("precision") == "float64":
             whole = True
