@@ -44,13 +44,13 @@ def imitated(plant, policy, gain, potential, form, key, steps=1500):
     return pair
 
 
-def learn(plant, policy, potential, kappa, options, budget):
+def learn(plant, policy, potential, kappa, trained, margin, options, budget):
     """A program whose certificate is proved at the level 1, or what is left of it."""
     zero = jnp.zeros(len(plant.reach))
-    inside = ld.Sublevel(1.0, ld.Cube(512), ld.Boundary(512), growth=options.growth)
+    inside = ld.Sublevel(1.0, ld.Cube(512), ld.Boundary(512), margin=margin, growth=options.growth)
     program = ld.compile(
         plant.loop(policy),
-        ld.Certificate.exponential(potential, 3 * kappa),
+        ld.Certificate.exponential(potential, trained),
         example=(zero, None),
         objective=3 * inside + control.residuals(8, 3, 1024),
     )
@@ -103,8 +103,11 @@ def draw(path, name, plant, sides, axes_of, labels):
     figure.savefig(path, dpi=80)
 
 
-def job(name, title, plant, designs, begin, kappa, budget, axes_of, labels, steps=3000, growth=0.02):
-    """The whole job; `begin(gain, form, key)` returns the controller and the V that are trained."""
+def job(
+    name, title, plant, designs, begin, kappa, trained, budget, axes_of, labels, margin=0.1, growth=0.02, steps=3000
+):
+    """The whole job; `begin(gain, form, key)` returns the controller and the V that are trained, for the rate `trained`; proved is the
+    rate `kappa`."""
     parser = argparse.ArgumentParser(description=f"A proved region of attraction: {title}.")
     parser.add_argument("--out", type=Path, default=Path("out"))
     parser.add_argument("--seed", type=int, default=0)
@@ -120,9 +123,9 @@ def job(name, title, plant, designs, begin, kappa, budget, axes_of, labels, step
         rays = control.directions(n, 100 * n), control.directions(n, 1000 * n)
         comparison = other.submit(control.regulators, plant, designs, kappa, budget, *rays, 200)
         gain, form = plant.riccati(*designs[0])
-        level = control.largest(form, plant.velocity(gain), plant.reach, 3 * kappa, rays[1])
-        policy, potential = begin(gain, form / level, jax.random.key(options.seed))
-        led = learn(plant, policy, potential, kappa, options, budget)
+        level = control.largest(form, plant.velocity(gain), plant.reach, trained, rays[1])
+        policy, potential = begin(gain, form / (0.95 * level), jax.random.key(options.seed))
+        led = learn(plant, policy, potential, kappa, trained, margin, options, budget)
         control.say(str(led.verification))
         best, limit = comparison.result()
     found, potential, system = led.verification, control.learned(led.program), led.program.system

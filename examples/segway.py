@@ -45,6 +45,7 @@ if __name__ == "__main__":
         DESIGNS,
         begin,
         kappa=1e-3,
+        trained=0.1,
         budget=ld.Budget(boxes=300_000, seconds=400),
         axes_of=[0, 2],
         labels=("φ", "φ'"),
