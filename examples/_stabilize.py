@@ -104,10 +104,23 @@ def draw(path, name, plant, sides, axes_of, labels):
 
 
 def job(
-    name, title, plant, designs, begin, kappa, trained, budget, axes_of, labels, margin=0.1, growth=0.02, steps=3000
+    name,
+    title,
+    plant,
+    designs,
+    begin,
+    kappa,
+    trained,
+    budget,
+    axes_of,
+    labels,
+    margin=0.1,
+    growth=0.02,
+    shrunk=1.0,
+    steps=3000,
 ):
     """The whole job; `begin(gain, form, key)` returns the controller and the V that are trained, for the rate `trained`; proved is the
-    rate `kappa`."""
+    rate `kappa`. V begins at 1 at `shrunk` of the level of the regulator."""
     parser = argparse.ArgumentParser(description=f"A proved region of attraction: {title}.")
     parser.add_argument("--out", type=Path, default=Path("out"))
     parser.add_argument("--seed", type=int, default=0)
@@ -124,7 +137,7 @@ def job(
         comparison = other.submit(control.regulators, plant, designs, kappa, budget, *rays, 200)
         gain, form = plant.riccati(*designs[0])
         level = control.largest(form, plant.velocity(gain), plant.reach, trained, rays[1])
-        policy, potential = begin(gain, form / (0.95 * level), jax.random.key(options.seed))
+        policy, potential = begin(gain, form / (shrunk * level), jax.random.key(options.seed))
         led = learn(plant, policy, potential, kappa, trained, margin, options, budget)
         control.say(str(led.verification))
         best, limit = comparison.result()
