@@ -263,6 +263,11 @@ def best_quadratic(form, velocity, reach, kappa, rays, steps=250):
     return of(min(found, key=lambda f: f.fun).x)
 
 
+def field_of(program) -> Any:
+    """The vector field of a program."""
+    return program.system.vector_field
+
+
 def learned(program) -> Any:
     """The V of a program."""
     return program.certificate.loss.function

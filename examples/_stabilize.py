@@ -141,7 +141,7 @@ def job(
         led = learn(plant, policy, potential, kappa, trained, margin, options, budget)
         control.say(str(led.verification))
         best, limit = comparison.result()
-    found, potential, system = led.verification, control.learned(led.program), led.program.system
+    found, potential, field = led.verification, control.learned(led.program), control.field_of(led.program)
     strongest, others, table = control.compared(best)
     volume, doubt = estimated(potential, plant.reach) if found.proof is not None else (0.0, 0.0)
     figures = {
@@ -167,7 +167,7 @@ def job(
     regulated = plant.loop(control.Regulator(strongest["gain"], plant.limit)).vector_field
     quadratic = control.Quadratic(ld.Constant(strongest["form"]))
     sides = (
-        (f"neural controller and V: volume {volume:.3g}", system.vector_field, potential, 1.0),
+        (f"neural controller and V: volume {volume:.3g}", field, potential, 1.0),
         (f"best clipped LQR: volume {strongest['volume']:.3g}", regulated, quadratic, strongest["level"]),
     )
     draw(options.out / f"{name}.png", title, plant, sides, axes_of, labels)

@@ -50,6 +50,11 @@ def networks(key):
     return control.Policy(SAFE / 3, pendulum.LIMIT, 16, 2, one), Inside(potential)
 
 
+def learned(program) -> Any:
+    """The h of a program."""
+    return program.certificate.h
+
+
 def learn(options):
     """A program whose barrier is proved, or what is left of it."""
     key = jax.random.key(options.seed)
@@ -73,7 +78,7 @@ def learn(options):
         rounds=options.rounds,
         weight=10.0,
         key=key,
-        prove=lambda program: ld.Certificate.barrier(program.certificate.h, ALPHA),
+        prove=lambda program: ld.Certificate.barrier(learned(program), ALPHA),
         claims=CLAIMS,
         x=np.zeros(2),
         level=0.0,
@@ -127,7 +132,7 @@ def main():
         compared = other.submit(pendulum.regulators, SAFE, 1e-3, BUDGET)
         led = learn(options)
         best, _ = compared.result()
-    found, h, field = led.verification, led.program.certificate.h, led.program.system.vector_field
+    found, h, field = led.verification, learned(led.program), control.field_of(led.program)
     control.say(str(found))
     area = lambda inside: float(inside.mean() * np.prod(2 * SAFE))
     coarse = control.grid(-SAFE, SAFE, 201)

@@ -138,7 +138,7 @@ def first_training(seed, steps):
     control.say("networks fitted to the grid")
     program = ld.fit(program, key=key, progress=False, **training(steps)).program
     control.say("trained without a proof")
-    both = program.system.vector_field.controller, control.learned(program)
+    both = control.field_of(program).controller, control.learned(program)
     return [np.asarray(leaf) for leaf in jax.tree.leaves(eqx.filter(both, eqx.is_array))]
 
 

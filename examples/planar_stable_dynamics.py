@@ -156,14 +156,14 @@ def main():
     places, velocities = strokes()
     data = tuple(jnp.asarray(v.reshape(-1, 2), jnp.float32) for v in (places, velocities))
     led, plain = learn(data, options)
-    found, potential, field = led.verification, control.learned(led.program), led.program.system.vector_field
+    found, potential, field = led.verification, control.learned(led.program), control.field_of(led.program)
     control.say(str(found))
     fine = control.grid(-REACH, REACH, 1001)
     size = float(np.prod(2 * REACH))
     inside = control.values(potential, fine) <= 1
     held = bool((control.values(potential, places) < 1).all())
     coarse = control.grid(-REACH, REACH, 161)
-    fields = {"regression alone": plain.system.vector_field, "with a certificate": field}
+    fields = {"regression alone": control.field_of(plain), "with a certificate": field}
     figures: dict[str, Any] = {
         name: {
             "simulated area": float(control.reached(f, DOMAIN, coarse).mean() * size),
