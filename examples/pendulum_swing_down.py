@@ -119,39 +119,19 @@ def declared(policy, potential):
     return ld.compile(system, certificate, example=(jnp.zeros(2), None), objective=objective)
 
 
-def training(steps):
-    """What both trainings share. All is about states; the examples are there to be counted."""
-    schedule = optax.cosine_decay_schedule(3e-3, steps, 0.03)
-    return {
-        "data": (jnp.zeros((steps, 2)), None),
-        "optimizer": optax.adam(schedule),
-        "epochs": 1,
-        "batch_size": 1,
-        "steps_per_dispatch": 64,
-    }
-
-
-def first_training(seed, steps):
-    """The arrays of both networks after a training without proofs."""
-    key = jax.random.key(seed)
-    program = declared(*begin(key))
-    control.say("networks fitted to the grid")
-    program = ld.fit(program, key=key, progress=False, **training(steps)).program
-    control.say("trained without a proof")
-    both = control.field_of(program).controller, control.learned(program)
-    return [np.asarray(leaf) for leaf in jax.tree.leaves(eqx.filter(both, eqx.is_array))]
-
-
-def learn(key, arrays, options):
-    """A program whose certificate is proved at the level 1, or what is left of it."""
-    shapes, static = eqx.partition(networks(key), eqx.is_array)
-    both = eqx.combine(jax.tree.unflatten(jax.tree.structure(shapes), [jnp.asarray(v) for v in arrays]), static)
+def led(program, options, **more):
+    """Training led by states at which the condition fails, and by the proof."""
+    steps = options.steps
     return ld.fit_until_proved(
-        declared(*both),
-        rounds=options.rounds,
+        program,
+        # All is about states; the examples are there to be counted.
+        (jnp.zeros((steps, 2)), None),
+        optimizer=optax.adam(optax.cosine_decay_schedule(3e-3, steps, 0.03)),
+        epochs=1,
+        batch_size=1,
+        steps_per_dispatch=64,
         weight=4.0,
         relative=True,
-        key=jax.random.fold_in(key, 2),
         # What is to be proved is less than what is trained.
         prove=lambda program: ld.Certificate.exponential(control.learned(program), KAPPA),
         claims=control.REGION,
@@ -159,8 +139,36 @@ def learn(key, arrays, options):
         level=1.0,
         strict=True,
         budget=BUDGET,
-        **training(options.steps),
+        **more,
     )
+
+
+def first_training(options):
+    """The arrays of both networks, trained until the condition fails at no state that is looked at; and what came of each round."""
+    key, both, history = jax.random.key(options.seed), None, []
+    for turn in range(2):
+        # The second time the set is to hold what the controller can do by then.
+        program = declared(*(begin(key) if both is None else both))
+        control.say("networks fitted to the grid" if both is None else "trained on its own")
+        rounds = 1 if turn == 0 else options.rounds
+        found = led(program, options, rounds=rounds, key=jax.random.fold_in(key, turn), proof=False)
+        both, history = (control.field_of(found.program).controller, control.learned(found.program)), found.history
+    control.say(f"trained until the condition fails nowhere that is looked: {[n for _, n in history]}")
+    return [np.asarray(leaf) for leaf in jax.tree.leaves(eqx.filter(both, eqx.is_array))], history
+
+
+def learn(arrays, options):
+    """A program, the verification of its certificate at the level 1, and what came of more rounds, if there were any."""
+    key = jax.random.key(options.seed)
+    shapes, static = eqx.partition(networks(key), eqx.is_array)
+    both = eqx.combine(jax.tree.unflatten(jax.tree.structure(shapes), [jnp.asarray(v) for v in arrays]), static)
+    program = declared(*both)
+    found = control.prove(program.system, both[1], 1.0, KAPPA, BUDGET)
+    if found.proof is not None:
+        return program, found, []
+    control.say(str(found))
+    more = led(program, options, rounds=options.rounds, key=jax.random.fold_in(key, 2))
+    return more.program, more.verification, more.history
 
 
 def compile_proof():
@@ -229,14 +237,15 @@ def main():
 
     # The other process trains, and proves the regulators, while this one compiles what the proof of the networks runs.
     with concurrent.futures.ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as other:
-        arrays = other.submit(first_training, options.seed, options.steps)
+        trained = other.submit(first_training, options)
         compared = other.submit(pendulum.regulators, REACH, KAPPA, BUDGET)
         compile_proof()
         control.say("the programs of the proof are compiled")
-        led = learn(jax.random.key(options.seed), arrays.result(), options)
+        arrays, history = trained.result()
+        program, found, more = learn(arrays, options)
+        control.say(str(found))
         best, limit = compared.result()
-    system, potential, found = led.program.system, control.learned(led.program), led.verification
-    control.say(str(found))
+    system, potential = program.system, control.learned(program)
 
     points = control.grid(-REACH, REACH, 1001)
     cell = np.prod(2 * REACH) / points[..., 0].size
@@ -263,7 +272,7 @@ def main():
         "limit": pendulum.LIMIT,
         "domain": REACH.tolist(),
         "seed": options.seed,
-        "rounds": [[status.name, boxes] for status, boxes in led.history],
+        "rounds": [[status.name, boxes] for status, boxes in [*history, *more]],
     }
     areas = [(f["proved area"], f["simulated area"]) for f in (figures["neural"], figures["regulator"])]
     draw(options.out / "pendulum_swing_down.png", system, potential, strongest, areas)

@@ -31,12 +31,13 @@ class Guided(NamedTuple):
     **Arguments:**
 
     - `program`: as trained in the last round.
-    - `verification`: the last one: proved, refuted with a counterexample, or undecided with what is left.
+    - `verification`: the last `Verification`: proved, refuted with a counterexample, or undecided with what is left; `None` where none
+        was tried.
     - `history`: for each round the status, and the number of boxes that were left, or of states at which the condition fails.
     """
 
     program: Program
-    verification: Verification
+    verification: Any
     history: list[tuple[Assurance, int]]
 
 
@@ -53,6 +54,7 @@ def fit_until_proved(
     draws: int = 65_536,
     relative: bool = False,
     prove: Callable[[Program], Any] | None = None,
+    proof: bool = True,
     batch_size: int = 64,
     steps_per_dispatch: int | None = None,
     progress: bool = False,
@@ -77,6 +79,7 @@ def fit_until_proved(
     - `relative`: whether the residuals in the boxes are relative, as of [`lyapunov_dsl.MonteCarlo`][].
     - `prove`: program -> the certificate that is to be proved, such as the same V with a smaller κ than it is trained with; the
         program's own where it is left out.
+    - `proof`: whether a proof is tried; without one the rounds end where the condition fails at none of the states.
     - `progress`: whether bars are shown.
     - `asked`: what is asked of [`lyapunov_dsl.verify`][]: `x`, `y`, `equilibrium`, `claims`, `level`, `budget` and others.
 
@@ -112,7 +115,12 @@ def fit_until_proved(
         certificate = program.certificate if prove is None else prove(program)
         points = _failing(program, certificate, asked, two, draws)
         fresh = _around(program, points, near)
-        if not len(points) or turn == rounds - 1:
+        if not proof:
+            status = Assurance.REFUTED if len(points) else Assurance.EMPIRICAL
+            history.append((status, len(points)))
+            if not len(points):
+                break
+        elif not len(points) or turn == rounds - 1:
             found = verify(program.system, certificate, progress=progress, **asked)
             history.append((found.status, sum(len(v) for v, _ in found.left.values())))
             if found.status in PROVED:

@@ -39,8 +39,10 @@ def test_training_goes_on_where_the_proof_failed():
     begun = program()
     how = {"optimizer": optax.adam(2e-2), "key": jax.random.key(2), "epochs": 60}
     alone = ld.fit_until_proved(begun, (X, None), rounds=1, **how, **ASKED)
+    assert alone.verification is not None
     assert alone.verification.status is Assurance.REFUTED
     led = ld.fit_until_proved(begun, (X, None), rounds=8, **how, **ASKED)
+    assert led.verification is not None
     assert led.verification.status is Assurance.PROVED_REAL, str(led.verification)
     assert 1 < len(led.history) <= 8
     assert [s for s, _ in led.history][-1] is Assurance.PROVED_REAL
@@ -60,10 +62,16 @@ def test_states_that_fail_are_looked_for_before_a_proof(monkeypatch):
     assert [status for status, _ in led.history] == [Assurance.REFUTED] * 3
     assert led.history[0][1] > 10
     assert len(asked) == 1
+    # Without a proof as well.
+    searched = ld.fit_until_proved(program(), (X, None), rounds=2, proof=False, equilibrium=np.zeros(2), **how)
+    assert searched.verification is None
+    assert [status for status, _ in searched.history] == [Assurance.REFUTED] * 2
+    assert len(asked) == 1
     # Where nothing fails at the states asked about, the proof is tried at once.
     smaller = ld.fit_until_proved(
         program(), (X, None), rounds=3, equilibrium=np.zeros(2), domain=ld.Box(-0.01, 0.01), level=(5.0, 6.0), **how
     )
+    assert smaller.verification is not None
     assert smaller.verification.status is Assurance.PROVED_REAL
     assert len(smaller.history) == 1
 
