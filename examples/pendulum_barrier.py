@@ -114,7 +114,7 @@ def draw(path, field, h, regulator, areas):
         ax.set_xlabel("θ (upright at 0)")
     axes[0].set_ylabel("θ'")
     figure.suptitle(f"States that stay inside of |θ| <= {SAFE[0]}, |θ'| <= {SAFE[1]}, with |u| <= {pendulum.LIMIT}")
-    figure.savefig(path, dpi=80)
+    figure.savefig(path, dpi=72)
 
 
 def main():

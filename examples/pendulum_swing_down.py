@@ -219,7 +219,7 @@ def draw(path, learned, potential, regulator, areas):
     figure.suptitle(
         f"Region of attraction of the upright pendulum, torque at most {pendulum.LIMIT} of gravity's greatest"
     )
-    figure.savefig(path, dpi=80)
+    figure.savefig(path, dpi=72)
 
 
 def main():

@@ -140,7 +140,7 @@ def draw(path, places, sides, potential):
     axes[1].contour(x, y, v, levels=[1.0], colors=["#b3261e"], linewidths=2.2)
     axes[0].set_ylabel("s₂")
     figure.suptitle("Strokes (blue lines), what simulation leads to their end (blue), V <= 1 (red)")
-    figure.savefig(path, dpi=80)
+    figure.savefig(path, dpi=72)
 
 
 def main():

@@ -49,7 +49,7 @@ def test_training_goes_on_where_the_proof_failed():
     assert eqx.tree_equal(led.program.objective, begun.objective)
 
 
-def test_states_that_fail_are_looked_for_before_a_proof(monkeypatch):
+def test_states_that_fail_are_looked_for_before_a_proof(monkeypatch, quick):
     asked = []
 
     def tried(*args, **options):
