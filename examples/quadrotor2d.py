@@ -79,6 +79,7 @@ if __name__ == "__main__":
         margin=0.02,
         growth=1e-4,
         shrunk=0.8,
+        faces=True,
         budget=ld.Budget(boxes=40_000, seconds=200),
         axes_of=[0, 2],
         labels=("z₁", "z₃"),
