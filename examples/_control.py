@@ -12,6 +12,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import scipy.linalg
 import scipy.optimize
 import scipy.special
@@ -135,6 +136,21 @@ def network(inputs, outputs, width, depth, key):
     return eqx.nn.MLP(inputs, outputs, width, depth, jnp.tanh, use_bias=False, use_final_bias=False, key=key)
 
 
+def fitted(loss, models, keys, rate, last):
+    """Models after a step of Adam on loss(models, key) for each of the keys, at a rate that falls to a share `last` of it."""
+    optimizer = optax.adam(optax.cosine_decay_schedule(rate, len(keys), last))
+
+    @eqx.filter_jit
+    def step(models, state, key):
+        updates, state = optimizer.update(eqx.filter_grad(loss)(models, key), state)
+        return eqx.apply_updates(models, updates), state
+
+    state = optimizer.init(eqx.filter(models, eqx.is_inexact_array))
+    for key in keys:
+        models, state = step(models, state, key)
+    return models
+
+
 class Loop(eqx.Module):
     """A plant with a controller."""
 
@@ -180,7 +196,7 @@ class Plant(NamedTuple):
         return b.T @ p / effort, p
 
 
-def regulators(plant, designs, kappa, budget, rays, fine, radii, steps=250, factors=FACTORS):
+def regulators(plant, designs, kappa, budget, rays, fine, radii):
     """The largest region that is proved of all clipped regulators, with their costs (of the states, of the inputs), by either V:
     candidates in the order of the volume up to which V falls at all points of many fine rays, until the volume proved is above that
     of all the others. And the largest volume at those points."""
@@ -188,7 +204,7 @@ def regulators(plant, designs, kappa, budget, rays, fine, radii, steps=250, fact
     for costs, effort in designs:
         gain, p = plant.riccati(costs, effort)
         velocity = plant.velocity(gain)
-        other = best_quadratic(p, velocity, plant.reach, kappa, rays, steps)
+        other = best_quadratic(p, velocity, plant.reach, kappa, rays)
         for kind, form in (("Riccati", p), ("optimized", other)):
             level = largest(form, velocity, plant.reach, kappa, fine, radii)
             candidates.append((volume(form, level), kind, (costs, effort), gain, form, level))
@@ -196,7 +212,7 @@ def regulators(plant, designs, kappa, budget, rays, fine, radii, steps=250, fact
     say(f"{len(designs)} regulators: V falls up to a volume of {candidates[0][0]:.4g} at the points tried")
     best: dict[str, Any] = {}
     for size, kind, costs, gain, form, level in candidates:
-        for factor in factors:
+        for factor in FACTORS:
             proved = volume(form, factor * level)
             if kind in best and best[kind]["volume"] >= proved:
                 break

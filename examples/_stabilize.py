@@ -7,7 +7,6 @@ import multiprocessing
 from pathlib import Path
 
 import _control as control
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 import matplotlib as mpl
@@ -30,18 +29,7 @@ def imitated(plant, policy, gain, potential, form, key, steps=1500):
         wrong_v = jax.vmap(v)(s) - quadratic
         return jnp.mean(jnp.sum((wrong_u / limit) ** 2, -1)) + jnp.mean(wrong_v**2 / (1 + quadratic) ** 2)
 
-    optimizer = optax.adam(optax.cosine_decay_schedule(5e-3, steps, 0.05))
-
-    @eqx.filter_jit
-    def step(pair, state, key):
-        updates, state = optimizer.update(eqx.filter_grad(loss)(pair, key), state)
-        return eqx.apply_updates(pair, updates), state
-
-    pair = policy, potential
-    state = optimizer.init(eqx.filter(pair, eqx.is_inexact_array))
-    for k in jax.random.split(key, steps):
-        pair, state = step(pair, state, k)
-    return pair
+    return control.fitted(loss, (policy, potential), jax.random.split(key, steps), 5e-3, 0.05)
 
 
 def learn(plant, policy, potential, kappa, trained, margin, faces, options, budget):

@@ -49,7 +49,7 @@ def optimal(count=161, torques=9, edge=40.0, most=9.0):
     for u in choices:
         s = states
         for _ in range(2):
-            move = lambda s, u=u: np.stack([s[:, 1], np.sin(s[:, 0]) - pendulum.DAMPING * s[:, 1] + u], 1)
+            move = lambda s, u=u: np.stack(pendulum.move(np, s, np.array([u])), axis=1)
             s = s + dt / 2 * move(s + dt / 4 * move(s))
         outside = (np.abs(s) > REACH).any(1)
         after.append(((s / REACH + 1).T / 2 * (count - 1), outside, (cost + 0.1 * u * u) * dt))
@@ -87,19 +87,7 @@ def begin(key, steps=1500):
         wrong_u = jax.vmap(policy)(states[rows])[:, 0] - torque[rows]
         return jnp.mean(weight[rows] * (wrong_v**2 + 0.1 * wrong_u**2))
 
-    optimizer = optax.adam(optax.cosine_decay_schedule(5e-3, steps, 0.1))
-
-    @eqx.filter_jit
-    def step(pair, state, key):
-        grads = eqx.filter_grad(loss)(pair, key)
-        updates, state = optimizer.update(grads, state)
-        return eqx.apply_updates(pair, updates), state
-
-    pair = networks(key)
-    state = optimizer.init(eqx.filter(pair, eqx.is_inexact_array))
-    for k in keys:
-        pair, state = step(pair, state, k)
-    return pair
+    return control.fitted(loss, networks(key), keys, 5e-3, 0.1)
 
 
 def measures(system):
