@@ -303,6 +303,19 @@ def prove(system, potential, level, kappa, budget):
     )
 
 
+def asked(kappa, states, budget) -> dict[str, Any]:
+    """What `fit_until_proved` is asked for a region of attraction {V <= 1}: less than what is trained, the rate κ."""
+    return {
+        "relative": True,
+        "prove": lambda program: ld.Certificate.exponential(learned(program), kappa),
+        "claims": REGION,
+        "equilibrium": np.zeros(states),
+        "level": 1.0,
+        "strict": True,
+        "budget": budget,
+    }
+
+
 def residuals(weight, parts, samples, level=1.05):
     """What is trained where V is at most a little above 1: on the whole domain, and on smaller and smaller cubes about the origin."""
     measures = [ld.Cube(samples), *(ld.Cube(samples // 4, 2.0 ** (1 - 2 * i)) for i in range(1, parts))]

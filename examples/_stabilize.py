@@ -57,14 +57,8 @@ def learn(plant, policy, potential, kappa, trained, margin, faces, options, budg
         steps_per_dispatch=64,
         rounds=options.rounds,
         weight=8.0,
-        relative=True,
         key=jax.random.key(options.seed),
-        prove=lambda program: ld.Certificate.exponential(control.learned(program), kappa),
-        claims=control.REGION,
-        equilibrium=np.zeros(len(zero)),
-        level=1.0,
-        strict=True,
-        budget=budget,
+        **control.asked(kappa, len(zero), budget),
     )
 
 

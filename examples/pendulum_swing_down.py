@@ -119,14 +119,7 @@ def led(program, options, **more):
         batch_size=1,
         steps_per_dispatch=64,
         weight=4.0,
-        relative=True,
-        # What is to be proved is less than what is trained.
-        prove=lambda program: ld.Certificate.exponential(control.learned(program), KAPPA),
-        claims=control.REGION,
-        equilibrium=np.zeros(2),
-        level=1.0,
-        strict=True,
-        budget=BUDGET,
+        **control.asked(KAPPA, 2, BUDGET),
         **more,
     )
 

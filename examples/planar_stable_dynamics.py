@@ -99,13 +99,7 @@ def learn(data, options):
         key=key,
         rounds=options.rounds,
         weight=2.0,
-        relative=True,
-        prove=lambda program: ld.Certificate.exponential(control.learned(program), KAPPA),
-        claims=control.REGION,
-        equilibrium=np.zeros(2),
-        level=1.0,
-        strict=True,
-        budget=BUDGET,
+        **control.asked(KAPPA, 2, BUDGET),
         **how,
     )
     return led, plain

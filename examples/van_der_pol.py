@@ -82,15 +82,9 @@ def learn(p, options):
         batch_size=1,
         rounds=options.rounds,
         weight=4.0,
-        relative=True,
         steps_per_dispatch=64,
         key=jax.random.key(options.seed),
-        prove=lambda program: ld.Certificate.exponential(control.learned(program), KAPPA),
-        claims=control.REGION,
-        equilibrium=np.zeros(2),
-        level=1.0,
-        strict=True,
-        budget=BUDGET,
+        **control.asked(KAPPA, 2, BUDGET),
     ), points
 
 
