@@ -6,7 +6,6 @@ from typing import Any
 
 import jax
 import numpy as np
-from scipy.stats import beta
 
 
 class Assurance(enum.Enum):
@@ -116,7 +115,9 @@ def clopper_pearson(successes: int, trials: int, confidence: float = 0.95) -> tu
         raise ValueError(
             f"clopper_pearson: expected 0 <= successes <= trials and a confidence in (0, 1), got {successes}, {trials}, {confidence}"
         )
+    from scipy.special import betaincinv  # a tenth of the time of importing this package
+
     tail = (1 - confidence) / 2
-    lower = 0.0 if successes == 0 else float(beta.ppf(tail, successes, trials - successes + 1))
-    upper = 1.0 if successes == trials else float(beta.ppf(1 - tail, successes + 1, trials - successes))
+    lower = 0.0 if successes == 0 else float(betaincinv(successes, trials - successes + 1, tail))
+    upper = 1.0 if successes == trials else float(betaincinv(successes + 1, trials - successes, 1 - tail))
     return lower, upper
