@@ -19,6 +19,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 from sklearn.datasets import load_digits
 from sklearn.model_selection import StratifiedKFold
 
@@ -69,6 +70,21 @@ def make_system(key: Any, kappa: Any = KAPPA, *, width: int = 64) -> ld.System:
 def certificate(kappa: Any = KAPPA) -> Any:
     """Exponential stability of the cross entropy."""
     return ld.Certificate.exponential(loss=ld.cross_entropy, kappa=kappa)
+
+
+class RK4(diffrax.AbstractERK):
+    """The classical Runge-Kutta method, which diffrax does not have."""
+
+    tableau = diffrax.ButcherTableau(
+        c=np.array([0.5, 0.5, 1.0]),
+        b_sol=np.array([1 / 6, 1 / 3, 1 / 3, 1 / 6]),
+        b_error=np.zeros(4),
+        a_lower=(np.array([0.5]), np.array([0.0, 0.5]), np.array([0.0, 0.0, 1.0])),
+    )
+    interpolation_cls = diffrax.ThirdOrderHermitePolynomialInterpolation.from_k
+
+    def order(self, terms: Any) -> int:
+        return 4
 
 
 class Unrolled(ld.Objective):
@@ -148,6 +164,43 @@ def make_step(program: ld.Program, optimizer: Any) -> tuple[Any, Any, Any]:
         return eqx.apply_updates(params, updates), moments, loss
 
     return params, optimizer.init(params), jax.jit(step, donate_argnums=(0, 1))
+
+
+def time_steps(
+    programs: dict[str, ld.Program], x: Any, y: Any, *, rounds: int, budget: float, label: str = ""
+) -> dict[str, dict[str, float]]:
+    """Milliseconds a training step, seconds of compilation and XLA's temporary memory of some programs on one batch.
+
+    Interleaved rounds of as many steps as fit `budget` seconds; the median over rounds.
+    """
+    optimizer, x, y, key = optax.adam(1e-3), jnp.asarray(x), jnp.asarray(y), jax.random.key(1)
+    state, rows, counts = {}, {}, {}
+    for name, program in programs.items():
+        params, moments, step = make_step(program, optimizer)
+        began = time.perf_counter()
+        step = step.lower(params, moments, x, y, key).compile()
+        rows[name] = {
+            "compile s": time.perf_counter() - began,
+            "temporary MB": step.memory_analysis().temp_size_in_bytes / 1e6,
+        }
+        loss = jnp.zeros(())
+        for _ in range(3):
+            began = time.perf_counter()
+            params, moments, loss = step(params, moments, x, y, key)
+            jax.block_until_ready(loss)
+        counts[name] = max(1, min(200, int(budget / (time.perf_counter() - began))))
+        state[name] = (params, moments, step)
+        print(f"  {label:12} {name:40} compiled in {rows[name]['compile s']:5.1f} s", flush=True)
+    seconds: dict[str, list[float]] = {name: [] for name in programs}
+    for _ in range(rounds):
+        for name, (params, moments, step) in state.items():
+            began, loss = time.perf_counter(), None
+            for _ in range(counts[name]):
+                params, moments, loss = step(params, moments, x, y, key)
+            jax.block_until_ready(loss)
+            seconds[name].append((time.perf_counter() - began) / counts[name])
+            state[name] = (params, moments, step)
+    return {name: row | {"ms": 1e3 * float(np.median(seconds[name]))} for name, row in rows.items()}
 
 
 def train(program: ld.Program, step: Any, optimizer: Any, x: Any, y: Any, *, epochs: int, seed: int) -> ld.Program:

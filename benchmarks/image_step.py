@@ -38,29 +38,14 @@ SHAPES: dict[str, tuple[int, ...]] = {"28x28x1": (1, 28, 28), "32x32x3": (3, 32,
 FIELDS = ("invariant", "paper")
 
 
-class RK4(diffrax.AbstractERK):
-    """The classical Runge-Kutta method, which diffrax does not have."""
-
-    tableau = diffrax.ButcherTableau(
-        c=np.array([0.5, 0.5, 1.0]),
-        b_sol=np.array([1 / 6, 1 / 3, 1 / 3, 1 / 6]),
-        b_error=np.zeros(4),
-        a_lower=(np.array([0.5]), np.array([0.0, 0.5]), np.array([0.0, 0.0, 1.0])),
-    )
-    interpolation_cls = diffrax.ThirdOrderHermitePolynomialInterpolation.from_k
-
-    def order(self, terms: Any) -> int:
-        return 4
-
-
 MONTE_CARLO, ALONE = "Monte Carlo, 512 states", "encoder alone"
 END_TO_END = ("end to end, RK4 unrolled", "end to end, RK4 in diffrax's loop")
 OBJECTIVES: dict[str, ld.Objective] = {
     ALONE: ld.EndToEnd(),
-    END_TO_END[0]: common.Unrolled(STEPS, RK4()),
-    END_TO_END[1]: ld.EndToEnd(ld.Solver(RK4(), dt=1 / STEPS)),
+    END_TO_END[0]: common.Unrolled(STEPS, common.RK4()),
+    END_TO_END[1]: ld.EndToEnd(ld.Solver(common.RK4(), dt=1 / STEPS)),
     MONTE_CARLO: ld.MonteCarlo(ld.Sphere(SAMPLES)),
-    "Monte Carlo, tube of 8": ld.MonteCarlo(ld.Trajectory(8)),
+    "Monte Carlo, tube": ld.MonteCarlo(),
 }
 
 

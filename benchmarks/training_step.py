@@ -1,21 +1,20 @@
 """The time of one training step, solver-free against end to end, in one process.
 
-    python benchmarks/training_step.py            # about ten minutes on two cores; docs/results/training_step.json
+    python benchmarks/trains_as_well.py           # first, once: which settings train as well
+    python benchmarks/training_step.py            # about a quarter of an hour on two cores; docs/results/training_step.json
     python benchmarks/training_step.py --quick    # a smoke test, no measurement
 
 A step is loss, gradient and Adam update for a batch of 64, jitted, buffers donated. The candidates are timed in interleaved
 rounds; a figure is the median over rounds of the mean over a round's steps, compilation excluded and given beside it. The
 fields are dense of width 128 and 512 (state of 10) and convolutional (state of 8 x 8 x 8 with a linear readout).
 
-The *cheapest setting that trains as well* is found by training: on the five folds of the digits, with every end-to-end setting, the
-dense network of width 128. It is the fastest whose mean test error is within 0.2 points of the best of them.
-
 On a CPU a convolution inside an XLA loop runs many times slower than outside (jax issue 12868). diffrax solves in a loop; rollouts of
-at most 32 Euler steps are unrolled here. So the unrolled settings are the ones to compare with on a CPU, and are in the list.
+at most 32 Euler steps are unrolled here. So the unrolled settings are the ones to compare with on a CPU, and are in the list. *Encoder
+alone* is what no objective can do without.
 """
 
 import argparse
-import time
+import json
 from pathlib import Path
 from typing import Any
 
@@ -24,20 +23,34 @@ import diffrax
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-import numpy as np
-import optax
 
 import lyapunov_dsl as ld
 from lyapunov_dsl import EndToEnd, MonteCarlo, Solver
 
-FREE: dict[str, ld.Objective] = {
-    "MC Trajectory(8)": MonteCarlo(ld.Trajectory(8)),
-    "MC Cube(64)": MonteCarlo(ld.Cube(64)),
-    "MC Sphere(64)": MonteCarlo(ld.Sphere(64)),
-    "MC Sphere(512)": MonteCarlo(ld.Sphere(512)),
-    "MC Mixture(Trajectory(8), Cube(32))": MonteCarlo(ld.Mixture(ld.Trajectory(8), ld.Cube(32))),
+ALONE = "encoder alone"
+FOURTH_ORDER = ("Tsit5", "RK4")
+NOT_APPLICABLE = {
+    "ForwardMode": "forward mode over all parameters; reverse-mode gradients are refused",
+    "ImplicitAdjoint": "for steady states only",
 }
-ROLLOUT: dict[str, ld.Objective] = {"path integral, 8 Euler": ld.PathIntegral(8)}
+
+
+def solver_free(kind: str) -> dict[str, ld.Objective]:
+    """Objectives that differentiate no solve. Flow matching wants a goal in the state's space, which the convolutional field has not."""
+    out: dict[str, ld.Objective] = {
+        "MC Trajectory(8, 1)": MonteCarlo(ld.Trajectory(8, 1)),
+        "MC Trajectory(8, 2)": MonteCarlo(ld.Trajectory(8, 2)),
+        "MC Trajectory(8, 8)": MonteCarlo(ld.Trajectory(8, 8)),
+        "MC Cube(1)": MonteCarlo(ld.Cube(1)),
+        "MC Cube(64)": MonteCarlo(ld.Cube(64)),
+        "MC Sphere(64)": MonteCarlo(ld.Sphere(64)),
+        "MC Sphere(512)": MonteCarlo(ld.Sphere(512)),
+        "MC Mixture(Trajectory(8, 2), Cube(32))": MonteCarlo(ld.Mixture(ld.Trajectory(8, 2), ld.Cube(32))),
+    }
+    if kind.startswith("dense"):
+        half_width = 2 * ld.radius_for(ld.cross_entropy, common.KAPPA, common.CLASSES)
+        out |= {f"flow matching, {n}": ld.FlowMatching(ld.ClassCorner(0.8 * half_width), samples=n) for n in (1, 8)}
+    return out
 
 
 def adjoints() -> dict[str, ld.Objective]:
@@ -50,17 +63,12 @@ def adjoints() -> dict[str, ld.Objective]:
     }
 
 
-NOT_APPLICABLE = {
-    "ForwardMode": "forward mode over all parameters; reverse-mode gradients are refused",
-    "ImplicitAdjoint": "for steady states only",
-}
-
-
 def fixed() -> dict[str, ld.Objective]:
     """Fixed steps: diffrax's loop, and unrolled."""
     out: dict[str, ld.Objective] = {}
     for name, method, steps in [
-        ("Tsit5", diffrax.Tsit5(), (4, 1)),
+        ("Tsit5", diffrax.Tsit5(), (8, 1)),
+        ("RK4", common.RK4(), (8, 4, 1)),
         ("Heun", diffrax.Heun(), (4, 2)),
         ("Euler", diffrax.Euler(), (16, 8, 4, 2, 1)),
     ]:
@@ -70,7 +78,17 @@ def fixed() -> dict[str, ld.Objective]:
     return out
 
 
-FOURTH_ORDER = ("Tsit5",)
+PATH_INTEGRAL: dict[str, ld.Objective] = {"path integral, 8 Euler": ld.PathIntegral(8)}
+
+
+class Alone(ld.Objective):
+    """The mean square of what the encoder returns: encoder and optimizer, and no dynamics."""
+
+    def check(self, condition: Any, start: Any) -> None:
+        pass
+
+    def __call__(self, condition: Any, x: Any, y: Any, *, key: Any) -> Any:
+        return jnp.mean(jax.vmap(lambda x: condition.system.start(x, None).context)(x) ** 2)
 
 
 def make(kind: str, key: Any) -> ld.System:
@@ -89,61 +107,15 @@ def _image(x: Any) -> ld.Start:
 
 
 def time_all(kind: str, objectives: dict[str, ld.Objective], x: Any, y: Any, *, rounds: int, budget: float) -> dict:
-    """Milliseconds a step and seconds of compilation for every objective, in interleaved rounds."""
-    optimizer, x, y, key = optax.adam(1e-3), jnp.asarray(x), jnp.asarray(y), jax.random.key(1)
-    state, compile_seconds, counts = {}, {}, {}
-    for name, objective in objectives.items():
-        program = ld.compile(make(kind, jax.random.key(0)), common.certificate(), (x[0], y[0]), objective=objective)
-        params, moments, step = common.make_step(program, optimizer)
-        began = time.perf_counter()
-        params, moments, loss = step(params, moments, x, y, key)
-        jax.block_until_ready(loss)
-        compile_seconds[name] = time.perf_counter() - began
-        began = time.perf_counter()
-        for _ in range(2):
-            params, moments, loss = step(params, moments, x, y, key)
-        jax.block_until_ready(loss)
-        # As many steps a round as fit the budget.
-        counts[name] = max(1, min(200, int(budget / ((time.perf_counter() - began) / 2))))
-        state[name] = (params, moments, step)
-        print(f"  {kind:10} {name:40} compiled in {compile_seconds[name]:5.1f} s", flush=True)
-    seconds: dict[str, list[float]] = {name: [] for name in objectives}
-    loss = jnp.zeros(())
-    for _ in range(rounds):
-        for name, (params, moments, step) in state.items():
-            began = time.perf_counter()
-            for _ in range(counts[name]):
-                params, moments, loss = step(params, moments, x, y, key)
-            jax.block_until_ready(loss)
-            seconds[name].append((time.perf_counter() - began) / counts[name])
-            state[name] = (params, moments, step)
-    return {n: {"ms": 1e3 * float(np.median(s)), "compile s": compile_seconds[n]} for n, s in seconds.items()}
+    """Milliseconds a step, seconds of compilation and temporary memory for every objective, in interleaved rounds."""
+    programs = {
+        name: ld.compile(make(kind, jax.random.key(0)), common.certificate(), (x[0], y[0]), objective=objective)
+        for name, objective in objectives.items()
+    }
+    return common.time_steps(programs, x, y, rounds=rounds, budget=budget, label=kind)
 
 
-def errors(objectives: dict[str, ld.Objective], x: Any, y: Any, *, folds: int, seeds: int, epochs: int) -> dict:
-    """Mean test error in per cent of every end-to-end setting, inference by the setting's own solver where it has one."""
-    out = {}
-    for name, objective in objectives.items():
-        step, found = None, []
-        for seed in range(seeds):
-            for train, test in common.folds(x, y)[:folds]:
-                solver = objective.solver if isinstance(objective, EndToEnd | common.Joint) else None
-                if isinstance(objective, common.Unrolled):
-                    solver = Solver(objective.method, dt=1 / objective.steps)
-                program = ld.compile(
-                    common.make_system(jax.random.key(seed), width=128), common.certificate(), (x[0], y[0]),
-                    objective=objective, solver=solver,
-                )  # fmt: skip
-                optimizer = optax.adam(optax.cosine_decay_schedule(3e-3, epochs * (len(train) // common.BATCH)))
-                step = common.make_step(program, optimizer)[2] if step is None else step
-                program = common.train(program, step, optimizer, x[train], y[train], epochs=epochs, seed=seed)
-                found.append(100 * program.error(x[test], y[test]))
-        out[name] = float(np.mean(found))
-        print(f"  {name:40} test error {out[name]:.2f} %", flush=True)
-    return out
-
-
-def cheapest(times: dict, names: Any) -> str:
+def fastest(times: dict, names: Any) -> str:
     """The fastest of some settings."""
     return min(names, key=lambda name: times[name]["ms"])
 
@@ -151,55 +123,45 @@ def cheapest(times: dict, names: Any) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description="Training steps, solver-free against end to end.")
     parser.add_argument("--quick", action="store_true", help="a smoke test in about a minute")
-    parser.add_argument("--epochs", type=int, default=40, help="of the runs that find the cheapest setting")
     parser.add_argument("--out", type=Path, default=None)
     options = parser.parse_args()
     x, y = common.load()
-    end_to_end = {**adjoints(), **fixed()}
-    kinds = ["dense 128", "dense 512", "conv"]
-    rounds, budget, trained = 7, 0.3, dict(end_to_end)
+    as_well = set(json.loads((common.RESULTS / "trains_as_well.json").read_text())["as well"])
+    end_to_end, kinds, rounds, budget = {**adjoints(), **fixed()}, ["dense 128", "dense 512", "conv"], 7, 0.3
     if options.quick:
-        kinds, rounds, budget, options.epochs = ["dense 128"], 2, 0.05, 1
-        names = ("Tsit5 PID, RecursiveCheckpoint", "8 Euler, diffrax", "8 Euler, unrolled")
-        end_to_end = {name: end_to_end[name] for name in names}
-        trained = {"8 Euler, unrolled": end_to_end["8 Euler, unrolled"]}
-    # The two ways to take the same steps give the same numbers, and so do the adjoints: each is trained once.
-    trained = {
-        n: o for n, o in trained.items() if "diffrax" not in n and ("PID" not in n or "Recursive" in n or "whole" in n)
-    }
-    print("test errors of the end-to-end settings:")
-    size = {"folds": 1, "seeds": 1} if options.quick else {"folds": 5, "seeds": 1}
-    error = errors(trained, x, y, epochs=options.epochs, **size)
-    as_well = {n for n, e in error.items() if e <= min(error.values()) + 0.2}
-    as_well |= {name.replace("unrolled", "diffrax") for name in as_well} & set(end_to_end)
-    results, sentences = {}, []
+        kinds, rounds, budget = ["dense 128"], 2, 0.05
+        quick = ("Tsit5 PID, whole batch as one state", "8 Euler, diffrax", "8 Euler, unrolled", "8 RK4, unrolled")
+        end_to_end = {name: end_to_end[name] for name in quick}
+    # The two ways to take the same steps give the same numbers.
+    well = {n for n in end_to_end if n in as_well or n.replace("diffrax", "unrolled") in as_well}
+    results, slower = {}, []
     for kind in kinds:
-        times = time_all(kind, {**FREE, **ROLLOUT, **end_to_end}, x[: common.BATCH], y[: common.BATCH],
+        free = {**solver_free(kind), **PATH_INTEGRAL}
+        times = time_all(kind, {ALONE: Alone(), **free, **end_to_end}, x[: common.BATCH], y[: common.BATCH],
                          rounds=rounds, budget=budget)  # fmt: skip
-        fourth = cheapest(times, [n for n in end_to_end if any(m in n for m in FOURTH_ORDER)])
-        references = {"best fourth order or higher": fourth, "cheapest that trains as well": cheapest(times, as_well)}
-        references["8 Euler, unrolled"] = "8 Euler, unrolled"
-        references["8 Euler, diffrax"] = "8 Euler, diffrax"
+        fourth = [n for n in end_to_end if any(m in n for m in FOURTH_ORDER)]
+        references = {
+            "best fourth order that trains as well": fastest(times, well & set(fourth)),
+            "cheapest that trains as well": fastest(times, well),
+            "best of diffrax's loop": fastest(times, [n for n in well if "unrolled" not in n]),
+        }
         results[kind] = {"times": times, "references": references}
-        print(f"\n{kind}: milliseconds a step (ratio of each reference to it)")
-        for name in (*FREE, *ROLLOUT, *end_to_end):
-            ms = times[name]["ms"]
-            ratios = {r: times[n]["ms"] / ms for r, n in references.items()} if name in {**FREE, **ROLLOUT} else {}
-            times[name]["ratios"] = ratios
-            shown = "  ".join(f"{r}: {ratio:.2f}" for r, ratio in ratios.items())
-            print(f"  {name:40} {ms:8.2f}  {shown}")
-            sentences += [
-                f"{kind}: {name} is not faster than {references[r]} ({r}): {ratio:.2f} times its speed"
-                for r, ratio in ratios.items()
+        print(f"\n{kind}: milliseconds a step (how many times longer each reference takes)")
+        for name, row in times.items():
+            row["ratios"] = {r: times[n]["ms"] / row["ms"] for r, n in references.items()} if name in free else {}
+            shown = "  ".join(f"{r}: {ratio:.2f}" for r, ratio in row["ratios"].items())
+            print(f"  {name:40} {row['ms']:8.2f}  {shown}")
+            slower += [
+                f"{kind}: {name} takes {1 / ratio:.2f} times as long as {references[r]} ({r})"
+                for r, ratio in row["ratios"].items()
                 if ratio <= 1
             ]
         print(f"  references: {references}")
     print("\nwhere solver-free training is not faster:")
-    print("\n".join(f"  {s}" for s in sentences) or "  nowhere")
+    print("\n".join(f"  {s}" for s in slower) or "  nowhere")
     record = {
-        "environment": common.environment(), "quick": options.quick, "epochs": options.epochs, "test errors": error,
-        "trains as well": sorted(as_well), "not applicable": NOT_APPLICABLE, "results": results,
-        "not faster": sentences,
+        "environment": common.environment(), "quick": options.quick, "not applicable": NOT_APPLICABLE,
+        "results": results, "not faster": slower,
     }  # fmt: skip
     common.write(options.out, "training_step", record)
 

@@ -57,7 +57,8 @@ MEASURES = {
     "cube": (ld.Cube(8), True),
     "cube of its own": (ld.Cube(7, half_width=0.4), False),
     "sphere": (ld.Sphere(8, radius=0.9), False),
-    "trajectory": (ld.Trajectory(5), True),
+    "trajectory": (ld.Trajectory(5, 3), True),
+    "trajectory of one": (ld.Trajectory(), True),
     "trajectory without noise": (ld.Trajectory(4, noise=0), True),
     "mixture": (ld.Mixture(ld.Cube(4), ld.Trajectory(6), weights=(1, 3)), True),
     "nested mixture": (ld.Mixture(ld.Mixture(ld.Cube(2), ld.Sphere(3, 1.0)), ld.Trajectory(2)), False),
@@ -210,9 +211,9 @@ def test_each_stratified_time_is_uniform():
 
 @pytest.mark.parametrize("start", [vector, image, tree])
 def test_without_noise_the_states_are_on_the_euler_rollout(start, precision):
-    start, points, horizon = start(precision), 5, 2.0
+    start, points, count, horizon = start(precision), 5, 7, 2.0
     declared = system(ld.Box(-50, 50), horizon)
-    samples = ld.Trajectory(points, noise=0).sample(declared, start, key=jax.random.key(3))
+    samples = ld.Trajectory(points, count, noise=0).sample(declared, start, key=jax.random.key(3))
     step = horizon / points
     path = [start.state]
     for i in range(points):
@@ -220,13 +221,13 @@ def test_without_noise_the_states_are_on_the_euler_rollout(start, precision):
         path.append(jax.tree.map(lambda s, f: s + step * f, path[-1], velocity))
     path = jax.tree.map(lambda *leaves: np.stack(leaves).astype(np.float64), *path)
     t = np.asarray(samples.t, np.float64)
-    assert np.all(np.floor(t / step) == np.arange(points))
+    assert np.all(np.floor(np.sort(t) / (horizon / count)) == np.arange(count))
 
     def check(states, nodes):
         flat = nodes.reshape(points + 1, -1)
         expected = np.stack([np.interp(t, step * np.arange(points + 1), column) for column in flat.T], axis=1)
         np.testing.assert_allclose(
-            np.asarray(states, np.float64).reshape(points, -1),
+            np.asarray(states, np.float64).reshape(count, -1),
             expected,
             atol=2e-5 if precision == jnp.float32 else 1e-12,
         )
@@ -239,7 +240,7 @@ def test_the_scale_of_the_noise():
     domain = ld.Box(np.array([-10.0, -20, -40]), np.array([10.0, 20, 40]))
     still = system(domain, field=lambda t, s, c: jnp.zeros_like(s))
     start = ld.Start(jnp.asarray([1.0, -2, 3]))
-    samples = draws(ld.Trajectory(8, noise=0.1), still, start)
+    samples = draws(ld.Trajectory(8, 8, noise=0.1), still, start)
     noise = (samples.state - np.asarray(start.state)) / np.array([1.0, 2, 4])
     close(noise, 0, 1)
     close(noise**2, 1, math.sqrt(2))
@@ -249,7 +250,7 @@ def test_the_scale_of_the_noise():
 
 @pytest.mark.parametrize("domain", [ld.Box(-1, 0.5), ld.Ball(0.5, 0.25)])
 def test_the_tube_is_projected_onto_the_domain(domain):
-    samples = draws(ld.Trajectory(8, noise=2), system(domain), vector(jnp.float32))
+    samples = draws(ld.Trajectory(8, 8, noise=2), system(domain), vector(jnp.float32))
     excess = jax.vmap(domain.excess)(jnp.asarray(samples.state, jnp.float32))
     assert -1e-6 <= float(jnp.max(excess)) <= 1e-6
 
@@ -358,7 +359,12 @@ def test_a_measure_that_is_not_shared_is_caught():
 
 @pytest.mark.parametrize("count", [0, -1, 2.5, None])
 def test_a_count_that_is_not_a_positive_whole_number_is_refused(count):
-    for make in (lambda: ld.Cube(count), lambda: ld.Sphere(count), lambda: ld.Trajectory(count)):
+    for make in (
+        lambda: ld.Cube(count),
+        lambda: ld.Sphere(count),
+        lambda: ld.Trajectory(count),
+        lambda: ld.Trajectory(8, count),
+    ):
         with pytest.raises((ValueError, TypeError)):
             make()
 

@@ -587,9 +587,15 @@ NUMBERS: dict[str, Mistake] = {
     **_numbers(
         "sphere radius", lambda ld, v: ld.Sphere(4, v), "radius: expected a positive finite number", (0, NAN, "two")
     ),
+    **_numbers(
+        "tube samples", lambda ld, v: ld.Trajectory(8, v), "samples: expected a positive whole number", (0, 2.5)
+    ),
     **_numbers("tube points", lambda ld, v: ld.Trajectory(v), "points: expected a positive whole number", (0, 2.5)),
     **_numbers(
-        "tube noise", lambda ld, v: ld.Trajectory(8, v), "noise: expected a finite number >= 0", (-1, NAN, INF, None)
+        "tube noise",
+        lambda ld, v: ld.Trajectory(8, noise=v),
+        "noise: expected a finite number >= 0",
+        (-1, NAN, INF, None),
     ),
     **_numbers("path steps", lambda ld, v: ld.PathIntegral(v), "steps: expected a positive whole number", (0, -1, 2.5)),
 }

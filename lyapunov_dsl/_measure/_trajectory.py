@@ -22,21 +22,25 @@ class Trajectory(Measure):
 
     **Arguments:**
 
-    - `points`: how many Euler steps the rollout has, and how many states it gives.
+    - `points`: how many Euler steps the rollout has.
+    - `samples`: how many states are taken from it. A step of the rollout costs one evaluation of the field, a sample about three, since
+        it is differentiated.
     - `noise`: the standard deviation of the noise, as a fraction of the half-width of the domain.
 
     **Raises:** `ValueError` for a number of points that is not positive, or noise that is negative or not finite.
     """
 
     points: int = eqx.field(static=True)
+    samples: int = eqx.field(static=True)
     noise: float = eqx.field(static=True)
     per_example: ClassVar[bool] = True
 
-    def __init__(self, points: int = 8, noise: Any = 0.25):
+    def __init__(self, points: int = 8, samples: int = 1, noise: Any = 0.25):
         check_count("points", points)
+        check_count("samples", samples)
         if not (is_finite(noise) and noise >= 0):
             raise ValueError(f"noise: expected a finite number >= 0, got {noise!r}")
-        self.points = points
+        self.points, self.samples = points, samples
         self.noise = float(noise)
 
     def check(self, system: System, state: PyTree) -> None:
@@ -49,12 +53,14 @@ class Trajectory(Measure):
         grid, states = jax.lax.stop_gradient(
             rollout(eqx.nn.inference_mode(system), start, None, solver=diffrax.Euler(), steps=self.points)
         )
-        t = jnp.sort(stratified_times(time_key, self.points, system.horizon, dtype))
-        fraction = (t - grid[:-1]) / (grid[1:] - grid[:-1])
+        t = stratified_times(time_key, self.samples, system.horizon, dtype)
+        step = jnp.clip((t * (self.points / system.horizon)).astype(int), 0, self.points - 1)
+        fraction = (t - grid[step]) / (grid[step + 1] - grid[step])
 
         def between(path: Any) -> Any:
             shape = (-1,) + (1,) * (path.ndim - 1)
-            return path[:-1] + fraction.reshape(shape).astype(path.dtype) * (path[1:] - path[:-1])
+            before, after = path[step], path[step + 1]
+            return before + fraction.reshape(shape).astype(path.dtype) * (after - before)
 
         states = jax.tree.map(between, states)
         leaves, tree = jax.tree.flatten(states)
@@ -65,4 +71,4 @@ class Trajectory(Measure):
             for leaf, width, k in zip(leaves, widths, keys, strict=True)
         ]
         states = jax.vmap(system.region.project)(jax.tree.unflatten(tree, noisy))
-        return Samples(t, states, uniform_weights(self.points, dtype))
+        return Samples(t, states, uniform_weights(self.samples, dtype))

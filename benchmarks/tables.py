@@ -1,0 +1,285 @@
+"""The tables of the documentation, from the records in docs/results.
+
+    python benchmarks/tables.py            # writes them into the pages
+    python benchmarks/tables.py --check    # exits with 1 where a page does not say what the records say
+
+A page marks the place of a table by `<!-- table: NAME -->` and `<!-- end of table -->`, each on a line of its own.
+"""
+
+import argparse
+import json
+import re
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+DOCS = Path(__file__).parent.parent / "docs"
+PLACE = re.compile(r"(<!-- table: (.+?) -->\n).*?(<!-- end of table -->)", flags=re.DOTALL)
+
+
+def read(name: str) -> Any:
+    """A record, or nothing where there is none."""
+    path = DOCS / "results" / f"{name}.json"
+    return json.loads(path.read_text()) if path.exists() else None
+
+
+def table(head: Iterable[str], rows: Iterable[Iterable[Any]]) -> str:
+    """A Markdown table; `None` is an empty cell."""
+    head = list(head)
+    lines = [head, ["---"] * len(head), *rows]
+    return "".join("| " + " | ".join("" if c is None else str(c) for c in line) + " |\n" for line in lines)
+
+
+def percent(share: float) -> str:
+    return f"{100 * share:.2f}"
+
+
+def digits_folds() -> str:
+    names = {
+        "monte carlo": "Monte Carlo",
+        "path integral": "path integral",
+        "end to end": "end to end (Tsit5, adaptive)",
+    }
+    columns = ("error", "keeps promise, correct", "keeps promise, all", "leaves H, float32", "leaves H, float64")
+    rows = [(names[n], *(percent(r["mean"][c]) for c in columns)) for n, r in read("digits_folds")["results"].items()]
+    head = (
+        "trained by",
+        "test error",
+        "keeps V(t) ≤ 1.05 V(0) e^(-2t), of the correctly decided",
+        "of all",
+        "leaves H, float32",
+        "float64",
+    )
+    return table(head, rows)
+
+
+def digits_measures() -> str:
+    names = {"cube": "cube, 64", "sphere": "origin-biased sphere, 64", "mixture": "tube and cube, half each"}
+    found = {"tube around the trajectories (default)": read("digits_folds")["results"]["monte carlo"]}
+    found |= {names[n]: r for n, r in read("digits_measures")["results"].items()}
+    columns = ("error", "keeps promise, correct", "keeps promise, all")
+    head = ("measure", "test error", "keeps the promise, of the correctly decided", "of all")
+    return table(head, ((n, *(percent(r["mean"][c]) for c in columns)) for n, r in found.items()))
+
+
+def trains_as_well() -> str:
+    record = read("trains_as_well")
+    rows = sorted(record["test errors"].items(), key=lambda item: item[1]["mean"])
+    return table(
+        ("setting", "test error", "as well"),
+        ((n, f"{r['mean']:.2f}", "yes" if n in record["as well"] else "no") for n, r in rows),
+    )
+
+
+def training_step() -> str:
+    results = read("training_step")["results"]
+    names = list(dict.fromkeys(n for kind in results.values() for n in kind["times"]))
+    cell = lambda kind, name: f"{kind['times'][name]['ms']:.1f}" if name in kind["times"] else None
+    return table(("setting", *results), ((n, *(cell(kind, n) for kind in results.values())) for n in names))
+
+
+def training_ratios() -> str:
+    results = read("training_step")["results"]
+    rows = []
+    for field, kind in results.items():
+        for name, row in kind["times"].items():
+            if row["ratios"]:
+                rows.append((name, field, *(f"{ratio:.2f}" for ratio in row["ratios"].values())))
+    references = list(next(iter(results.values()))["references"])
+    order = list(dict.fromkeys(row[0] for row in rows))
+    return table(("solver-free", "field", *references), sorted(rows, key=lambda row: order.index(row[0])))
+
+
+def training_references() -> str:
+    results = read("training_step")["results"]
+    references = list(next(iter(results.values()))["references"])
+    return table(("field", *references), ((field, *kind["references"].values()) for field, kind in results.items()))
+
+
+def compile_and_memory() -> str:
+    kind = read("training_step")["results"]["dense 128"]["times"]
+    return table(
+        ("setting", "compilation, s", "temporary memory, MB"),
+        ((n, f"{r['compile s']:.1f}", f"{r['temporary MB']:.1f}") for n, r in kind.items()),
+    )
+
+
+def time_to_accuracy(width: str) -> str:
+    rows = read("time_to_accuracy")["results"][width]
+    targets = list(next(iter(rows.values()))["steps"])
+    quick = {t: min(r["seconds"][t] for n, r in rows.items() if r["seconds"][t] and "MC" in n) for t in targets}
+    shown = lambda value: "not reached" if value is None else f"{value:.1f}"
+    ratio = lambda r, t: None if r["seconds"][t] is None else f"{r['seconds'][t] / quick[t]:.1f}"
+    head = [
+        "setting",
+        "ms a step",
+        *(f"s to {t} %" for t in targets),
+        *(f"of the fastest Monte Carlo, {t} %" for t in targets),
+    ]
+    return table(
+        head,
+        (
+            (n, f"{r['ms']:.1f}", *(shown(r["seconds"][t]) for t in targets), *(ratio(r, t) for t in targets))
+            for n, r in rows.items()
+        ),
+    )
+
+
+def scaling(what: str) -> str:
+    results = read("scaling")["results"][what]
+    if what in ("states", "batch"):
+        names = list(next(iter(results.values())))
+        head = ("setting", *(f"{'k = ' if what == 'states' else ''}{n}" for n in results))
+        return table(head, ((name, *(f"{column[name]['ms']:.2f}" for column in results.values())) for name in names))
+    groups: dict[str, dict[str, Any]] = {}
+    for name, row in results.items():
+        setting, number = name.rsplit(", ", 1)
+        groups.setdefault(re.sub(r"\(\d+, (\d+)\)", r"(steps, \1)", setting), {})[number] = row
+    numbers = list(next(iter(groups.values())))
+    cell = lambda row: f"{row['ms']:.2f} ({row['temporary MB']:.1f}, {row['compile s']:.1f})"
+    return table(("setting", *numbers), ((n, *(cell(rows[k]) for k in numbers)) for n, rows in groups.items()))
+
+
+def inference() -> str:
+    head = ("trained by", "solver", "stopped at", "test error", "steps an image", "ms", "of the whole horizon's time")
+    rows = read("inference")["results"]
+    return table(
+        head,
+        ((r["trained by"], r["solver"], r["stop"], f"{r['test error']:.2f}", f"{r['steps an image']:.1f}", f"{r['ms']:.1f}", f"{r['ratio']:.2f}") for r in rows),
+    )  # fmt: skip
+
+
+def bounds() -> str:
+    rows = []
+    for network, found in read("bounds")["float64"].items():
+        for i, by in enumerate(("crown", "auto_LiRPA")):
+            times = [f"{found['us per box'][n][by]:.0f}" for n in ("64", "1024")]
+            rows.append((network if i == 0 else None, by, *(f"{r:.3f}" for r in found["ratio"][by]), *times))
+    return table(
+        ("network", "by", "0.01", "0.05", "0.1", "0.5", "1.0", "µs per box, 64 together", "1,024 together"), rows
+    )
+
+
+def certify() -> str:
+    record, radii = read("certify"), ("0.1", "0.2", "0.3")
+    rows = []
+    for scale in (name for name in record if name.startswith("scale")):
+        found = record[scale]["certified"]
+        rows.append((f"this program, {scale}", *(f"{100 * found['this program'][r]:.1f} %" for r in radii)))
+        rows.append((f"its encoder alone, {scale}", *(f"{100 * found['encoder alone'][r]:.1f} %" for r in radii)))
+    for name, shown in (("linear", "a linear classifier's margin"), ("nearest neighbor", "nearest neighbor's")):
+        rows.append((shown, *(f"{100 * found[name][r]:.1f} %" for r in radii)))
+    return table(("", *radii), rows)
+
+
+def certify_rules() -> str:
+    record, radii = read("certify")["scale 8"]["rules"], ("0.1", "0.2", "0.3")
+    return table(("rule", *radii), ((n, *(f"{100 * r[x]:.1f} %" for x in radii)) for n, r in record.items()))
+
+
+def control() -> str:
+    names = (
+        "pendulum_swing_down",
+        "pendulum_barrier",
+        "planar_stable_dynamics",
+        "van_der_pol",
+        "segway",
+        "quadrotor2d",
+    )
+    rows = []
+    for record in map(read, names):
+        figures = record["figures"]
+        claim, found = next(iter(record["claims"].items()))
+        if "areas" in figures:
+            ours, other = figures["areas"]["learned V"], figures["areas"]["quadratic V"]
+        elif "neural" in figures:
+            ours, other = (next(iter(figures[side].values())) for side in ("neural", "regulator"))
+        else:
+            ours, other = figures["proved area"], None
+        against = (None, None) if other is None else (f"{other:.4g}", f"{ours / other:.2f}")
+        rows.append(
+            (f"`{record['example']}.py`", claim, found["status"], f"{ours:.4g}", *against, f"{record['seconds']:.0f}")
+        )
+    return table(("example", "claim", "status", "proved", "best quadratic", "ratio", "seconds"), rows)
+
+
+def import_time() -> str:
+    record = read("import_time")
+    return table(("of `import jax, equinox, diffrax`", "least", "median", "largest"),
+                 [("with `import lyapunov_dsl`", *(f"{record['ratio'][k]:.2f}" for k in ("least", "median", "largest")))])  # fmt: skip
+
+
+def mutation() -> str:
+    record = read("mutation")
+    rows = [
+        (g, r["mutants"], r["killed"], r["timeout"], r["survived"], f"{100 * r['score']:.0f} %")
+        for g, r in record["groups"].items()
+    ]
+    return table(("group", "mutants", "killed", "timed out", "survived", "score"), rows)
+
+
+def summary() -> str:
+    """What one looks for first, each row from another record."""
+    step, rows = read("training_step")["results"], []
+    best = "MC Trajectory(8, 1)"
+    for field, kind in step.items():
+        for reference, ratio in kind["times"][best]["ratios"].items():
+            rows.append(
+                (
+                    f"training step, {field}, {best}",
+                    f"{kind['references'][reference]} ({reference})",
+                    f"{ratio:.1f} times faster" if ratio > 1 else f"{1 / ratio:.1f} times slower",
+                )
+            )
+    box = read("bounds")["float64"]["net_k10"]["us per box"]["1024"]
+    rows.append(
+        (
+            "bounds of dV/dt + V, three layers, k = 10",
+            "auto_LiRPA's CROWN",
+            f"{box['auto_LiRPA'] / box['crown']:.1f} times faster",
+        )
+    )
+    rows.append(
+        (
+            "certified at L2 0.1, MNIST",
+            "FI-ODE, as reported: 95.8 %",
+            f"{100 * read('certify_mnist')['L2']['certified']:.1f} %",
+        )
+    )
+    return table(("what", "against", "result"), rows)
+
+
+TABLES = {
+    "summary": summary, "digits folds": digits_folds, "digits measures": digits_measures, "trains as well": trains_as_well,
+    "training step": training_step, "training ratios": training_ratios, "training references": training_references,
+    "compile and memory": compile_and_memory, "time to accuracy, 128": lambda: time_to_accuracy("128"),
+    "time to accuracy, 512": lambda: time_to_accuracy("512"), "inference": inference, "bounds": bounds, "certify": certify,
+    "certify rules": certify_rules, "control": control, "import time": import_time, "mutation": mutation,
+    **{f"scaling, {what}": (lambda what=what: scaling(what)) for what in ("states", "samples", "steps", "batch")},
+}  # fmt: skip
+
+
+def filled(text: str) -> str:
+    """A page with its tables as the records have them."""
+    return PLACE.sub(lambda m: f"{m[1]}\n{TABLES[m[2]]()}\n{m[3]}", text)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description="Tables of the documentation from docs/results.")
+    parser.add_argument("--check", action="store_true", help="write nothing")
+    options = parser.parse_args()
+    stale = []
+    for page in sorted([*DOCS.rglob("*.md"), DOCS.parent / "CONTRIBUTING.md"]):
+        before = page.read_text()
+        after = filled(before)
+        if after != before:
+            stale.append(page.name)
+            if not options.check:
+                page.write_text(after)
+    print("stale:" if options.check else "written:", ", ".join(stale) or "nothing")
+    return int(options.check and bool(stale))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
