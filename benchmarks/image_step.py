@@ -24,7 +24,6 @@ from pathlib import Path
 from typing import Any
 
 import common
-import diffrax
 import equinox as eqx
 import jax
 import jax.numpy as jnp

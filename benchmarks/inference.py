@@ -3,10 +3,10 @@
     python benchmarks/inference.py            # about three minutes on two cores; docs/results/inference.json
     python benchmarks/inference.py --quick    # a smoke test
 
-The digits network, trained by Monte Carlo and end to end on four folds of five. `predict` of the images of the fifth: to the horizon, to a time,
-and until the largest probability reaches a level, by the default solver (fixed steps of Heun) and by adaptive Tsit5. Times are medians over
-interleaved rounds; the batch ends when its last image does, so that a level saves time for the batch only where all images reach it, while the steps that an
-image takes by itself are in the column of steps.
+The digits network, trained by Monte Carlo and end to end on four folds of five. `predict` of the images of the fifth: to the
+horizon, to a time, and until the largest probability reaches a level, by the default solver (fixed steps of Heun) and by adaptive Tsit5.
+Times are medians over interleaved rounds; the batch ends when its last image does, so that a level saves time for the batch only where all
+images reach it, while the steps that an image takes by itself are in the column of steps.
 """
 
 import argparse

@@ -3,9 +3,9 @@
     python benchmarks/scaling.py            # about ten minutes on two cores; docs/results/scaling.json
     python benchmarks/scaling.py --quick    # a smoke test, no measurement
 
-The digits network with a dense field of width 128. What varies: the number of states k (10 to 300), the number Γ of samples (1 to 512, of the cube and of
-the tube), the number of steps (4 to 64, end to end and of the path integral) and the batch (16 to 1,024). Every sweep is timed in interleaved
-rounds. Above a state of 10 numbers the first ten are the logits.
+The digits network with a dense field of width 128. What varies: the number of states k (10 to 300), the number Γ of samples (1 to 512, of
+the cube and of the tube), the number of steps (4 to 64, end to end and of the path integral) and the batch (16 to 1,024). Every sweep is
+timed in interleaved rounds. Above a state of 10 numbers the first ten are the logits.
 """
 
 import argparse
