@@ -232,17 +232,38 @@ class FunctionLoss(Loss):
 
 
 cross_entropy = CrossEntropy()
+"""Cross entropy of logits, the loss of the paper: the one [`lyapunov_dsl.CrossEntropy`][], a function (prediction, target) -> scalar."""
+
 squared_error = SquaredError()
+"""The squared distance to a target: the one [`lyapunov_dsl.SquaredError`][], a function (prediction, target) -> scalar."""
 
 
 def truncated(loss: Any, level: Any) -> Truncated:
-    """The truncated loss max(0, L - level); see [`lyapunov_dsl.Truncated`][]."""
+    """The truncated loss max(0, L - level) (paper, section 3.1); see [`lyapunov_dsl.Truncated`][].
+
+    **Arguments:**
+
+    - `loss`: the loss L, a [`lyapunov_dsl.Loss`][] or a function (prediction, target) -> scalar.
+    - `level`: the truncation level γ >= 0, in the unit of L.
+
+    **Returns:** a [`lyapunov_dsl.Truncated`][].
+
+    **Raises:** `ValueError` for a level that is negative or not finite, or a loss that is not callable.
+    """
     return Truncated(loss, level)
 
 
 def as_loss(loss: Any) -> Loss:
-    """A `Loss` as it is; a function of (prediction, target), or of the prediction alone, wrapped into one. Raises `ValueError` for
-    anything else."""
+    """A `Loss` as it is; a function wrapped into one, which decides nothing and has no gradient profile.
+
+    **Arguments:**
+
+    - `loss`: a [`lyapunov_dsl.Loss`][], a function (prediction, target) -> scalar, or one of the prediction alone, which needs no target.
+
+    **Returns:** a [`lyapunov_dsl.Loss`][].
+
+    **Raises:** `ValueError` for what is not callable.
+    """
     if isinstance(loss, Loss):
         return loss
     if not callable(loss):

@@ -86,7 +86,12 @@ def states(domain: Domain, struct: PyTree) -> st.SearchStrategy[PyTree]:
 
 
 def times(horizon: float) -> st.SearchStrategy[float]:
-    """Times in [0, horizon], both ends included."""
+    """Times in [0, horizon], both ends included.
+
+    **Arguments:**
+
+    - `horizon`: T > 0.
+    """
     return st.floats(0, horizon, allow_subnormal=False)
 
 

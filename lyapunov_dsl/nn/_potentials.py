@@ -65,6 +65,8 @@ class PositivePotential(eqx.Module):
 
     - `network`: φ, float[n] -> float[any]; smooth where a proof is wanted near the equilibrium.
     - `size`, `equilibrium`, `margin`: as of [`lyapunov_dsl.nn.QuadraticPotential`][].
+
+    **Raises:** `ValueError` for a network that is not callable, an equilibrium of another size, or ε <= 0.
     """
 
     network: Any
