@@ -219,6 +219,22 @@ def test_a_reference_that_leads_nowhere_is_seen() -> None:
     assert referred(page) == ["lyapunov_dsl.MonteCarlo", "lyapunov_checker.check"]
 
 
+def anchors(page: Path) -> set[str]:
+    """The anchors of a page's headings, as MkDocs makes them."""
+    whole = re.sub(r"```.*?```", "", page.read_text(), flags=re.DOTALL)
+    plain = [
+        re.sub(r"[^\w\s-]", "", heading).strip().lower() for heading in re.findall(r"^#+ (.*)", whole, re.MULTILINE)
+    ]
+    return {re.sub(r"[-\s]+", "-", heading) for heading in plain}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_links_to_headings_lead_somewhere(page: Path) -> None:
+    """Links to pages are MkDocs' to check; it says nothing of headings that are not there."""
+    for file, anchor in re.findall(r"\]\(([\w./]*)#([\w-]+)\)", page.read_text()):
+        assert anchor in anchors(page.parent / file if file else page), f"{file}#{anchor}"
+
+
 def rows(page: str) -> list[str]:
     """What the rows of the page's tables are about: their first cells."""
     return [line.split("|")[1].strip() for line in page.splitlines() if line.startswith("| ")]
