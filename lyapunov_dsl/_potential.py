@@ -69,6 +69,9 @@ class CrossEntropy(Loss):
     Evaluated as the log-sum-exp of d = z - <y, z>, M + log1p(Σ_{j≠a} exp(d_j - M)) with a = argmax d, M = d_a. For a one-hot target
     that is won, M is exactly 0 and the value keeps its relative precision down to the smallest floats, where the
     textbook form cancels to 0.
+
+    Called with logits float[classes] and a target int[] or float[classes]; a scalar in nats. Its decision threshold is log 2, and
+    its gradient p - e_y has the 1-norm 2 (1 - exp(-L)) and at most the 2-norm √2 (1 - exp(-L)).
     """
 
     def __call__(self, prediction: PyTree, target: PyTree) -> Scalar:
@@ -125,7 +128,11 @@ class CrossEntropy(Loss):
 
 
 class SquaredError(Loss):
-    """The squared Euclidean distance between prediction and target, summed over all entries."""
+    """The squared Euclidean distance between prediction and target, summed over all entries.
+
+    Called with two PyTrees of arrays of the same shapes; a scalar in the squared unit of the prediction. It decides nothing,
+    and its gradient has the 2-norm 2 √L.
+    """
 
     def __call__(self, prediction: PyTree, target: PyTree) -> Scalar:
         terms = jax.tree.map(lambda p, t: jnp.sum((p - jnp.asarray(t, p.dtype)) ** 2), prediction, target)

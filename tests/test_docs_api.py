@@ -46,6 +46,8 @@ def methods(owner: type) -> Iterator[tuple[str, Any]]:
             yield name, value
 
 
+# Of these, what they raise is theirs to say.
+OPEN = [inspect.unwrap(value) for value in CALLABLE.values() if inspect.isfunction(value)]
 METHODS = {
     f"{name}.{method}": (value, method, function)
     for name, value in CALLABLE.items()
@@ -117,15 +119,16 @@ def raises_itself(function: Any) -> bool:
 
 
 def raising(function: Any) -> bool:
-    """Whether a function raises `ValueError` itself, or calls a function of ours that is there to check."""
+    """Whether a function raises `ValueError` itself, or directly calls a private function of ours that does."""
     function = bare(function)
-    if raises_itself(function):
-        return True
     tree = source(function)
     calls = [node for node in ast.walk(tree) if isinstance(node, ast.Call)] if tree else []
     called = {node.func.id for node in calls if isinstance(node.func, ast.Name)}
-    helpers = [bare(function.__globals__.get(name)) for name in called if name.lstrip("_").startswith("check")]
-    return any(raises_itself(h) for h in helpers if isinstance(h, types.FunctionType) and h.__module__.startswith(OURS))
+    helpers = [bare(function.__globals__.get(name)) for name in called]
+    private = [
+        h for h in helpers if isinstance(h, types.FunctionType) and h.__module__.startswith(OURS) and h not in OPEN
+    ]
+    return any(map(raises_itself, [function, *private]))
 
 
 def on_pages() -> list[str]:
@@ -274,3 +277,9 @@ def test_files_and_tests_that_are_named_exist(page: str) -> None:
     for file, test in files:
         assert (ROOT / file).exists(), file
         assert not test or f"def {test}(" in (ROOT / file).read_text(), f"{file}::{test}"
+
+
+@pytest.mark.parametrize("name", [name for name, value in CALLABLE.items() if inspect.isfunction(value)])
+def test_a_public_function_says_what_it_returns(name: str) -> None:
+    nothing = inspect.signature(CALLABLE[name]).return_annotation in (None, "None")
+    assert nothing or section(text(CALLABLE[name]), "Returns") is not None

@@ -43,6 +43,8 @@ def delta(initial: RealScalarLike, kappa: RealScalarLike, horizon: RealScalarLik
     - `kappa`: κ >= 0.
     - `horizon`: T >= 0.
 
+    **Returns:** δ, in the unit of V.
+
     **Raises:** `ValueError` for constants that are negative or not finite.
     """
     check(initial=initial, kappa=kappa, horizon=horizon)

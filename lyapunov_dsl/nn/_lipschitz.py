@@ -208,7 +208,8 @@ class Lipschitz(eqx.Module):
         return x
 
     def gain(self) -> Float[Array, ""]:
-        """A Lipschitz constant in the Euclidean norm, from above, of the weights as they are: about 1."""
+        """A Lipschitz constant in the Euclidean norm, from above, of the weights as they are: about 1. Raises
+        `ValueError` where a layer's is not known ([`lyapunov_dsl.nn.gain`][])."""
         out = jnp.ones((), jnp.result_type(float))
         for layer in self.layers:
             # A product that underflows is below the least normal number.

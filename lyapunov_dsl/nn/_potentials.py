@@ -93,8 +93,10 @@ class ConvexPotential(eqx.Module):
 
     - `size`, `equilibrium`, `margin`: as of [`lyapunov_dsl.nn.QuadraticPotential`][].
     - `width`, `depth`: of the hidden layers.
-    - `smooth`: > 0, where σ turns from square to linear.
+    - `smooth`: > 0, where σ turns from square to linear, in the unit of V.
     - `key`: a PRNG key.
+
+    **Raises:** `ValueError` for an equilibrium of another size, or an ε or a `smooth` that is not positive and finite.
     """
 
     layers: list[Any]
