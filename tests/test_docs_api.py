@@ -181,6 +181,30 @@ def test_a_public_method_says_what_it_does_and_raises(name: str) -> None:
         assert re.search(r"(Raises|raises|Refused)", doc), "it raises ValueError, and does not say so"
 
 
+def test_what_a_docstring_leaves_out_is_seen() -> None:
+    def checked(count: int, width: int = 1) -> None:
+        """Something.
+
+        **Arguments:**
+
+        - `count`, `size`: how many, and what is no parameter.
+
+        **Raises:** `ValueError` for none.
+        """
+        if count < 1:
+            raise ValueError("count: expected at least 1")
+
+    doc = text(checked)
+    assert parameters(checked) == ["count", "width"]
+    assert named(doc) == ["count", "size"]
+    assert section(doc, "Returns") is None
+    assert raising(checked)
+    assert not raising(test_every_public_name_is_on_an_api_page_once)
+    # A checking function of the package that the function calls.
+    assert raising(PUBLIC["lyapunov_dsl.decay_from_rate"])
+    assert not raises_itself(bare(PUBLIC["lyapunov_dsl.decay_from_rate"]))
+
+
 def referred(page: str) -> list[str]:
     """The names of ours that are referred to, `[text][lyapunov_dsl.x]` and `[`lyapunov_dsl.x`][]`."""
     whole = re.sub(r"```.*?```", "", page, flags=re.DOTALL)
