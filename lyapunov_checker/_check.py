@@ -24,7 +24,13 @@ STEPS = 64
 
 
 class Verdict(NamedTuple):
-    """What was proved, a sentence each; and how many boxes were looked at."""
+    """What was proved. Printable.
+
+    **Arguments:**
+
+    - `sentences`: what follows from the proof, a sentence each, in real arithmetic.
+    - `boxes`: how many boxes were looked at.
+    """
 
     sentences: tuple[str, ...]
     boxes: int

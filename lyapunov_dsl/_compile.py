@@ -31,6 +31,15 @@ class Program(eqx.Module):
 
     All methods take a leading batch axis. The trainable arrays are those of the system and of the certificate; see
     [`lyapunov_dsl.trainable`][]. `print(program)` shows a summary.
+
+    **Arguments:**
+
+    - `system`: the [`lyapunov_dsl.System`][] or [`lyapunov_dsl.DiscreteSystem`][], with a domain that was derived where none was
+        declared.
+    - `certificate`: the certificate, prepared for the system.
+    - `objective`: what `loss` evaluates, a [`lyapunov_dsl.Objective`][].
+    - `solver`: what `predict` and `trajectory` solve with, a [`lyapunov_dsl.Solver`][].
+    - `declaration`: shapes and dtypes of one x, y, state and prediction, as `compile` found them.
     """
 
     system: System | DiscreteSystem

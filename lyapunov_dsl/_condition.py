@@ -29,7 +29,7 @@ class Condition(eqx.Module):
 
     @property
     def parts(self) -> dict[str, Certificate]:
-        """The certificates by name."""
+        """The certificates by name; raises `ValueError` for what is none."""
         return parts_of(self.certificate)
 
     @property

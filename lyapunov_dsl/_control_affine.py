@@ -114,6 +114,8 @@ def relative_degree(field: ControlAffine, h: Callable, states: Any, context: Any
     - `context`: of one example.
     - `most`: where to stop.
 
+    **Returns:** r >= 1.
+
     **Raises:** `ValueError` where the input has not appeared by then.
     """
     states = jnp.asarray(states)

@@ -32,8 +32,14 @@ _LOOK = 64
 
 
 class NonFiniteError(FloatingPointError):
-    """Training met a NaN or an Inf. `result` holds the program as it was before that step, or that of the best epoch
-    where `fit` selects it."""
+    """Training met a NaN or an Inf.
+
+    **Arguments:**
+
+    - `message`: the step and what to do next.
+    - `result`: a [`lyapunov_dsl.FitResult`][] with the program as it was before that step, or that of the best epoch where `fit`
+        selects it.
+    """
 
     def __init__(self, message: str, result: "FitResult"):
         super().__init__(message)
@@ -41,7 +47,13 @@ class NonFiniteError(FloatingPointError):
 
 
 class Interrupted(KeyboardInterrupt):
-    """Training was ended by Ctrl-C. `result` holds the program and the history so far."""
+    """Training was ended by Ctrl-C.
+
+    **Arguments:**
+
+    - `message`: how far it was.
+    - `result`: a [`lyapunov_dsl.FitResult`][] with the program and the history so far.
+    """
 
     def __init__(self, message: str, result: "FitResult"):
         super().__init__(message)

@@ -69,6 +69,9 @@ class CrossEntropy(Loss):
     Evaluated as the log-sum-exp of d = z - <y, z>, M + log1p(Σ_{j≠a} exp(d_j - M)) with a = argmax d, M = d_a. For a one-hot target
     that is won, M is exactly 0 and the value keeps its relative precision down to the smallest floats, where the
     textbook form cancels to 0.
+
+    Called with logits float[classes] and a target int[] or float[classes]; a scalar in nats. Its decision threshold is log 2, and
+    its gradient p - e_y has the 1-norm 2 (1 - exp(-L)) and at most the 2-norm √2 (1 - exp(-L)).
     """
 
     def __call__(self, prediction: PyTree, target: PyTree) -> Scalar:
@@ -125,7 +128,11 @@ class CrossEntropy(Loss):
 
 
 class SquaredError(Loss):
-    """The squared Euclidean distance between prediction and target, summed over all entries."""
+    """The squared Euclidean distance between prediction and target, summed over all entries.
+
+    Called with two PyTrees of arrays of the same shapes; a scalar in the squared unit of the prediction. It decides nothing,
+    and its gradient has the 2-norm 2 √L.
+    """
 
     def __call__(self, prediction: PyTree, target: PyTree) -> Scalar:
         terms = jax.tree.map(lambda p, t: jnp.sum((p - jnp.asarray(t, p.dtype)) ** 2), prediction, target)
@@ -232,17 +239,38 @@ class FunctionLoss(Loss):
 
 
 cross_entropy = CrossEntropy()
+"""Cross entropy of logits, the loss of the paper: the one [`lyapunov_dsl.CrossEntropy`][], a function (prediction, target) -> scalar."""
+
 squared_error = SquaredError()
+"""The squared distance to a target: the one [`lyapunov_dsl.SquaredError`][], a function (prediction, target) -> scalar."""
 
 
 def truncated(loss: Any, level: Any) -> Truncated:
-    """The truncated loss max(0, L - level); see [`lyapunov_dsl.Truncated`][]."""
+    """The truncated loss max(0, L - level) (paper, section 3.1); see [`lyapunov_dsl.Truncated`][].
+
+    **Arguments:**
+
+    - `loss`: the loss L, a [`lyapunov_dsl.Loss`][] or a function (prediction, target) -> scalar.
+    - `level`: the truncation level γ >= 0, in the unit of L.
+
+    **Returns:** a [`lyapunov_dsl.Truncated`][].
+
+    **Raises:** `ValueError` for a level that is negative or not finite, or a loss that is not callable.
+    """
     return Truncated(loss, level)
 
 
 def as_loss(loss: Any) -> Loss:
-    """A `Loss` as it is; a function of (prediction, target), or of the prediction alone, wrapped into one. Raises `ValueError` for
-    anything else."""
+    """A `Loss` as it is; a function wrapped into one, which decides nothing and has no gradient profile.
+
+    **Arguments:**
+
+    - `loss`: a [`lyapunov_dsl.Loss`][], a function (prediction, target) -> scalar, or one of the prediction alone, which needs no target.
+
+    **Returns:** a [`lyapunov_dsl.Loss`][].
+
+    **Raises:** `ValueError` for what is not callable.
+    """
     if isinstance(loss, Loss):
         return loss
     if not callable(loss):

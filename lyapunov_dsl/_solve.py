@@ -77,7 +77,7 @@ class Solver(eqx.Module):
 
     @classmethod
     def of(cls, choice: Any) -> "Solver":
-        """A `Solver` as it is, the default for `None`, and the default settings around a bare diffrax solver."""
+        """A `Solver` as it is, the default for `None`, and the default settings around a bare diffrax solver: what `choice` may be."""
         return choice if isinstance(choice, Solver) else cls(choice)
 
     @classmethod
@@ -86,6 +86,10 @@ class Solver(eqx.Module):
 
         A step of Heun is a convex combination of Euler steps, so that it keeps a convex set that Euler steps up to the
         limit keep. Tsit5 keeps it up to its error only. With jumps the steps adapt, up to the limit.
+
+        **Arguments:**
+
+        - `system`: a [`lyapunov_dsl.System`][]; any other gets the default settings.
         """
         limit = getattr(getattr(system, "vector_field", None), "step_limit", None)
         if limit is None:

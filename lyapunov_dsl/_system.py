@@ -27,7 +27,14 @@ class Start(eqx.Module):
 
 
 def identity(state: PyTree) -> PyTree:
-    """The readout that returns the state itself."""
+    """The readout that returns the state itself (eq. 3 with ψ the identity, as in the paper's classifiers).
+
+    **Arguments:**
+
+    - `state`: the state of one example, any PyTree.
+
+    **Returns:** the same PyTree.
+    """
     return state
 
 
@@ -189,6 +196,12 @@ def plain(tree: PyTree) -> PyTree:
     once. Faster than what it was made of, and what a proof should speak of.
 
     A module stands for another if it has a method `plain`.
+
+    **Arguments:**
+
+    - `tree`: any PyTree, such as a network, a system or a whole program.
+
+    **Returns:** the same PyTree with `module.plain()` in place of every such module.
     """
     stands = lambda node: isinstance(node, eqx.Module) and hasattr(node, "plain")
     return jax.tree.map(lambda node: node.plain() if stands(node) else node, tree, is_leaf=stands)

@@ -95,6 +95,12 @@ def variational(system: System) -> System:
     A [`lyapunov_dsl.Contraction`][] is a certificate of it. States are dictionaries with "state" and "tangent"; predictions stay what they
     were.
 
+    **Arguments:**
+
+    - `system`: a [`lyapunov_dsl.System`][] whose domain is declared; its field has a derivative in the state.
+
+    **Returns:** a [`lyapunov_dsl.System`][] on `Product({"state": H, "tangent": Faces(1)})`, of the same horizon and jumps.
+
     **Raises:** `ValueError` for a system without a domain.
     """
     if not isinstance(system, System) or system.domain is None:

@@ -267,5 +267,12 @@ class Augment(eqx.Module):
 
 
 def to_float(images: np.ndarray) -> np.ndarray:
-    """Images uint8 in 0 to 255 as float32 in [0, 1], as `Augment` converts them."""
+    """Images as floating-point numbers, as [`lyapunov_dsl.data.Augment`][] converts them.
+
+    **Arguments:**
+
+    - `images`: uint8 in 0 to 255, of any shape.
+
+    **Returns:** float32 in [0, 1], of the same shape.
+    """
     return images.astype(np.float32) * _PIXEL

@@ -51,6 +51,8 @@ def stable_linear_systems(dimension: int, *, weighted: bool = False) -> st.Searc
 
     - `dimension`: n >= 1.
     - `weighted`: whether P is a random positive definite matrix rather than the identity (V = |η|²).
+
+    **Returns:** a hypothesis strategy of [`lyapunov_dsl.testing.LinearSystem`][].
     """
     floats = lambda *shape: st_numpy.arrays(np.float64, shape, elements=st.floats(-1, 1), fill=st.nothing())
     eye, vector = np.eye(dimension), floats(dimension)
@@ -73,6 +75,8 @@ def states(domain: Domain, struct: PyTree) -> st.SearchStrategy[PyTree]:
     **Arguments:**
 
     - `domain`, `struct`: the set H, and one state or its `jax.ShapeDtypeStruct`s.
+
+    **Returns:** a hypothesis strategy of states, of the shapes and dtypes of `struct`.
     """
     leaves, tree = jax.tree.flatten(struct_of(struct))
     elements = st.floats(-2, 2, allow_subnormal=False)
@@ -86,7 +90,14 @@ def states(domain: Domain, struct: PyTree) -> st.SearchStrategy[PyTree]:
 
 
 def times(horizon: float) -> st.SearchStrategy[float]:
-    """Times in [0, horizon], both ends included."""
+    """Times in [0, horizon], both ends included.
+
+    **Arguments:**
+
+    - `horizon`: T > 0.
+
+    **Returns:** a hypothesis strategy of numbers.
+    """
     return st.floats(0, horizon, allow_subnormal=False)
 
 

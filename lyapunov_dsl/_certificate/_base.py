@@ -181,7 +181,14 @@ class Certificate(eqx.Module):
     def reach_avoid(
         value: Callable, target: Callable, avoid: Callable, *, rate: RealScalarLike, alpha: Any = 1.0
     ) -> "AllOf":
-        """A set is reached and another avoided: [`lyapunov_dsl.Reach`][] and [`lyapunov_dsl.Barrier`][]."""
+        """A set is reached and another avoided: a [`lyapunov_dsl.Reach`][] named "reach" and a [`lyapunov_dsl.Barrier`][] named "avoid".
+
+        **Arguments:**
+
+        - `value`, `target`, `rate`: of the first.
+        - `avoid`: h of the second; {h < 0} is avoided.
+        - `alpha`: α of the second.
+        """
         from ._all_of import AllOf
         from ._barrier import Barrier
         from ._reach import Reach

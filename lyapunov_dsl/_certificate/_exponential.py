@@ -33,7 +33,15 @@ def fallen(rate: Constant, dt: Any, v: Any) -> Scalar:
 
 
 class Exponential(Certificate):
-    """dV/dt <= -κ V with V(η) = loss(readout(η), y); see [`lyapunov_dsl.Certificate.exponential`][]."""
+    """dV/dt <= -κ V with V(η) = loss(readout(η), y) (eq. 8-10); made by [`lyapunov_dsl.Certificate.exponential`][].
+
+    **Arguments:**
+
+    - `loss`: a [`lyapunov_dsl.Loss`][] or a function (prediction, target) -> scalar, never negative.
+    - `kappa`: the rate κ > 0 per unit of time.
+
+    **Raises:** `ValueError` for κ that is not positive and finite, or a loss that is not callable.
+    """
 
     loss: Loss
     rate: Constant
@@ -59,8 +67,16 @@ class Exponential(Certificate):
 
 
 class Varying(Certificate):
-    """dV/dt <= -κ(t) V: V(t) <= exp(-∫κ) V(0), with κ a function of the time that is positive over the horizon; see
-    [`lyapunov_dsl.Certificate.exponential`][]. Its arrays, if it has any, are trained."""
+    """dV/dt <= -κ(t) V, so that V(t) <= exp(-∫κ) V(0) (Grönwall's inequality); made by [`lyapunov_dsl.Certificate.exponential`][].
+
+    **Arguments:**
+
+    - `loss`: a [`lyapunov_dsl.Loss`][] or a function (prediction, target) -> scalar, never negative.
+    - `kappa`: κ, a function of the time to a rate per unit of time, positive over the horizon. Its arrays, if it has any, are trained.
+
+    **Raises:** `ValueError` for a loss that is not callable; when its system is known, for κ(t) that is no scalar, or not positive at
+    one of 257 equal times.
+    """
 
     loss: Loss
     kappa: Callable
@@ -93,6 +109,13 @@ class Varying(Certificate):
 def decay_from_rate(kappa: Any, dt: Any) -> float:
     """The decay per step κ_d = 1 - exp(-κ Δt) of eq. 16 that the rate κ per unit of time means for steps of Δt.
 
+    **Arguments:**
+
+    - `kappa`: κ > 0, per unit of time.
+    - `dt`: Δt > 0, in the unit of time.
+
+    **Returns:** κ_d in (0, 1), without a unit.
+
     **Raises:** `ValueError` unless κ and Δt are positive and finite.
     """
     check_rate("kappa", kappa)
@@ -102,6 +125,13 @@ def decay_from_rate(kappa: Any, dt: Any) -> float:
 
 def rate_from_decay(decay: Any, dt: Any) -> float:
     """The rate κ = -log(1 - κ_d) / Δt per unit of time that the decay κ_d per step of eq. 16 means for steps of Δt.
+
+    **Arguments:**
+
+    - `decay`: κ_d in (0, 1), without a unit.
+    - `dt`: Δt > 0, in the unit of time.
+
+    **Returns:** κ > 0, per unit of time.
 
     **Raises:** `ValueError` unless 0 < κ_d < 1 and Δt is positive and finite.
     """

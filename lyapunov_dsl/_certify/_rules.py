@@ -43,6 +43,8 @@ def delta(initial: RealScalarLike, kappa: RealScalarLike, horizon: RealScalarLik
     - `kappa`: κ >= 0.
     - `horizon`: T >= 0.
 
+    **Returns:** δ, in the unit of V.
+
     **Raises:** `ValueError` for constants that are negative or not finite.
     """
     check(initial=initial, kappa=kappa, horizon=horizon)
@@ -169,10 +171,12 @@ def certified_radius(
     rule: str = "comparison",
 ) -> float:
     """The largest ε (found by bisection, from below) at which a rule keeps the loss strictly below its decision
-    threshold.
+    threshold (Theorem 3, eq. 15, solved for ε; or the comparison equation in its place).
 
-    **Arguments:** as in [`lyapunov_dsl.comparison_rule`][]; `rule` is `"comparison"` or `"theorem_3"` (which needs
-    `lipschitz_potential`).
+    **Arguments:**
+
+    - `loss`, `initial`, `kappa`, `lipschitz`, `norm`, `lipschitz_potential`, `horizon`: as in [`lyapunov_dsl.comparison_rule`][].
+    - `rule`: `"comparison"`, or `"theorem_3"`, which needs `lipschitz_potential`.
 
     **Returns:** ε, or 0 where not even ε = 0 suffices; infinity where `lipschitz` is 0. Conditional on the premises
     of the rule.

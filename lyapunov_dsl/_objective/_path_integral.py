@@ -25,6 +25,9 @@ class PathIntegral(Objective):
 
     - `steps`: Γ, the number of equal steps over [0, T]; a discrete system brings its own.
     - `solver`: the diffrax solver that takes them, Euler by default.
+
+    **Raises:** `ValueError` for a number of steps that is not positive or a solver that is not diffrax's; `check` for a discrete
+    system in which no step keeps the shape of the state.
     """
 
     steps: int = eqx.field(static=True)

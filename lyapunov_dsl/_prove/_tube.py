@@ -42,8 +42,11 @@ class Tube:
 
         **Arguments:**
 
-        - `times`: float [n + 1]; `states`: float [n + 1, states].
+        - `times`: float [n + 1], increasing.
+        - `states`: float [n + 1, states], one at each of the times.
         - `radius`: a number > 0, or one for each time [n + 1, 1] or state [states].
+
+        **Raises:** `ValueError` for arrays that do not fit, and boxes that are empty.
         """
         states = np.asarray(states, np.float64)
         low, high = states - radius, states + radius

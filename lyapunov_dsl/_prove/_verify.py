@@ -116,7 +116,8 @@ def verify(
     **Arguments:**
 
     - `system`: a [`lyapunov_dsl.System`][] or a [`lyapunov_dsl.Program`][], which has a certificate of its own.
-    - `certificate`: a [`lyapunov_dsl.Certificate`][]; of a conjunction, `part` names one.
+    - `certificate`: a [`lyapunov_dsl.Certificate`][], or a conjunction of several.
+    - `part`: the name of the one that is spoken of, where there are several.
     - `x`, `y`: one example, without a batch axis. Where x is the state itself it may be left out if there is an equilibrium.
     - `claims`: what is to be proved.
     - `domain`: H, a `Box`, a `Ball`, a `Product` of boxes or a [`lyapunov_dsl.Tube`][]; that of the system where it is left out.

@@ -90,7 +90,16 @@ def apgd_t(
     DLR(z, y, t) = (z_t − z_y) / (z_(1) − (z_(3) + z_(4)) / 2), with z_(i) the i-th largest logit, once for each of the
     `targets` classes t with the largest logits at x. Three classes have z_(1) − z_(3) below, two have 1.
 
-    Arguments, result and errors are those of [`lyapunov_dsl.attacks.apgd_ce`][] but for `targets`.
+    **Arguments:**
+
+    - `function`, `x`, `y`, `radius`, `norm`, `key`, `clip`, `batch_size`, `surrogate`, `mesh`: as for
+        [`lyapunov_dsl.attacks.apgd_ce`][].
+    - `steps`: gradients for each example and class t.
+    - `targets`: how many other classes are aimed at, at most.
+
+    **Returns:** as for [`lyapunov_dsl.attacks.apgd_ce`][].
+
+    **Raises:** `ValueError` as for [`lyapunov_dsl.attacks.apgd_ce`][], and for a number of targets that is not positive.
     """
     check_counts(steps=steps, targets=targets)
 

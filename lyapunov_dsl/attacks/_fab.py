@@ -38,8 +38,18 @@ def fab(
     to x. In the end the way from x to the nearest misleading point is bisected (in place of the paper's three secant
     steps). The classes t are the `targets` ones with the largest logits at x, and all searches start at x.
 
-    Arguments, result and errors are those of [`lyapunov_dsl.attacks.apgd_ce`][] but for `targets`; `key` changes
-    nothing. An example counts as misled where the nearest point found lies in the ball.
+    An example counts as misled where the nearest point found lies in the ball.
+
+    **Arguments:**
+
+    - `function`, `x`, `y`, `radius`, `norm`, `clip`, `batch_size`, `surrogate`, `mesh`: as for [`lyapunov_dsl.attacks.apgd_ce`][].
+    - `key`: changes nothing.
+    - `steps`: of each search.
+    - `targets`: how many other classes are searched for, at most.
+
+    **Returns:** as for [`lyapunov_dsl.attacks.apgd_ce`][].
+
+    **Raises:** `ValueError` as for [`lyapunov_dsl.attacks.apgd_ce`][], and for numbers of steps or targets that are not positive.
     """
     check_counts(steps=steps, targets=targets)
 

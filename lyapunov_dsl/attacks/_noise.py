@@ -28,8 +28,15 @@ def noise(
 ) -> Float[Array, "batch ..."]:
     """Random points of the ball; the one with the smallest margin is kept. A baseline that any attack must beat.
 
-    `queries` is the number of points for each input; `function` needs no gradient. The other arguments, the result and
-    the errors are those of [`lyapunov_dsl.attacks.apgd_ce`][].
+    **Arguments:**
+
+    - `function`: a function from a batch of inputs to logits float[batch, classes]; it need not be differentiable.
+    - `x`, `y`, `radius`, `norm`, `key`, `clip`, `batch_size`, `mesh`: as for [`lyapunov_dsl.attacks.apgd_ce`][].
+    - `queries`: how many points for each input.
+
+    **Returns:** as for [`lyapunov_dsl.attacks.apgd_ce`][].
+
+    **Raises:** `ValueError` as for [`lyapunov_dsl.attacks.apgd_ce`][], and for a number of queries that is not positive.
     """
     check_counts(queries=queries)
 

@@ -45,7 +45,9 @@ def square(
     - `share`: p, the share of the entries in the first windows; it is halved nine times on the way, at the
         paper's shares of `queries` (of 10,000 there).
 
-    **Returns:** and **Raises:** as for [`lyapunov_dsl.attacks.apgd_ce`][]; `share` must lie in (0, 1].
+    **Returns:** as for [`lyapunov_dsl.attacks.apgd_ce`][].
+
+    **Raises:** `ValueError` as for [`lyapunov_dsl.attacks.apgd_ce`][], and for a share outside (0, 1].
     """
     check_counts(queries=queries)
     if not (is_finite(share) and 0 < share <= 1):

@@ -11,7 +11,12 @@ from jaxtyping import Array
 
 
 class Interval(NamedTuple):
-    """All values between `lower` and `upper`, entry by entry; of booleans: {lower} where both agree, else {False, True}."""
+    """All values between `lower` and `upper`, entry by entry; of booleans: {lower} where both agree, else {False, True}.
+
+    **Arguments:**
+
+    - `lower`, `upper`: arrays of the shape of the values, lower <= upper, no NaN. [-inf, inf] stands for anything, NaN included.
+    """
 
     lower: Any
     upper: Any

@@ -38,6 +38,8 @@ def spectral_norm(matrix: Float[Any, "rows columns"], squarings: int = SQUARINGS
 
     ‖A‖₂² <= ‖AᵀA‖₂, again and again, and in the end ‖A‖₂ <= ‖A‖_F. What a product loses in rounding, at most n u ‖A‖_F² and a
     little, is added each time.
+
+    **Returns:** a scalar, never below the norm of the matrix as it is stored.
     """
     if _is_wider(matrix):
         return _rounded_up(lambda: spectral_norm(matrix, squarings))
@@ -134,7 +136,9 @@ def lipschitz(
     The norm of the Jacobian, at most, over the region, which is convex. Infinite where nothing is known, and for a function that may
     jump: that rounds, compares or chooses (`jnp.where`; `jax.nn.relu` and `jnp.maximum` are fine), or whose derivative was written by hand.
 
-    **Raises:** `ValueError` for another norm, or an argument that is no region.
+    **Returns:** a scalar, never below the least such constant in real arithmetic; infinity where none is known.
+
+    **Raises:** `ValueError` for another norm or method, or an argument that is no region.
     """
     if norm not in NORMS:
         raise ValueError(f"norm: expected one of {NORMS}, got {norm!r}")
@@ -170,6 +174,7 @@ def convolution_norm(
     The norm of a periodic convolution is that of its largest frequency. Between those of a grid of n, a trigonometric polynomial of
     degree d is at most 1 / cos(π d / n) times the largest value on it (Ehlich and Zeller 1964; Pfister and Bresler 2018).
 
+    **Returns:** a scalar, never below the norm.
     """
     if _is_wider(kernel):
         return _rounded_up(lambda: convolution_norm(kernel, size, squarings))
@@ -208,6 +213,8 @@ def stack_norm(weights: Sequence[Any], slopes: tuple[float, float] = (0.0, 1.0),
     (LipSDP, Fazlyab et al. 2019). L² |Δz_0|² - |W_n Δz_{n-1}|² - 2 Σ of these is a quadratic form in all Δz; if it is positive, L is a
     Lipschitz constant. Multipliers T come layer by layer (Xu and Sivaranjani 2024), then from gradient descent, and the form that
     results is checked as a whole in floating point with its rounding (Rump 2006). Never above the product of the norms of the layers.
+
+    **Returns:** L, never below the least such constant, and at most the product of the layers' norms.
 
     **Raises:** `ValueError` for matrices that do not fit, or slopes other than least <= 0 <= largest or 0 <= least < largest.
     """

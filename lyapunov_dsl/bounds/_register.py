@@ -52,6 +52,8 @@ def ulps(count: int | float, argument: int | float = 0) -> Callable[..., Any]:
     - `count`: how many units in the last place of the result an evaluation may be off, on any backend that is meant.
     - `argument`: how many more for each unit of the largest |argument|: exponentials round their argument, of which half a unit
         in the last place is |x|/2 of the result.
+
+    **Returns:** a function (node, range of the result, *ranges of the operands) -> slack, for [`lyapunov_dsl.bounds.Rule`][].
     """
 
     def slack(node: Node, out: Interval, *ranges: Interval) -> Any:
@@ -73,6 +75,8 @@ def lines(function: Callable[[Any, Any], tuple[Line, Line]], count: int = 8) -> 
         between two finite numbers, of arrays and entry by entry. 0 stands for ends that are infinite, and what comes of these is not
         used.
     - `count`: how many units in the last place the function may be off in computing the intercepts, beyond a few.
+
+    **Returns:** a function (node, range of the result, range of the operand) -> planes, for [`lyapunov_dsl.bounds.Rule`][].
     """
 
     def relax(node: Node, out: Interval, x: Interval) -> Relaxation:

@@ -26,6 +26,7 @@ class MaxMin(eqx.Module):
         return jnp.concatenate([jnp.maximum(a, b), jnp.minimum(a, b), rest])
 
     def gain(self) -> float:
+        """1: two sorted pairs are no farther apart than the pairs were."""
         return 1.0
 
 
@@ -53,6 +54,7 @@ class CayleyLinear(eqx.Module):
 
     @property
     def weight(self) -> Float[Array, "outputs inputs"]:
+        """The weight that the parameters stand for, computed anew at every call."""
         a = self.matrix - self.matrix.T
         eye = jnp.eye(len(a), dtype=a.dtype)
         return jnp.linalg.solve((eye + a).T, (eye - a).T).T[: self.outputs, : self.inputs]
@@ -61,9 +63,11 @@ class CayleyLinear(eqx.Module):
         return self.weight @ x + self.bias
 
     def gain(self) -> Float[Array, ""]:
+        """The Lipschitz constant in the Euclidean norm, from above: 1 and what rounding added to the weight."""
         return bounds.spectral_norm(self.weight)
 
     def plain(self) -> Any:
+        """The `equinox.nn.Linear` of this weight and bias."""
         layer = eqx.nn.Linear(self.inputs, self.outputs, key=jax.random.key(0))
         return eqx.tree_at(lambda v: (v.weight, v.bias), layer, (self.weight, self.bias))
 
@@ -95,9 +99,11 @@ class SLLLinear(eqx.Module):
         return x - 2 * self.matrix @ (jax.nn.relu(self.matrix.T @ x + self.bias) / self._diagonal())
 
     def plain(self) -> Any:
+        """A layer x + V relu(W x + b) of the weights that the parameters stand for."""
         return _Residual(self.matrix.T, self.bias, -2 * self.matrix / self._diagonal())
 
     def gain(self) -> Float[Array, ""]:
+        """The Lipschitz constant in the Euclidean norm, from above, of the weights as they are."""
         return self.plain().gain()
 
 
@@ -157,6 +163,7 @@ class AOLConv2d(eqx.Module):
 
     @property
     def weight(self) -> Float[Array, "outputs inputs height width"]:
+        """The kernel that the parameters stand for, computed anew at every call."""
         k = self.kernel
         height, width = k.shape[2:]
         # Kernels as images, with the outputs as channels that are summed over.
@@ -172,9 +179,11 @@ class AOLConv2d(eqx.Module):
         return out + self.bias[:, None, None]
 
     def gain(self) -> Float[Array, ""]:
+        """The Lipschitz constant in the Euclidean norm, from above, for images of any size."""
         return bounds.convolution_norm(self.weight)
 
     def plain(self) -> Any:
+        """The `equinox.nn.Conv2d` of this kernel and bias."""
         outputs, inputs, kernel, _ = self.kernel.shape
         layer = eqx.nn.Conv2d(inputs, outputs, kernel, self.stride, self.padding, key=jax.random.key(0))
         return eqx.tree_at(lambda v: (v.weight, v.bias), layer, (self.weight, self.bias[:, None, None]))
@@ -199,7 +208,8 @@ class Lipschitz(eqx.Module):
         return x
 
     def gain(self) -> Float[Array, ""]:
-        """A Lipschitz constant in the Euclidean norm, from above, of the weights as they are: about 1."""
+        """A Lipschitz constant in the Euclidean norm, from above, of the weights as they are: about 1. Raises
+        `ValueError` where a layer's is not known ([`lyapunov_dsl.nn.gain`][])."""
         out = jnp.ones((), jnp.result_type(float))
         for layer in self.layers:
             # A product that underflows is below the least normal number.
@@ -214,6 +224,13 @@ NONEXPANSIVE = (jnp.ravel, jax.nn.relu, jnp.tanh, jax.nn.tanh)
 
 def gain(layer: Any) -> Any:
     """A Lipschitz constant of a layer in the Euclidean norm, from above.
+
+    **Arguments:**
+
+    - `layer`: a module with a method `gain`, an `equinox.nn.Linear`, a `Conv2d` padded by zeros without groups and dilation, a `Lambda` of
+        one of these, or one of `jnp.ravel`, `jax.nn.relu`, `jnp.tanh`.
+
+    **Returns:** a scalar, never below the constant of the layer with the weights as they are.
 
     **Raises:** `ValueError` for a layer whose constant is not known.
     """

@@ -65,6 +65,8 @@ class PositivePotential(eqx.Module):
 
     - `network`: φ, float[n] -> float[any]; smooth where a proof is wanted near the equilibrium.
     - `size`, `equilibrium`, `margin`: as of [`lyapunov_dsl.nn.QuadraticPotential`][].
+
+    **Raises:** `ValueError` for a network that is not callable, an equilibrium of another size, or ε <= 0.
     """
 
     network: Any
@@ -91,8 +93,10 @@ class ConvexPotential(eqx.Module):
 
     - `size`, `equilibrium`, `margin`: as of [`lyapunov_dsl.nn.QuadraticPotential`][].
     - `width`, `depth`: of the hidden layers.
-    - `smooth`: > 0, where σ turns from square to linear.
+    - `smooth`: > 0, where σ turns from square to linear, in the unit of V.
     - `key`: a PRNG key.
+
+    **Raises:** `ValueError` for an equilibrium of another size, or an ε or a `smooth` that is not positive and finite.
     """
 
     layers: list[Any]
