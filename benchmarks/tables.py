@@ -143,11 +143,9 @@ def scaling(what: str) -> str:
 
 def inference() -> str:
     head = ("trained by", "solver", "stopped at", "test error", "steps an image", "ms", "of the whole horizon's time")
+    numbers = lambda r: (f"{r['test error']:.2f}", f"{r['steps an image']:.1f}", f"{r['ms']:.1f}", f"{r['ratio']:.2f}")
     rows = read("inference")["results"]
-    return table(
-        head,
-        ((r["trained by"], r["solver"], r["stop"], f"{r['test error']:.2f}", f"{r['steps an image']:.1f}", f"{r['ms']:.1f}", f"{r['ratio']:.2f}") for r in rows),
-    )  # fmt: skip
+    return table(head, ((r["trained by"], r["solver"], r["stop"], *numbers(r)) for r in rows))
 
 
 def bounds() -> str:

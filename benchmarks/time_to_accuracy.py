@@ -4,10 +4,10 @@
     python benchmarks/time_to_accuracy.py --data-dir DIR --quick    # a smoke test
 
 A small convolutional encoder and a dense field that keeps H, of width 128 and 512; Adam at 1e-3, batches of 64, all 60,000 training images,
-float32. First every setting is trained and its test error on 10,000 images taken every 100 steps (an adjoint changes the time of a step and
-not what is learned, so that all adaptive ones are trained once): how many steps until it is at most 3, 2 and 1.5 %, the mean over seeds. Then
-the steps of all settings are timed in interleaved rounds. The time to an accuracy is the number of steps times the time of a step;
-compilation and evaluation are not in it.
+float32. First every setting is trained and its test error on 10,000 images taken every 100 steps (an adjoint changes the time of a step
+and not what is learned, so that all adaptive ones are trained once): how many steps until it is at most 3, 2 and 1.5 %, the mean over
+seeds. Then the steps of all settings are timed in interleaved rounds. The time to an accuracy is the number of steps times the time of a
+step; compilation and evaluation are not in it.
 """
 
 import argparse
