@@ -55,7 +55,12 @@ def digits_folds() -> str:
 
 
 def digits_measures() -> str:
-    names = {"cube": "cube, 64", "sphere": "origin-biased sphere, 64", "mixture": "tube and cube, half each"}
+    names = {
+        "cube": "cube, 64",
+        "sphere": "origin-biased sphere, 64",
+        "mixture": "tube and cube, half each",
+        "tube, 8 states": "tube, eight states a step",
+    }
     found = {"tube around the trajectories (default)": read("digits_folds")["results"]["monte carlo"]}
     found |= {names[n]: r for n, r in read("digits_measures")["results"].items()}
     columns = ("error", "keeps promise, correct", "keeps promise, all")
