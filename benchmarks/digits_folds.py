@@ -29,8 +29,7 @@ METHODS: dict[str, ld.Objective] = {
     "end to end": ld.EndToEnd(),
     "cube": ld.MonteCarlo(ld.Cube(64)),
     "sphere": ld.MonteCarlo(ld.Sphere(64)),
-    "tube, 8 states": ld.MonteCarlo(ld.Trajectory(8, 8)),
-    "mixture": ld.MonteCarlo(ld.Mixture(ld.Trajectory(), ld.Cube(32))),
+    "mixture": ld.MonteCarlo(ld.Mixture(ld.Trajectory(8, 8), ld.Cube(32))),
 }
 TIMES = np.array([0.0, 0.25, 0.5, 0.75, 1.0])
 
