@@ -59,7 +59,6 @@ def digits_measures() -> str:
         "cube": "cube, 64",
         "sphere": "origin-biased sphere, 64",
         "mixture": "tube and cube, half each",
-        "tube, 8 states": "tube, eight states a step",
     }
     found = {"tube around the trajectories (default)": read("digits_folds")["results"]["monte carlo"]}
     found |= {names[n]: r for n, r in read("digits_measures")["results"].items()}

@@ -66,7 +66,7 @@ class Preset:
     attacked: int | None = 1000
     dynamics: str = "invariant"
     readout: str = "identity"
-    measure: Any = None
+    measure: Any = ld.Trajectory(8, 8)
     kappa: float = 2.0
     precision: str = "float32"
 

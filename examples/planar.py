@@ -63,7 +63,7 @@ def make_mlp(key):
 METHODS = {
     "MLP": (make_mlp, ld.EndToEnd()),
     "Neural ODE": (make_flow, ld.EndToEnd()),
-    "LyaNet": (make_flow, ld.MonteCarlo()),
+    "LyaNet": (make_flow, ld.MonteCarlo(ld.Trajectory(8, 8))),
 }
 
 
