@@ -9,7 +9,7 @@ import scipy.linalg as sl
 import lyapunov_dsl as ld
 from lyapunov_checker import Refused, check
 from lyapunov_dsl import Assurance
-from lyapunov_dsl._prove._question import Judge
+from lyapunov_dsl._prove._judge import Judge
 
 pytestmark = pytest.mark.usefixtures("quick")
 
