@@ -152,18 +152,18 @@ def compile_proof():
         )
 
 
-def draw(path, learned, potential, regulator, areas):
+def draw(path, field, potential, regulator, areas):
     import matplotlib.pyplot as plt
 
     figure, axes = plt.subplots(1, 2, figsize=(11, 5), layout="compressed", sharey=True)
     points = control.grid(-REACH, REACH, 301)
     sides = (
-        ("neural controller and V", learned.vector_field, potential, 1.0, areas[0]),
+        ("neural controller and V", field, potential, 1.0, areas[0]),
         ("best clipped LQR", *PLANT.regulated(regulator), regulator["level"], areas[1]),
     )
-    for ax, (title, field, value, level, (proved, simulated)) in zip(axes, sides, strict=True):
-        control.regions(ax, points, control.reached(field, DOMAIN, points), control.values(value, points), level)
-        control.stream(ax, field, points[::10, ::10])
+    for ax, (title, loop, value, level, (proved, simulated)) in zip(axes, sides, strict=True):
+        control.regions(ax, points, control.reached(loop, DOMAIN, points), control.values(value, points), level)
+        control.stream(ax, loop, points[::10, ::10])
         ax.set_title(f"{title}: proved {proved:.1f} (red), simulated {simulated:.1f} (blue)", fontsize=10)
         ax.set_xlabel("θ (upright at 0)")
         ax.set_xlim(-REACH[0], REACH[0])
@@ -192,7 +192,7 @@ def main():
         program, found, more = learn(arrays, options)
         control.say(str(found))
         best, limit = compared.result()
-    system, potential = program.system, control.learned(program)
+    field, potential = control.field_of(program), control.learned(program)
 
     points = control.grid(-REACH, REACH, 1001)
     cell = np.prod(2 * REACH) / points[..., 0].size
@@ -203,7 +203,7 @@ def main():
     strongest, others, table = control.compared(best)
     regulated, _ = PLANT.regulated(strongest)
     figures = {
-        "neural": {"proved area": proved, "simulated area": simulated(system.vector_field)},
+        "neural": {"proved area": proved, "simulated area": simulated(field)},
         "regulator": {"proved area": strongest["volume"], "simulated area": simulated(regulated)},
         "ratio": proved / strongest["volume"],
         "the same, of the largest area at the points tried": proved / limit,
@@ -222,7 +222,7 @@ def main():
         "rounds": control.rounds([*history, *more]),
     }
     areas = [(f["proved area"], f["simulated area"]) for f in (figures["neural"], figures["regulator"])]
-    draw(options.out / "pendulum_swing_down.png", system, potential, strongest, areas)
+    draw(options.out / "pendulum_swing_down.png", field, potential, strongest, areas)
     control.write(options.out, "pendulum_swing_down", claims, settings, figures)
     print(f"proved area {areas[0][0]:.2f} against {areas[1][0]:.2f}: {figures['ratio']:.2f} times")
 
