@@ -1,5 +1,6 @@
 """What the control examples share: simulation, areas, and `results.json`."""
 
+import argparse
 import json
 import platform
 import sys
@@ -11,6 +12,7 @@ from typing import Any, NamedTuple
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import matplotlib as mpl
 import numpy as np
 import optax
 import scipy.linalg
@@ -23,6 +25,21 @@ REGION = ("decrease", "definite", "enclosed")
 # Of the level up to which V falls at the points tried: what a proof is tried at.
 FACTORS = (0.995, 0.98, 0.95, 0.9, 0.8, 0.65)
 BEGAN = time.monotonic()
+
+
+def options(description, rounds, **more):
+    """What the command line says, for options of some defaults, each with what it means."""
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument("--out", type=Path, default=Path("out"))
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--rounds", type=int, default=rounds, help="of training and proof, at most")
+    for name, (default, meaning) in more.items():
+        how: Any = {"action": "store_true"} if default is False else {"type": type(default), "default": default}
+        parser.add_argument(f"--{name}", help=meaning, **how)
+    found = parser.parse_args()
+    found.out.mkdir(parents=True, exist_ok=True)
+    mpl.use("Agg")
+    return found
 
 
 def say(text):
@@ -75,6 +92,14 @@ def stream(ax, field, points):
     x, y = points[:, 0, 0], points[0, :, 1]
     look = {"color": "#777777", "linewidth": 0.5, "arrowsize": 0.6, "density": 1.2}
     ax.streamplot(x, y, velocity[..., 0].T, velocity[..., 1].T, **look)
+
+
+def regions(ax, plane, simulated, v, level):
+    """Two regions over a grid of the plane: a simulated one in blue, and {V <= level} in red."""
+    x, y = plane[..., 0], plane[..., 1]
+    ax.contourf(x, y, simulated, levels=[0.5, 1.5], colors=["#cfe0f3"])
+    ax.contourf(x, y, v, levels=[-1, level], colors=["#b3261e"], alpha=0.35)
+    ax.contour(x, y, v, levels=[level], colors=["#b3261e"], linewidths=2)
 
 
 class Quadratic(eqx.Module):
@@ -178,6 +203,11 @@ class Plant(NamedTuple):
 
     def loop(self, controller):
         return ld.System(vector_field=Loop(self.move, controller), domain=self.domain)
+
+    def regulated(self, regulator):
+        """The field and the V of a regulator, as `compared` has it."""
+        field = self.loop(Regulator(regulator["gain"], self.limit)).vector_field
+        return field, Quadratic(ld.Constant(regulator["form"]))
 
     def velocity(self, gain):
         """The loop of a clipped regulator, for arrays of states."""
@@ -314,6 +344,26 @@ def asked(kappa, states, budget) -> dict[str, Any]:
         "strict": True,
         "budget": budget,
     }
+
+
+def led(program, options, rate, last, **more):
+    """Training led by the proof, `options.steps` steps of Adam in each round, at a rate that falls to a share `last` of it."""
+    how = {"rounds": options.rounds, "key": jax.random.key(options.seed), **more}
+    return ld.fit_until_proved(
+        program,
+        # All is about states; the examples are there to be counted.
+        (jnp.zeros((options.steps, program.declaration.state.size)), None),
+        optimizer=optax.adam(optax.cosine_decay_schedule(rate, options.steps, last)),
+        epochs=1,
+        batch_size=1,
+        steps_per_dispatch=64,
+        **how,
+    )
+
+
+def rounds(history):
+    """What came of each round of training, as it is written."""
+    return [[status.name, count] for status, count in history]
 
 
 def residuals(weight, parts, samples, level=1.05):

@@ -8,10 +8,8 @@ it the largest region that the same engine proves for 25 clipped linear quadrati
 `results.json`, `pendulum_barrier.png` and the proof for `python -m lyapunov_checker`.
 """
 
-import argparse
 import concurrent.futures
 import multiprocessing
-from pathlib import Path
 from typing import Any
 
 import _control as control
@@ -19,9 +17,7 @@ import _pendulum as pendulum
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-import matplotlib as mpl
 import numpy as np
-import optax
 
 import lyapunov_dsl as ld
 
@@ -57,8 +53,7 @@ def learned(program) -> Any:
 
 def learn(options):
     """A program whose barrier is proved, or what is left of it."""
-    key = jax.random.key(options.seed)
-    policy, h = networks(key)
+    policy, h = networks(jax.random.key(options.seed))
     # Trained with a smaller α than is to be proved, and a little outside of the set as well.
     objective = 10 * ld.MonteCarlo(ld.Cube(1024), level=0.05)
     objective = objective + ld.Sublevel(0.0, ld.Cube(512), ld.Boundary(512), margin=0.05, growth=options.growth)
@@ -68,16 +63,12 @@ def learn(options):
         example=(jnp.zeros(2), None),
         objective=objective,
     )
-    return ld.fit_until_proved(
+    return control.led(
         program,
-        (jnp.zeros((options.steps, 2)), None),
-        optimizer=optax.adam(optax.cosine_decay_schedule(5e-3, options.steps, 0.02)),
-        epochs=1,
-        batch_size=1,
-        steps_per_dispatch=64,
-        rounds=options.rounds,
+        options,
+        5e-3,
+        0.02,
         weight=10.0,
-        key=key,
         prove=lambda program: ld.Certificate.barrier(learned(program), ALPHA),
         claims=CLAIMS,
         x=np.zeros(2),
@@ -97,18 +88,12 @@ def draw(path, field, h, regulator, areas):
 
     figure, axes = plt.subplots(1, 2, figsize=(10, 5), layout="compressed", sharey=True)
     points = control.grid(-SAFE, SAFE, 201)
-    x, y = points[..., 0], points[..., 1]
-    quadratic = control.Quadratic(ld.Constant(regulator["form"]))
-    other = PLANT.loop(control.Regulator(regulator["gain"], PLANT.limit)).vector_field
     sides = (
         ("neural controller and h", field, lambda s: 1 - h(s), 1.0, areas[0]),
-        ("best clipped LQR", other, quadratic, regulator["level"], areas[1]),
+        ("best clipped LQR", *PLANT.regulated(regulator), regulator["level"], areas[1]),
     )
     for ax, (title, loop, value, level, (proved, simulated)) in zip(axes, sides, strict=True):
-        ax.contourf(x, y, kept(loop, points), levels=[0.5, 1.5], colors=["#cfe0f3"])
-        v = control.values(value, points)
-        ax.contourf(x, y, v, levels=[-1, level], colors=["#b3261e"], alpha=0.35)
-        ax.contour(x, y, v, levels=[level], colors=["#b3261e"], linewidths=2)
+        control.regions(ax, points, kept(loop, points), control.values(value, points), level)
         control.stream(ax, loop, points[::10, ::10])
         ax.set_title(f"{title}: proved {proved:.2f} (red), simulated {simulated:.2f} (blue)", fontsize=10)
         ax.set_xlabel("θ (upright at 0)")
@@ -118,16 +103,12 @@ def draw(path, field, h, regulator, areas):
 
 
 def main():
-    parser = argparse.ArgumentParser(description="A proved safe set of the upright pendulum.")
-    parser.add_argument("--out", type=Path, default=Path("out"))
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--steps", type=int, default=4000, help="of training in each round")
-    parser.add_argument("--rounds", type=int, default=4, help="of training and proof, at most")
-    parser.add_argument("--growth", type=float, default=0.3, help="how much the size of the set counts")
-    options = parser.parse_args()
-    options.out.mkdir(parents=True, exist_ok=True)
-    mpl.use("Agg")
-
+    options = control.options(
+        "A proved safe set of the upright pendulum.",
+        rounds=4,
+        steps=(4000, "of training in each round"),
+        growth=(0.3, "how much the size of the set counts"),
+    )
     with concurrent.futures.ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as other:
         compared = other.submit(pendulum.regulators, SAFE, 1e-3, BUDGET)
         led = learn(options)
@@ -138,7 +119,7 @@ def main():
     coarse = control.grid(-SAFE, SAFE, 201)
     proved = area(control.values(h, control.grid(-SAFE, SAFE, 1001)) >= 0) if found.proof is not None else 0.0
     strongest, others, table = control.compared(best, "safe and invariant")
-    regulated = PLANT.loop(control.Regulator(strongest["gain"], PLANT.limit)).vector_field
+    regulated, _ = PLANT.regulated(strongest)
     figures = {
         "neural": {"proved area": proved, "simulated area": area(kept(field, coarse))},
         "regulator": {"proved area": strongest["volume"], "simulated area": area(kept(regulated, coarse))},
@@ -155,7 +136,7 @@ def main():
         "safe": SAFE.tolist(),
         "alpha": ALPHA,
         "seed": options.seed,
-        "rounds": [[status.name, count] for status, count in led.history],
+        "rounds": control.rounds(led.history),
     }
     areas = [tuple(figures[side].values()) for side in ("neural", "regulator")]
     draw(options.out / "pendulum_barrier.png", field, h, strongest, areas)

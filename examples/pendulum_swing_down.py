@@ -9,10 +9,8 @@ largest region that the same engine proves for 25 clipped linear quadratic regul
 with the quadratic V that is best for the clipped loop. Writes `results.json` and `pendulum_swing_down.png`.
 """
 
-import argparse
 import concurrent.futures
 import multiprocessing
-from pathlib import Path
 from typing import Any
 
 import _control as control
@@ -20,9 +18,7 @@ import _pendulum as pendulum
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-import matplotlib as mpl
 import numpy as np
-import optax
 from scipy.ndimage import map_coordinates
 
 import lyapunov_dsl as ld
@@ -109,19 +105,7 @@ def declared(policy, potential):
 
 def led(program, options, **more):
     """Training led by states at which the condition fails, and by the proof."""
-    steps = options.steps
-    return ld.fit_until_proved(
-        program,
-        # All is about states; the examples are there to be counted.
-        (jnp.zeros((steps, 2)), None),
-        optimizer=optax.adam(optax.cosine_decay_schedule(3e-3, steps, 0.03)),
-        epochs=1,
-        batch_size=1,
-        steps_per_dispatch=64,
-        weight=4.0,
-        **control.asked(KAPPA, 2, BUDGET),
-        **more,
-    )
+    return control.led(program, options, 3e-3, 0.03, weight=4.0, **control.asked(KAPPA, 2, BUDGET), **more)
 
 
 def first_training(options):
@@ -148,7 +132,7 @@ def learn(arrays, options):
     if found.proof is not None:
         return program, found, []
     control.say(str(found))
-    more = led(program, options, rounds=options.rounds, key=jax.random.fold_in(key, 2))
+    more = led(program, options, key=jax.random.fold_in(key, 2))
     return more.program, more.verification, more.history
 
 
@@ -168,30 +152,18 @@ def compile_proof():
         )
 
 
-def draw(path, learned, potential, regulator, areas):
+def draw(path, field, potential, regulator, areas):
     import matplotlib.pyplot as plt
 
     figure, axes = plt.subplots(1, 2, figsize=(11, 5), layout="compressed", sharey=True)
     points = control.grid(-REACH, REACH, 301)
-    quadratic = control.Quadratic(ld.Constant(regulator["form"]))
     sides = (
-        ("neural controller and V", learned.vector_field, potential, 1.0, areas[0]),
-        (
-            "best clipped LQR",
-            PLANT.loop(control.Regulator(regulator["gain"], PLANT.limit)).vector_field,
-            quadratic,
-            regulator["level"],
-            areas[1],
-        ),
+        ("neural controller and V", field, potential, 1.0, areas[0]),
+        ("best clipped LQR", *PLANT.regulated(regulator), regulator["level"], areas[1]),
     )
-    for ax, (title, field, value, level, (proved, simulated)) in zip(axes, sides, strict=True):
-        ok = control.reached(field, DOMAIN, points)
-        x, y = points[..., 0], points[..., 1]
-        ax.contourf(x, y, ok, levels=[0.5, 1.5], colors=["#cfe0f3"])
-        v = control.values(value, points)
-        ax.contourf(x, y, v, levels=[-1, level], colors=["#b3261e"], alpha=0.35)
-        ax.contour(x, y, v, levels=[level], colors=["#b3261e"], linewidths=2)
-        control.stream(ax, field, points[::10, ::10])
+    for ax, (title, loop, value, level, (proved, simulated)) in zip(axes, sides, strict=True):
+        control.regions(ax, points, control.reached(loop, DOMAIN, points), control.values(value, points), level)
+        control.stream(ax, loop, points[::10, ::10])
         ax.set_title(f"{title}: proved {proved:.1f} (red), simulated {simulated:.1f} (blue)", fontsize=10)
         ax.set_xlabel("θ (upright at 0)")
         ax.set_xlim(-REACH[0], REACH[0])
@@ -204,18 +176,12 @@ def draw(path, learned, potential, regulator, areas):
 
 
 def main():
-    parser = argparse.ArgumentParser(description="A proved region of attraction of the upright pendulum.")
-    parser.add_argument("--out", type=Path, default=Path("out"))
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--steps", type=int, default=2500, help="of training in each round")
-    parser.add_argument(
-        "--save", action="store_true", help="write the neural proof for lyapunov_checker; takes minutes"
+    options = control.options(
+        "A proved region of attraction of the upright pendulum.",
+        rounds=6,
+        steps=(2500, "of training in each round"),
+        save=(False, "write the neural proof for lyapunov_checker; takes minutes"),
     )
-    parser.add_argument("--rounds", type=int, default=6, help="of training and proof, at most")
-    options = parser.parse_args()
-    options.out.mkdir(parents=True, exist_ok=True)
-    mpl.use("Agg")
-
     # The other process trains, and proves the regulators, while this one compiles what the proof of the networks runs.
     with concurrent.futures.ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as other:
         trained = other.submit(first_training, options)
@@ -226,18 +192,18 @@ def main():
         program, found, more = learn(arrays, options)
         control.say(str(found))
         best, limit = compared.result()
-    system, potential = program.system, control.learned(program)
+    field, potential = control.field_of(program), control.learned(program)
 
     points = control.grid(-REACH, REACH, 1001)
     cell = np.prod(2 * REACH) / points[..., 0].size
     area = lambda inside: float(inside.sum() * cell)
     coarse = control.grid(-REACH, REACH, 301)
-    simulated = lambda system: float(control.reached(system.vector_field, DOMAIN, coarse).mean() * np.prod(2 * REACH))
+    simulated = lambda field: float(control.reached(field, DOMAIN, coarse).mean() * np.prod(2 * REACH))
     proved = area(control.values(potential, points) <= 1) if found.proof is not None else 0.0
     strongest, others, table = control.compared(best)
-    regulated = PLANT.loop(control.Regulator(strongest["gain"], PLANT.limit))
+    regulated, _ = PLANT.regulated(strongest)
     figures = {
-        "neural": {"proved area": proved, "simulated area": simulated(system)},
+        "neural": {"proved area": proved, "simulated area": simulated(field)},
         "regulator": {"proved area": strongest["volume"], "simulated area": simulated(regulated)},
         "ratio": proved / strongest["volume"],
         "the same, of the largest area at the points tried": proved / limit,
@@ -253,10 +219,10 @@ def main():
         "limit": pendulum.LIMIT,
         "domain": REACH.tolist(),
         "seed": options.seed,
-        "rounds": [[status.name, boxes] for status, boxes in [*history, *more]],
+        "rounds": control.rounds([*history, *more]),
     }
     areas = [(f["proved area"], f["simulated area"]) for f in (figures["neural"], figures["regulator"])]
-    draw(options.out / "pendulum_swing_down.png", system, potential, strongest, areas)
+    draw(options.out / "pendulum_swing_down.png", field, potential, strongest, areas)
     control.write(options.out, "pendulum_swing_down", claims, settings, figures)
     print(f"proved area {areas[0][0]:.2f} against {areas[1][0]:.2f}: {figures['ratio']:.2f} times")
 

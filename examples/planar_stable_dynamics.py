@@ -8,15 +8,12 @@ in that set the field leads to the end of the stroke. Writes `results.json`, `pl
 `python -m lyapunov_checker`.
 """
 
-import argparse
-from pathlib import Path
 from typing import Any
 
 import _control as control
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-import matplotlib as mpl
 import numpy as np
 import optax
 
@@ -138,15 +135,9 @@ def draw(path, places, sides, potential):
 
 
 def main():
-    parser = argparse.ArgumentParser(description="A provably stable field from demonstrations.")
-    parser.add_argument("--out", type=Path, default=Path("out"))
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--epochs", type=int, default=400, help="of training in each round")
-    parser.add_argument("--rounds", type=int, default=4, help="of training and proof, at most")
-    options = parser.parse_args()
-    options.out.mkdir(parents=True, exist_ok=True)
-    mpl.use("Agg")
-
+    options = control.options(
+        "A provably stable field from demonstrations.", rounds=4, epochs=(400, "of training in each round")
+    )
     places, velocities = strokes()
     data = tuple(jnp.asarray(v.reshape(-1, 2), jnp.float32) for v in (places, velocities))
     led, plain = learn(data, options)
@@ -176,7 +167,7 @@ def main():
         },
         "simulated regions": {"status": "EMPIRICAL", "reason": None},
     }
-    settings = {"kappa": KAPPA, "seed": options.seed, "rounds": [[s.name, n] for s, n in led.history]}
+    settings = {"kappa": KAPPA, "seed": options.seed, "rounds": control.rounds(led.history)}
     draw(options.out / "planar_stable_dynamics.png", places, fields, potential)
     control.write(options.out, "planar_stable_dynamics", claims, settings, figures)
     print(f"proved area {figures['proved area']:.2f}")

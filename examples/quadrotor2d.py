@@ -68,19 +68,17 @@ def begin(gain, form, key):
 
 
 if __name__ == "__main__":
-    _stabilize.job(
+    task = _stabilize.Task(
         "quadrotor2d",
         "Planar quadrotor",
         PLANT,
         DESIGNS,
         begin,
-        kappa=1e-3,
-        trained=0.1,
+        axes={"z₁": 0, "z₃": 2},
         margin=0.02,
         growth=1e-4,
         shrunk=0.8,
         faces=True,
         budget=ld.Budget(boxes=40_000, seconds=200),
-        axes_of=[0, 2],
-        labels=("z₁", "z₃"),
     )
+    _stabilize.job(task)

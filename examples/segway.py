@@ -38,15 +38,13 @@ def begin(gain, form, key):
 
 
 if __name__ == "__main__":
-    _stabilize.job(
+    task = _stabilize.Task(
         "segway",
         "Segway",
         PLANT,
         DESIGNS,
         begin,
-        kappa=1e-3,
-        trained=0.1,
+        axes={"φ": 0, "φ'": 2},
         budget=ld.Budget(boxes=300_000, seconds=400),
-        axes_of=[0, 2],
-        labels=("φ", "φ'"),
     )
+    _stabilize.job(task)

@@ -7,16 +7,11 @@ linearization proves an ellipse. A polynomial V, |A m(s)|² + ε |s|² with the 
 region without a solver, led by the proof. Writes `results.json`, `van_der_pol.png` and the proofs that are found.
 """
 
-import argparse
-from pathlib import Path
-
 import _control as control
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-import matplotlib as mpl
 import numpy as np
-import optax
 import scipy.linalg
 
 import lyapunov_dsl as ld
@@ -74,18 +69,7 @@ def learn(p, options):
     objective = 3 * ld.Sublevel(1.0, ld.Boxes(rows, rows, 256), ld.Boundary(256), growth=0.5)
     objective = objective + control.residuals(4, 3, 512)
     program = ld.compile(SYSTEM, certificate, example=(jnp.zeros(2), None), objective=objective)
-    return ld.fit_until_proved(
-        program,
-        (jnp.zeros((options.steps, 2)), None),
-        optimizer=optax.adam(optax.cosine_decay_schedule(1e-2, options.steps, 0.03)),
-        epochs=1,
-        batch_size=1,
-        rounds=options.rounds,
-        weight=4.0,
-        steps_per_dispatch=64,
-        key=jax.random.key(options.seed),
-        **control.asked(KAPPA, 2, BUDGET),
-    ), points
+    return control.led(program, options, 1e-2, 0.03, weight=4.0, **control.asked(KAPPA, 2, BUDGET)), points
 
 
 def draw(path, points, potential, p, level, areas):
@@ -108,16 +92,12 @@ def draw(path, points, potential, p, level, areas):
 
 
 def main():
-    parser = argparse.ArgumentParser(description="A proved region of attraction of the reversed Van der Pol system.")
-    parser.add_argument("--out", type=Path, default=Path("out"))
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--steps", type=int, default=3000, help="of training in each round")
-    parser.add_argument("--rounds", type=int, default=4, help="of training and proof, at most")
-    parser.add_argument("--share", type=float, default=0.95, help="how far toward the limit cycle V <= 1 is wanted")
-    options = parser.parse_args()
-    options.out.mkdir(parents=True, exist_ok=True)
-    mpl.use("Agg")
-
+    options = control.options(
+        "A proved region of attraction of the reversed Van der Pol system.",
+        rounds=4,
+        steps=(3000, "of training in each round"),
+        share=(0.95, "how far toward the limit cycle V <= 1 is wanted"),
+    )
     p, level, known = quadratic()
     control.say(f"quadratic V: proved up to {level:.3f}")
     led, points = learn(p, options)
@@ -138,7 +118,7 @@ def main():
         f"{{sᵀPs <= {level:.4g}}} is a region of attraction": control.claim(known),
         "simulated region": {"status": "EMPIRICAL", "reason": None},
     }
-    settings = {"seed": options.seed, "steps": options.steps, "rounds": [[s.name, n] for s, n in led.history]}
+    settings = {"seed": options.seed, "steps": options.steps, "rounds": control.rounds(led.history)}
     draw(options.out / "van_der_pol.png", points, potential, p, level, (area, ellipse, simulated))
     control.write(options.out, "van_der_pol", claims, settings, {"areas": figures, "files": files})
     print(f"proved area {area:.2f} against {ellipse:.2f} of the quadratic V, of {simulated:.2f} simulated")

@@ -3,7 +3,8 @@
     python -m lyapunov_checker proof.npz
 
 What has to be trusted is in `_rules.py` (what each operation does to intervals and affine forms), `_program.py` (what a program
-is, and its derivative) and `_check.py` (what follows from what); python-flint (Arb) does the arithmetic, NumPy reads the file.
+is, and its derivative), `_proof.py`, `_tree.py` and `_flow.py` (when a claim holds) and `_check.py` (what follows from what);
+python-flint (Arb) does the arithmetic, NumPy reads the file.
 """
 
 from ._check import Verdict as Verdict, check as check

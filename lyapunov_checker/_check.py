@@ -1,26 +1,22 @@
-"""What a proof has to show, and what follows from it."""
+"""Checks the proof in a file, and says what was proved."""
 
-import itertools
-import math
-from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-import numpy as np
-from flint import arb, ctx
+from flint import ctx
 
 from ._file import read
-from ._program import Graph, Program, Refused, read_program
-from ._rules import ONE, ZERO, Form, Matrix, _least, affine, box
-from ._tree import leaves
+from ._flow import attracts, robust, stays
+from ._program import Refused
+from ._proof import PRECISION, Proof, shown
 
-FORMAT = "lyapunov proof 1"
-# Rules of leaves: the inequality itself; V above the upper level; V below the lower one; the second derivatives at the equilibrium;
-# no point of the ball.
-HOLDS, ABOVE, BELOW, REST, OUTSIDE = 1, 2, 3, 4, 5
-# Bits of Arb's numbers.
-PRECISION = 96
-# Steps with which the comparison equation is solved.
-STEPS = 64
+CLAIMS = {
+    "decrease": Proof.decrease,
+    "definite": Proof.definite,
+    "enclosed": Proof.enclosed,
+    "invariant": Proof.invariant,
+    "stays": stays,
+    "robust": robust,
+}
 
 
 class Verdict(NamedTuple):
@@ -39,449 +35,6 @@ class Verdict(NamedTuple):
         return "\n".join(["proved, in real arithmetic:", *(f"- {s}" for s in self.sentences), f"({self.boxes} boxes)"])
 
 
-class Proof:
-    """A proof as it is written in a file.
-
-    **Arguments:**
-
-    - `header`: what is claimed, and the programs of the system and of V.
-    - `arrays`: numbers by name.
-    """
-
-    def __init__(self, header: Mapping[str, Any], arrays: Mapping[str, np.ndarray]):
-        self.arrays, self.boxes = arrays, 0
-        self.derived: dict[int, tuple[list[int], list[int]]] = {}
-        if header.get("format") != FORMAT:
-            raise Refused(f"format: expected {FORMAT!r}, got {header.get('format')!r}")
-        self.lower, self.upper = ([float(v) for v in header["domain"][side]] for side in ("lower", "upper"))
-        n = len(self.lower)
-        if (
-            n < 1
-            or len(self.upper) != n
-            or not all(-np.inf < a < b < np.inf for a, b in zip(self.lower, self.upper, strict=True))
-        ):
-            raise Refused("domain: expected finite lower < upper, as many as there are states")
-        self.time = [float(t) for t in header["time"]]
-        if len(self.time) != 2 or not 0 <= self.time[0] <= self.time[1] < np.inf:
-            raise Refused("time: expected 0 <= first <= last")
-        self.least, self.most = (None if v is None else float(v) for v in header["level"])
-        if any(v is not None and not np.isfinite(v) for v in (self.least, self.most)):
-            raise Refused("level: expected finite numbers or none")
-        self.rest = None if header["equilibrium"] is None else [float(v) for v in header["equilibrium"]]
-        if self.rest is not None and not all(
-            a < v < b for a, v, b in zip(self.lower, self.rest, self.upper, strict=True)
-        ):
-            raise Refused("equilibrium: expected a state inside of the domain")
-        ball = header["ball"]
-        self.ball = None if ball is None else ([arb(float(v)) for v in ball["center"]], arb(float(ball["radius"])))
-        if self.ball is not None:
-            ends = zip(self.ball[0], self.lower, self.upper, strict=True)
-            if not self.ball[1] > 0:
-                raise Refused("ball: expected a radius > 0")
-            if not all(bool(a <= c - self.ball[1]) and bool(c + self.ball[1] <= b) for c, a, b in ends):
-                raise Refused("ball: it is not inside of the box of the domain")
-        self.start = [[float(v) for v in header["start"][side]] for side in ("lower", "upper")]
-        if not all(len(v) == n for v in self.start) or not np.isfinite(self.start).all():
-            raise Refused("start: expected finite numbers, as many as there are states")
-        if not all(a <= b for a, b in zip(*self.start, strict=True)):
-            raise Refused("start: expected lower <= upper")
-        self.tube = None if header["tube"] is None else [[float(v) for v in row] for row in header["tube"]]
-        if self.tube is not None:
-            self._check_tube()
-        self.faces = [int(i) for i in header["faces"]]
-        if self.faces and (self.tube is not None or self.ball is not None or not set(self.faces) <= set(range(n))):
-            raise Refused("faces: expected indices of states, of a box")
-        self.strict = bool(header["strict"])
-        self.claims = [str(name) for name in header["claims"]]
-        self.own_rate = "rate" in header["programs"]
-        names = ["field", "value", "comparison", *(["rate"] if self.own_rate else [])]
-        programs = {name: read_program(name, header["programs"][name], arrays) for name in names}
-        about = {"decrease"} if self.faces else {"decrease", "definite", "invariant"}
-        if (self.own_rate or self.faces) and not set(self.claims) <= about:
-            raise Refused(
-                f"claims: expected some of {sorted(about)} for a rate of its own or for faces, got {self.claims}"
-            )
-        g = self.graph = Graph()
-        self.t, self.state, self.v = g.input(1), g.input(n), g.input(1)
-        around = header["perturbation"]
-        self.context = [] if around is None else [float(v) for v in around["center"]]
-        self.radius = 0.0 if around is None else float(around["radius"])
-        self.gain, self.slope = (0.0, 0.0) if around is None else (float(around["gain"]), float(around["slope"]))
-        if not np.isfinite([*self.context, self.radius, self.gain, self.slope]).all() or self.radius < 0:
-            raise Refused("perturbation: expected finite numbers and a radius >= 0")
-        more, here = ([], []) if around is None else ([g.input(len(self.context))], [g.constant(self.context)])
-        self.u = more[0] if more else None
-        self.f = g.inline(programs["field"], [self.t, self.state, *here])
-        # The same for every context within the radius.
-        self.perturbed = g.inline(programs["field"], [self.t, self.state, *more])
-        self.potential = g.inline(programs["value"], [self.t, self.state])
-        self.allowed = g.inline(programs["comparison"], [self.t, self.v])
-        if [g.size(v) for v in (self.f, self.perturbed, self.potential, self.allowed)] != [n, n, 1, 1]:
-            raise Refused("programs: expected a field of the size of the state, and one number for V and comparison")
-        rate = self._derivative(self.potential, {self.t: g.constant([1.0]), self.state: self.f})
-        if self.own_rate:
-            rate = g.inline(programs["rate"], [self.t, self.state])
-            if g.size(rate) != 1:
-                raise Refused("programs: expected one number for the rate")
-        self.excess = g.combine((1, rate), (-1, g.inline(programs["comparison"], [self.t, self.potential])))
-        self.steady = not any(_uses(p, 0) for p in programs.values())
-
-    def _check_tube(self) -> None:
-        """A tube is boxes [first, last, *lower, *upper] of times and states, each from where the one before ends."""
-        n, before = len(self.lower), self.time[0]
-        if not self.tube:
-            raise Refused("tube: it has no boxes")
-        for row in self.tube or []:
-            first, last, lower, upper = row[0], row[1], row[2 : 2 + n], row[2 + n :]
-            inside = all(a <= p <= q <= b for a, p, q, b in zip(self.lower, lower, upper, self.upper, strict=True))
-            if not (first == before and first <= last and inside):
-                raise Refused("tube: its boxes are not in the domain, or do not follow each other in time")
-            before = last
-        if before != self.time[1]:
-            raise Refused("tube: it does not reach the last time")
-
-    def pieces(self, name: str) -> list[tuple[str, list[float], list[float]]]:
-        """The boxes of (t, state) that a claim is about, by the name of their trees."""
-        if self.faces:
-            sides = [self.face(*self.whole(), axis, side) for axis in self.faces for side in (self.lower, self.upper)]
-            return [(f"{name}.{i}", low, high) for i, (low, high) in enumerate(sides)]
-        if self.tube is None:
-            low, high = self.whole()
-            return [(name, low, high)]
-        n = len(self.lower)
-        ends = [([r[0], *r[2 : 2 + n]], [r[1], *r[2 + n :]]) for r in self.tube]
-        return [(f"{name}.{i}", low, high) for i, (low, high) in enumerate(ends)]
-
-    def _derivative(self, of: int, directions: Mapping[int, int]) -> int:
-        found = self.graph.derivative(of, directions)
-        return self.graph.constant([0.0] * self.graph.size(of)) if found is None else found
-
-    def at(self, low: Sequence[float], high: Sequence[float]) -> dict[int, Form]:
-        """Times and states of a box."""
-        fresh = itertools.count(1)
-        found = {self.t: box(low[:1], high[:1], fresh), self.state: box(low[1:], high[1:], fresh)}
-        if self.u is not None:
-            least, most = ([_outward(arb(c) + s * arb(self.radius), s) for c in self.context] for s in (-1, 1))
-            found[self.u] = box(least, most, fresh)
-        return found
-
-    def values(
-        self, wanted: Sequence[int], low: Sequence[float], high: Sequence[float], symbols: int | None = None
-    ) -> list[Form]:
-        self.boxes += 1
-        return self.graph.values(wanted, self.at(low, high), symbols)
-
-    def whole(self) -> tuple[list[float], list[float]]:
-        """The box of all times and states."""
-        return [self.time[0], *self.lower], [self.time[1], *self.upper]
-
-    def decides(self, name: str, rule: int, low: list[float], high: list[float]) -> bool:
-        """Whether a rule is right for a leaf of a claim."""
-        claim, *face = name.split(".")
-        if claim == "decrease":
-            return self.settles(rule, low, high)
-        if claim == "definite":
-            return self.positive(rule, low, high)
-        if claim in ("gain", "slope"):
-            return self.steep(claim, rule, low, high)
-        if rule != HOLDS:
-            return False
-        settles = self.outside if claim == "enclosed" else self.inward
-        return settles(int(face[0]), -1 if face[1] == "lower" else 1, low, high)
-
-    def cover(self, name: str, low: Sequence[float], high: Sequence[float]) -> None:
-        """Whether all leaves of a tree over a box are right."""
-        for leaf in leaves(name, self.arrays, low, high):
-            if not self.decides(name, leaf.rule, leaf.low, leaf.high):
-                raise Refused(f"{name}: rule {leaf.rule} does not hold in the box {_shown(leaf.low, leaf.high)}")
-
-    def decrease(self) -> None:
-        """dV/dt <= comparison(t, V), or <, for all times and all states of the domain between the levels."""
-        for name, low, high in self.pieces("decrease"):
-            self.cover(name, low, high)
-
-    def settles(self, rule: int, low: Sequence[float], high: Sequence[float]) -> bool:
-        """Whether a leaf of `decrease` is right."""
-        if rule == HOLDS:
-            r, v = self.values([self.excess, self.potential], low, high)
-            # The derivative of log s, for one, is defined where log s is not.
-            if not (v.low[0].is_finite() and v.high[0].is_finite()):
-                return False
-            return bool(r.high[0] < 0) or (not self.strict and bool(r.high[0] <= 0))
-        if rule == ABOVE and self.most is not None:
-            (v,) = self.values([self.potential], low, high)
-            return bool(v.low[0] > self.most)
-        if rule == BELOW and self.least is not None:
-            (v,) = self.values([self.potential], low, high)
-            return bool(v.high[0] < self.least)
-        if rule == OUTSIDE:
-            return self.away(low, high)
-        return rule == REST and self._bent(self.excess, -1, low, high)
-
-    def away(self, low: Sequence[float], high: Sequence[float]) -> bool:
-        """Whether a box has no point of the ball."""
-        if self.ball is None:
-            return False
-        center, radius = self.ball
-        total = arb(0)
-        for c, a, b in zip(center, low[1:], high[1:], strict=True):
-            total = total + (arb(a) - c).max(c - arb(b)).max(arb(0)) ** 2
-        return bool(total > radius**2)
-
-    def at_rest(self, low: Sequence[float], high: Sequence[float]) -> bool:
-        """Whether the equilibrium is in a box."""
-        return self.rest is not None and all(a <= v <= b for a, v, b in zip(low[1:], self.rest, high[1:], strict=True))
-
-    def _bent(self, of: int, sign: int, low: Sequence[float], high: Sequence[float]) -> bool:
-        """Whether a function is 0 with its first derivatives at the equilibrium, which is in the box, and its second
-        derivatives in all of the box are definite: by Taylor's formula it has that sign there, and is 0 at the
-        equilibrium only."""
-        if self.rest is None or not self.at_rest(low, high):
-            return False
-        n = len(self.lower)
-        first, second = self._taylor(of)
-        # Second derivatives have many operations, and one symbol for each entry of each would take most of the time.
-        symbols = 1 + n + len(self.context)
-        there = self.values([of, *first], [low[0], *self.rest], [high[0], *self.rest], symbols)
-        if not all(bool(f.low[0] == 0) and bool(f.high[0] == 0) for f in there):
-            return False
-        pairs = [(i, j) for i in range(n) for j in range(i + 1)]
-        table = [[arb(0)] * n for _ in range(n)]
-        for (i, j), form in zip(pairs, self.values(second, low, high, symbols), strict=True):
-            table[i][j] = table[j][i] = sign * form.ball(0)
-        return definite(table)
-
-    def _taylor(self, of: int) -> tuple[list[int], list[int]]:
-        """The first derivatives of a number with the state, and the second ones (i, j), j <= i."""
-        if of not in self.derived:
-            units = [self.graph.constant(u) for u in np.eye(len(self.lower)).tolist()]
-            first = [self._derivative(of, {self.state: u}) for u in units]
-            second = [self._derivative(first[i], {self.state: u}) for i in range(len(first)) for u in units[: i + 1]]
-            self.derived[of] = first, second
-        return self.derived[of]
-
-    def definite(self) -> None:
-        """V is 0 at the equilibrium and above 0 elsewhere in the domain."""
-        if self.rest is None or not self.vanishes(self.potential):
-            raise Refused("definite: V is not 0 at the equilibrium, or that is not in the domain")
-        self.cover("definite", *self.whole())
-
-    def vanishes(self, of: int) -> bool:
-        """Whether a value is exactly 0 at the equilibrium, at all times, and the equilibrium is in the ball, if there is one."""
-        if self.rest is None or self.away([self.time[0], *self.rest], [self.time[0], *self.rest]):
-            return False
-        (found,) = self.values([of], [self.time[0], *self.rest], [self.time[1], *self.rest])
-        return all(bool(a == 0) and bool(b == 0) for a, b in zip(found.low, found.high, strict=True))
-
-    def attracts(self) -> bool:
-        """Whether the claims together say that all that starts below the level tends to the equilibrium."""
-        together = {"decrease", "definite", "enclosed"} <= set(self.claims) and self.least is None and self.tube is None
-        if not (together and self.strict and self.steady and self.most is not None and self.vanishes(self.f)):
-            return False
-        ends = np.linspace(0.0, self.most, STEPS + 1).tolist()
-        ends[-1] = self.most
-        parts = (self._scalar([self.allowed], self.time[0], self.time[1], a, b) for a, b in itertools.pairwise(ends))
-        return self.most >= 0 and all(bool(form.high[0] <= 0) for (form,) in parts)
-
-    def positive(self, rule: int, low: Sequence[float], high: Sequence[float]) -> bool:
-        """Whether a leaf of `definite` is right."""
-        if rule == HOLDS:
-            (v,) = self.values([self.potential], low, high)
-            return bool(v.low[0] > 0)
-        if rule == OUTSIDE:
-            return self.away(low, high)
-        return rule == REST and self._bent(self.potential, 1, low, high)
-
-    def _faces(self, name: str) -> None:
-        if self.ball is not None:
-            raise Refused(f"{name}: the domain is a ball and has no faces")
-        low, high = self.whole()
-        for axis in range(len(self.lower)):
-            for side, ends in (("lower", self.lower), ("upper", self.upper)):
-                self.cover(f"{name}.{axis}.{side}", *self.face(low, high, axis, ends))
-
-    @staticmethod
-    def face(
-        low: Sequence[float], high: Sequence[float], axis: int, ends: Sequence[float]
-    ) -> tuple[list[float], list[float]]:
-        """A box of (t, state) with one state at an end."""
-        low, high = list(low), list(high)
-        low[1 + axis] = high[1 + axis] = ends[axis]
-        return low, high
-
-    def enclosed(self) -> None:
-        """V is above the upper level on the boundary of the domain, and may not grow there."""
-        if self.most is None:
-            raise Refused("enclosed: there is no upper level")
-        self._faces("enclosed")
-        self.boxes += 1
-        fresh = itertools.count(1)
-        times, level = box(self.time[:1], self.time[1:], fresh), box([self.most], [self.most], fresh)
-        (most,) = self.graph.values([self.allowed], {self.t: times, self.v: level})
-        # V has to fall where it is at the level: outside nothing is known of it.
-        falls = bool(most.high[0] < 0) or (self.strict and bool(most.high[0] <= 0))
-        if falls and self.rest is not None:
-            (v,) = self.values([self.potential], [self.time[0], *self.rest], [self.time[1], *self.rest])
-            falls = bool(most.high[0] < 0) or bool(v.high[0] < self.most)
-        if not falls:
-            raise Refused("enclosed: V may rise where it is at the upper level")
-
-    def outside(self, axis: int, side: int, low: list[float], high: list[float]) -> bool:
-        """Whether V is above the upper level in a box of a face."""
-        (v,) = self.values([self.potential], low, high)
-        return self.most is not None and bool(v.low[0] > self.most)
-
-    def invariant(self) -> None:
-        """The field does not point outward on the boundary of the domain."""
-        self._faces("invariant")
-
-    def inward(self, axis: int, side: int, low: list[float], high: list[float]) -> bool:
-        """Whether the field does not point outward in a box of a face, whatever the context."""
-        units = np.eye(len(self.lower)).tolist()
-        slopes = [self._derivative(self.perturbed, {self.state: self.graph.constant(u)}) for u in units]
-        f, *slopes = self.values([self.graph.pick(axis, self.perturbed), *slopes], low, high)
-        # Without a Lipschitz condition a trajectory may leave where the field is 0.
-        ends = [v for form in slopes for v in (*form.low, *form.high)]
-        return bool(side * f.ball(0) <= 0) and all(bool(v.is_finite()) for v in ends)
-
-    def stays(self) -> None:
-        """Every trajectory that starts in the box `start` is in the tube at all its times."""
-        if self.tube is None:
-            raise Refused("stays: there is no tube")
-        low, high = self.start
-        n, rate = len(low), self._derivative(self.f, {self.t: self.graph.constant([1.0]), self.state: self.f})
-        for i, (_, least, most) in enumerate(self.pieces("stays")):
-            h = arb(most[0]) - arb(least[0])
-            f, change = self.values([self.f, rate], least, most)
-            for j in range(n):
-                # Picard: what x + s f, 0 <= s <= h, can reach from a box with f of the whole piece, is inside of the piece.
-                below = arb(low[j]) + (h * f.low[j]).min(ZERO)
-                above = arb(high[j]) + (h * f.high[j]).max(ZERO)
-                if not (bool(below >= least[1 + j]) and bool(above <= most[1 + j])):
-                    raise Refused(f"stays: trajectories may leave piece {i} of the tube along state {j}")
-            # x(t + h) = x + h f(t, x) + h² / 2 times what d/dt f is on average.
-            at = self.at([least[0], *low], [least[0], *high])
-            (there,) = self.graph.values([self.f], at)
-            unit = lambda c: Matrix(n, None, [(j, j, c) for j in range(n)])
-            moved = affine([(unit(ONE), at[self.state]), (unit(h), there)])
-            ends = [moved.ball(j) + h * h / 2 * change.ball(j) for j in range(n)]
-            low = [max(_outward(v.lower(), -1), a) for v, a in zip(ends, least[1:], strict=True)]
-            high = [min(_outward(v.upper(), 1), b) for v, b in zip(ends, most[1:], strict=True)]
-
-    def steepness(self, claim: str, low: Sequence[float], high: Sequence[float]) -> arb:
-        """In a box, the ∞-norm of the derivative of the field with the context, or the 1-norm of that of V with the state."""
-        of, by = (self.perturbed, self.u) if claim == "gain" else (self.potential, self.state)
-        if by is None:
-            return ZERO
-        units = np.eye(self.graph.size(by)).tolist()
-        columns = self.values([self._derivative(of, {by: self.graph.constant(u)}) for u in units], low, high)
-        rows = [sum((abs(c.ball(i)) for c in columns), ZERO) for i in range(self.graph.size(of))]
-        return -_least([-r for r in rows])
-
-    def steep(self, claim: str, rule: int, low: Sequence[float], high: Sequence[float]) -> bool:
-        """Whether a leaf of `gain` or `slope` is right."""
-        if rule == ABOVE and self.most is not None:
-            (v,) = self.values([self.potential], low, high)
-            return bool(v.low[0] > self.most)
-        return rule == HOLDS and bool(
-            self.steepness(claim, low, high) <= (self.gain if claim == "gain" else self.slope)
-        )
-
-    def robust(self) -> None:
-        """V at the last time is at most `final`, for every context within the radius: γ' = comparison(t, γ) + L ε G from
-        V at the start on, with L the gain and G the slope."""
-        have = set(self.claims)
-        whole = self.most is not None and self.least is None and self.tube is None
-        if not (whole and "decrease" in have and have & {"enclosed", "invariant"}):
-            raise Refused("robust: expected 'decrease' up to a level, and 'enclosed' or 'invariant'")
-        assert self.most is not None
-        if not all(a <= p <= q <= b for a, p, q, b in zip(self.lower, *self.start, self.upper, strict=True)):
-            raise Refused("robust: the start is not in the domain")
-        for claim in ("gain", "slope"):
-            self.cover(claim, *self.whole())
-        (v,) = self.values([self.potential], [self.time[0], *self.start[0]], [self.time[0], *self.start[1]])
-        if not v.high[0] <= self.most:
-            raise Refused("robust: V at the start may be above the level")
-        push = (arb(self.gain) * arb(self.radius) * arb(self.slope)).upper()
-        (rate,) = self._scalar([self.allowed], self.time[0], self.time[1], self.most, self.most)
-        if not rate.high[0] + push < 0:
-            raise Refused("robust: V may rise above the level under a perturbation")
-        self.final = self._solution(_outward(v.high[0], 1), push)
-
-    def _scalar(self, wanted: Sequence[int], first: float, last: float, low: float, high: float) -> list[Form]:
-        """The values of operations on t and a level v."""
-        fresh = itertools.count(1)
-        return self.graph.values(wanted, {self.t: box([first], [last], fresh), self.v: box([low], [high], fresh)})
-
-    def _solution(self, level: float, push: arb) -> float:
-        """An upper bound of the solution of γ' = comparison(t, γ) + push at the last time, from a level on: by steps of Taylor's
-        formula, within boxes that no step leaves (Picard)."""
-        ends = np.linspace(self.time[0], self.time[1], STEPS + 1).tolist()
-        ends[-1] = self.time[1]
-        change = self._derivative(self.allowed, {self.t: self.graph.constant([1.0])})
-        bend = self._derivative(self.allowed, {self.v: self.graph.constant([1.0])})
-        for a, b in itertools.pairwise(ends):
-            h = arb(b) - arb(a)
-            (rate,) = self._scalar([self.allowed], a, a, level, level)
-            reach = 2 * float((h * abs(rate.ball(0) + push)).upper()) + 1e-12
-            box_low, box_high = level - reach, level + reach
-            c, c_t, c_v = self._scalar([self.allowed, change, bend], a, b, box_low, box_high)
-            moving = h * (c.ball(0) + push)
-            if not (
-                bool(arb(level) + moving.lower().min(ZERO) >= box_low)
-                and bool(arb(level) + moving.upper().max(ZERO) <= box_high)
-            ):
-                raise Refused("robust: the comparison equation moves too far in one step")
-            second = c_t.ball(0) + c_v.ball(0) * (c.ball(0) + push)
-            level = _outward((arb(level) + h * (rate.ball(0) + push) + h * h / 2 * second).upper(), 1)
-        return level
-
-    def sentences(self) -> list[str]:
-        """What the claims mean, and what follows from them together."""
-        have = set(self.claims)
-        forever = "all times" if self.steady else f"all times in [{self.time[0]:g}, {self.time[1]:g}]"
-        domain = f"the box H = {_shown(self.lower, self.upper)}"
-        if self.ball is not None:
-            center = ", ".join(f"{float(c)!r}" for c in self.ball[0])
-            domain = f"the ball H of radius {float(self.ball[1])!r} about ({center})"
-        levels = [f"V >= {self.least!r}"] * (self.least is not None) + [f"V <= {self.most!r}"] * (self.most is not None)
-        region = domain + (f" where {' and '.join(levels)}" if levels else "")
-        sign = "<" if self.strict else "<="
-        during = "" if self.steady else f" at times in [{self.time[0]!r}, {self.time[1]!r}]"
-        within = (
-            "" if self.u is None else f", for every context within {self.radius!r} of the nominal one in every entry"
-        )
-        but = " except at the equilibrium" if self.strict and self.rest is not None else ""
-        out = []
-        if "decrease" in have:
-            what = "the rate that the certificate is about" if self.own_rate else "dV/dt"
-            ends = f", one of the entries {self.faces} at an end" if self.faces else ""
-            out.append(f"{what} {sign} comparison(t, V) for {forever} and all states of {region}{ends}{but}")
-        if self.tube is not None:
-            out = [f"{sentence}, inside of a tube of {len(self.tube)} boxes in time" for sentence in out]
-        if "stays" in have:
-            out.append(
-                f"every trajectory that starts in {_shown(*self.start)} at t = {self.time[0]!r} stays in that tube"
-            )
-        if "robust" in have:
-            out.append(
-                f"from {_shown(*self.start)} at t = {self.time[0]!r}, for every context within {self.radius!r} of the one that was "
-                f"proved about, in every entry: V, with that context, is at most {self.final!r} at t = {self.time[1]!r}"
-            )
-        if "definite" in have:
-            out.append(f"V is 0 at the equilibrium {self.rest} and above 0 elsewhere in H")
-        if "invariant" in have:
-            out.append(f"no trajectory that starts in H leaves H{during}{within}")
-        if {"decrease", "enclosed"} <= have and self.least is None and self.tube is None:
-            out.append(f"no trajectory that starts in H where V <= {self.most!r} leaves that set{during}")
-            if self.attracts():
-                out.append("every trajectory that starts there tends to the equilibrium")
-        return out
-
-
-CLAIMS = ("decrease", "definite", "enclosed", "invariant", "stays", "robust")
-
-
 def check(path: Any) -> Verdict:
     """Checks the proof in a file.
 
@@ -498,10 +51,10 @@ def check(path: Any) -> Verdict:
     try:
         proof = Proof(header, arrays)
         if not proof.claims or not set(proof.claims) <= set(CLAIMS):
-            raise Refused(f"claims: expected some of {CLAIMS}, got {proof.claims}")
+            raise Refused(f"claims: expected some of {tuple(CLAIMS)}, got {proof.claims}")
         for name in proof.claims:
-            getattr(proof, name)()
-        return Verdict(tuple(proof.sentences()), proof.boxes)
+            CLAIMS[name](proof)
+        return Verdict(tuple(sentences(proof)), proof.boxes)
     except (KeyError, TypeError, IndexError, AttributeError, ValueError, ArithmeticError) as error:
         if isinstance(error, Refused):
             raise
@@ -510,40 +63,40 @@ def check(path: Any) -> Verdict:
         ctx.prec = before
 
 
-def definite(table: list[list[arb]]) -> bool:
-    """Whether all symmetric matrices between are positive definite: by Gershgorin's disks, after a congruence that makes the middle
-    one about the identity (any invertible one is right, and none other passes)."""
-    n = len(table)
-    middle = np.array([[float(v.mid()) for v in row] for row in table])
-    try:
-        basis = np.linalg.inv(np.linalg.cholesky(middle))
-    except np.linalg.LinAlgError:
-        return False
-    moved = [[arb(0)] * n for _ in range(n)]
-    for i in range(n):
-        for j in range(n):
-            for k in range(n):
-                for m in range(n):
-                    moved[i][j] = moved[i][j] + arb(basis[i, k]) * table[k][m] * arb(basis[j, m])
-    return all(bool(moved[i][i] > sum((abs(moved[i][j]) for j in range(n) if j != i), arb(0))) for i in range(n))
-
-
-def _outward(v: arb, side: int) -> float:
-    """A float beyond a number."""
-    return math.nextafter(float(v), side * math.inf)
-
-
-def _uses(program: Program, which: int) -> bool:
-    """Whether the value of a program depends on one of its inputs."""
-    inputs = [i for i, op in enumerate(program.operations) if op.name == "input"]
-    seen, waiting = set(), [program.output]
-    while waiting:
-        i = waiting.pop()
-        if i not in seen:
-            seen.add(i)
-            waiting += program.operations[i].args
-    return inputs[which] in seen
-
-
-def _shown(low: Sequence[float], high: Sequence[float]) -> str:
-    return " x ".join(f"[{a!r}, {b!r}]" for a, b in zip(low, high, strict=True))
+def sentences(proof: Proof) -> list[str]:
+    """What the claims mean, and what follows from them together."""
+    have = set(proof.claims)
+    forever = "all times" if proof.steady else f"all times in [{proof.time[0]:g}, {proof.time[1]:g}]"
+    domain = f"the box H = {shown(proof.lower, proof.upper)}"
+    if proof.ball is not None:
+        center = ", ".join(f"{float(c)!r}" for c in proof.ball[0])
+        domain = f"the ball H of radius {float(proof.ball[1])!r} about ({center})"
+    levels = [f"V >= {proof.least!r}"] * (proof.least is not None) + [f"V <= {proof.most!r}"] * (proof.most is not None)
+    region = domain + (f" where {' and '.join(levels)}" if levels else "")
+    sign = "<" if proof.strict else "<="
+    during = "" if proof.steady else f" at times in [{proof.time[0]!r}, {proof.time[1]!r}]"
+    within = "" if proof.u is None else f", for every context within {proof.radius!r} of the nominal one in every entry"
+    but = " except at the equilibrium" if proof.strict and proof.rest is not None else ""
+    out = []
+    if "decrease" in have:
+        what = "the rate that the certificate is about" if proof.own_rate else "dV/dt"
+        ends = f", one of the entries {proof.faces} at an end" if proof.faces else ""
+        out.append(f"{what} {sign} comparison(t, V) for {forever} and all states of {region}{ends}{but}")
+    if proof.tube is not None:
+        out = [f"{sentence}, inside of a tube of {len(proof.tube)} boxes in time" for sentence in out]
+    if "stays" in have:
+        out.append(f"every trajectory that starts in {shown(*proof.start)} at t = {proof.time[0]!r} stays in that tube")
+    if "robust" in have:
+        out.append(
+            f"from {shown(*proof.start)} at t = {proof.time[0]!r}, for every context within {proof.radius!r} of the one that was "
+            f"proved about, in every entry: V, with that context, is at most {proof.final!r} at t = {proof.time[1]!r}"
+        )
+    if "definite" in have:
+        out.append(f"V is 0 at the equilibrium {proof.rest} and above 0 elsewhere in H")
+    if "invariant" in have:
+        out.append(f"no trajectory that starts in H leaves H{during}{within}")
+    if {"decrease", "enclosed"} <= have and proof.least is None and proof.tube is None:
+        out.append(f"no trajectory that starts in H where V <= {proof.most!r} leaves that set{during}")
+        if attracts(proof):
+            out.append("every trajectory that starts there tends to the equilibrium")
+    return out

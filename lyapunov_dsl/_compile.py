@@ -9,7 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, PyTree
 
-from ._certificate import AllOf, Certificate, loss_of
+from . import _infer
+from ._certificate import AllOf, Certificate
 from ._certify._certify import certify
 from ._certify._feasible import feasibility
 from ._certify._report import Report
@@ -18,8 +19,7 @@ from ._condition import Condition
 from ._constant import trainable
 from ._domain import Domain, Product
 from ._objective import MonteCarlo, Objective, PathIntegral
-from ._rollout import discrete_path
-from ._solve import Confidence, Solver, solve
+from ._solve import Confidence, Solver
 from ._system import DiscreteSystem, System
 from ._types import Scalar, check_key, describe, is_finite, is_traced, kind, shown
 
@@ -83,7 +83,7 @@ class Program(eqx.Module):
         **Raises:** `ValueError` for a time outside (0, horizon], or inputs that are not like the example.
         """
         check_batch(x=(self.declaration.x, x))
-        return _predict(self, x, self._stop(stop))
+        return _infer.predict(self, x, self._stop(stop))
 
     def trajectory(self, x: PyTree, *, saveat: Any = None, stop: Any = None) -> Any:
         """The states along the way, in inference mode.
@@ -104,10 +104,10 @@ class Program(eqx.Module):
         if isinstance(self.system, DiscreteSystem):
             if saveat is not None or stop is not None:
                 raise ValueError("trajectory: a discrete system has its layers only; saveat and stop do not apply")
-            return _layers(self, x)
+            return _infer.layers(self, x)
         if saveat is not None and not isinstance(saveat, diffrax.SaveAt):
             raise ValueError(f"saveat: expected a diffrax.SaveAt such as SaveAt(ts=times), got {kind(saveat)}")
-        return _trajectory(self, x, diffrax.SaveAt(t1=True) if saveat is None else saveat, self._stop(stop))
+        return _infer.trajectory(self, x, diffrax.SaveAt(t1=True) if saveat is None else saveat, self._stop(stop))
 
     def potential(self, x: PyTree, y: PyTree = None, *, times: Any) -> dict[str, Array]:
         """V along the trajectories, for every certificate by name.
@@ -130,7 +130,7 @@ class Program(eqx.Module):
             ordered = t.ndim == 1 and t.size > 0 and bool((np.diff(t) > 0).all())
             if not (ordered and t[0] >= 0 and t[-1] <= self.system.horizon * (1 + 1e-6)):
                 raise ValueError(f"times: expected increasing times in [0, {self.system.horizon:g}], got {t}")
-        return _potential(self, x, y, times)
+        return _infer.potential(self, x, y, times)
 
     def error(self, x: PyTree, y: PyTree = None, *, stop: Any = None) -> float:
         """The share of examples decided wrongly; where the loss decides nothing, the mean of V at the final time.
@@ -146,7 +146,7 @@ class Program(eqx.Module):
         total = 0.0
         for begin in range(0, size, _CHUNK):
             some_x, some_y = jax.tree.map(lambda leaf, b=begin: jnp.asarray(leaf[b : b + _CHUNK]), (x, y))
-            total += float(jnp.sum(_failures(self, some_x, some_y, self._stop(stop))))
+            total += float(jnp.sum(_infer.failures(self, some_x, some_y, self._stop(stop))))
         return total / size
 
     def certify(
@@ -326,89 +326,3 @@ def _describe_domain(domain: Any) -> str:
         return f"Product({jax.tree.map(_describe_domain, domain.parts, is_leaf=is_domain)})".replace("'", "")
     values = {n: np.asarray(getattr(domain, n)()) for n in ("lower", "upper", "radius", "center") if hasattr(domain, n)}
     return f"{type(domain).__name__}({', '.join(f'{n}={np.array2string(v, precision=4, threshold=6)}' for n, v in values.items())})"
-
-
-def _final(program: Program, x: PyTree, stop: Any) -> tuple[Any, Any, Any, Any]:
-    """Start, final time and state and whether the solve succeeded, for one example of a continuous system."""
-    start = program.system.start(x)
-    solution = solve(program.condition.continuous, start, None, program.solver, stop=stop)
-    t, state = jax.tree.map(lambda leaf: leaf[-1], (solution.ts, solution.ys))
-    return start, t, state, diffrax.is_okay(solution.result)
-
-
-def _layer(system: DiscreteSystem, stop: Any, count: int) -> Any:
-    """The last of `count` states of a discrete system that is reached by the time `stop`."""
-    return count - 1 if stop is None else jnp.floor(stop / system.horizon * (count - 1) + 1e-6).astype(int)
-
-
-def _predict_one(program: Program, x: PyTree, stop: Any) -> PyTree:
-    system = program.system
-    if isinstance(system, DiscreteSystem):
-        start = system.start(x)
-        states, readouts = discrete_path(system, start, None)
-        if stop is None:
-            return readouts[-1](states[-1])
-        outputs = [readout(state) for readout, state in zip(readouts, states, strict=True)]
-        layer = _layer(system, stop, len(states))
-        return jax.tree.map(lambda *leaves: jnp.stack(leaves)[layer], *outputs)
-    _, _, state, good = _final(program, x, stop)
-    prediction = system.decode(state)
-    return jax.tree.map(lambda leaf: jnp.where(good, leaf, jnp.full_like(leaf, jnp.nan)), prediction)
-
-
-@eqx.filter_jit
-def _predict(program: Program, x: PyTree, stop: Any) -> PyTree:
-    quiet = eqx.nn.inference_mode(program)
-    return eqx.filter_vmap(lambda x: _predict_one(quiet, x, stop))(x)
-
-
-@eqx.filter_jit
-def _trajectory(program: Program, x: PyTree, saveat: Any, stop: Any) -> Any:
-    quiet = eqx.nn.inference_mode(program)
-
-    def one(x: Any) -> Any:
-        return solve(quiet.system, quiet.system.start(x), None, quiet.solver, saveat=saveat, stop=stop)
-
-    return eqx.filter_vmap(one)(x)
-
-
-@eqx.filter_jit
-def _layers(program: Program, x: PyTree) -> list:
-    quiet = eqx.nn.inference_mode(program)
-    return jax.vmap(lambda x: discrete_path(quiet.system, quiet.system.start(x), None)[0])(x)
-
-
-@eqx.filter_jit
-def _potential(program: Program, x: PyTree, y: PyTree, times: Array) -> dict[str, Array]:
-    quiet = eqx.nn.inference_mode(program)
-
-    def one(x: Any, target: Any) -> Any:
-        start = quiet.system.start(x)
-        ts = times.astype(jnp.result_type(*jax.tree.leaves(start.state)))
-        solution = solve(quiet.system, start, None, quiet.solver, saveat=diffrax.SaveAt(ts=ts))
-        point = quiet.condition.point(start, target)
-        return jax.vmap(lambda t, state: quiet.condition.values(t, state, point))(ts, solution.ys)
-
-    return eqx.filter_vmap(one)(x, y)
-
-
-@eqx.filter_jit
-def _failures(program: Program, x: PyTree, y: PyTree, stop: Any) -> Array:
-    """For every example 1 or 0 where the loss decides, else V at the end."""
-    quiet = eqx.nn.inference_mode(program)
-    loss = loss_of(program.certificate)
-
-    def one(x: Any, target: Any) -> Any:
-        if loss is not None:
-            prediction = _predict_one(quiet, x, stop)
-            correct = loss.correct(prediction, target)
-            return loss(prediction, target) if correct is None else (~correct).astype(float)
-        if isinstance(quiet.system, DiscreteSystem):
-            path = quiet.condition.path_values(quiet.system.start(x), target, None, solver=diffrax.Euler(), steps=1)
-            values = quiet.condition.weighted(path[1])
-            return values[_layer(quiet.system, stop, values.shape[0])]
-        start, t, state, good = _final(quiet, x, stop)
-        value = quiet.condition.weighted(quiet.condition.values(t, state, quiet.condition.point(start, target)))
-        return jnp.where(good, value, jnp.nan)
-
-    return eqx.filter_vmap(one)(x, y)

@@ -1,13 +1,8 @@
 """The training loop: Optax, one jitted and donated step, progress, checkpoints, and a stop at the first NaN."""
 
-import contextlib
 import dataclasses
-import math
 import os
-import signal
-import threading
 import time
-from collections.abc import Iterator
 from typing import Any
 
 import equinox as eqx
@@ -22,9 +17,10 @@ from ._check import Declaration, check_data
 from ._checkpoint import Folder, fingerprint
 from ._compile import Program
 from ._constant import trainable
-from ._mesh import Team, split, whole
-from ._objective._base import example_keys
+from ._mesh import Team
+from ._run import Run, interrupts
 from ._save import program_text, stored, structure, with_stored
+from ._step import advance, advance_many
 from ._types import check_key, describe, is_finite, kind, shown, struct_of
 
 # Steps between two looks at what the device has computed.
@@ -212,14 +208,14 @@ def fit(
                 "folder": str(folder is None),
             }
     team.check_same({**identity, **more})
-    run, place = _Run(), None
+    run, place = Run(), None
     if folder is not None:
         place = Folder(folder, identity, float(checkpoint_every), team)
         begun = place.resume(state())
         if begun is None:
             place.write(dataclasses.asdict(run), state())
         else:
-            run, found = _Run(**begun[0]), begun[1]
+            run, found = Run(**begun[0]), begun[1]
             of = lambda pair: eqx.filter(with_stored(program, pair), trainable(program))
             params, moments = of(found["program"]), found["moments"]
             best = None if best is None else of(found["best"])
@@ -233,7 +229,7 @@ def fit(
     order, began = None, time.perf_counter()
     hidden = not (progress and team.leads)
     bar = tqdm(total=epochs * per_epoch, initial=run.step, disable=hidden, unit="step", mininterval=0.5)
-    with bar, _pressed() as pressed:
+    with bar, interrupts() as pressed:
         # Processes that train together stop together.
         stop = pressed if team.alone else []
         while run.step < epochs * per_epoch and not stop:
@@ -246,8 +242,8 @@ def fit(
             count = chunk if ahead >= chunk else 1
             indices = jnp.asarray(order[batch * batch_size : (batch + count) * batch_size]).reshape(count, batch_size)
             which = team.put((indices, jnp.asarray(run.step, jnp.int32)))
-            advance = _advance if count == 1 else _advance_many
-            params, moments, bad, loss = advance((*fixed, *which), params, moments, bad)
+            step = advance if count == 1 else advance_many
+            params, moments, bad, loss = step((*fixed, *which), params, moments, bad)
             pending.append(loss)
             run.step += count
             bar.update(count)
@@ -306,69 +302,6 @@ def fit(
     raise Interrupted(f"{status} by Ctrl-C; {where}; the program so far is in .result", result)
 
 
-@dataclasses.dataclass
-class _Run:
-    """How far a run is: what a checkpoint holds beside the arrays.
-
-    **Arguments:**
-
-    - `step`: the number of steps taken.
-    - `history`: the records of the epochs that ended.
-    - `losses`, `logged`: of the steps of the epoch under way, and how many of them are in the metrics.
-    - `seconds`: of the epoch under way.
-    - `least`, `chosen`: the least validation error, and its epoch (`None` before there is one).
-    """
-
-    step: int = 0
-    history: list[dict[str, int | float]] = dataclasses.field(default_factory=list)
-    losses: list[float] = dataclasses.field(default_factory=list)
-    logged: int = 0
-    seconds: float = 0.0
-    least: float = math.inf
-    chosen: int | None = None
-
-    def take(self, pending: list[Any]) -> None:
-        """Brings the losses of the last steps from the device."""
-        self.losses += [float(loss) for losses in jax.device_get(pending) for loss in losses]
-        pending.clear()
-
-    def window(self, epoch: int) -> dict[str, Any]:
-        """The line of metrics for the steps since the last one."""
-        mean = float(np.mean(self.losses[self.logged :]))
-        self.logged = len(self.losses)
-        return {"record": "steps", "epoch": epoch, "step": self.step, "loss": mean}
-
-    def epoch(self, epoch: int) -> dict[str, int | float]:
-        """The record of the epoch that ends here, which is now part of the history."""
-        mean = float(np.mean(self.losses))
-        self.history.append({"epoch": epoch, "step": self.step, "loss": mean, "seconds": self.seconds})
-        self.losses, self.logged, self.seconds = [], 0, 0.0
-        return self.history[-1]
-
-
-@contextlib.contextmanager
-def _pressed() -> Iterator[list[bool]]:
-    """A list that is filled when Ctrl-C is pressed: in the middle of a step the donated arrays are gone, so that nothing
-    could be saved. Pressed again, it interrupts at once."""
-    seen: list[bool] = []
-
-    def handle(number: Any, frame: Any) -> None:
-        if seen:
-            raise KeyboardInterrupt
-        seen.append(True)
-
-    before = signal.getsignal(signal.SIGINT)
-    # Only the main thread may set handlers; where the signal is ignored (a job in the background) that is respected.
-    mine = threading.current_thread() is threading.main_thread() and before not in (signal.SIG_IGN, None)
-    if mine:
-        signal.signal(signal.SIGINT, handle)
-    try:
-        yield seen
-    finally:
-        if mine:
-            signal.signal(signal.SIGINT, before)
-
-
 def _check_arguments(
     program: Any,
     optimizer: Any,
@@ -403,70 +336,6 @@ def _check_arguments(
         raise ValueError(f"select: expected 'last', or 'best' together with validation=(x, y), got {select!r}")
     if not (is_finite(every) and every >= 0):
         raise ValueError(f"checkpoint_every: expected a number of seconds >= 0, got {every!r}")
-
-
-# Not inside `fit`: a second run with the same optimizer and another constant must find it compiled.
-@eqx.filter_jit(donate="all-except-first")
-def _advance(fixed: Any, params: Any, moments: Any, bad: Any) -> Any:
-    """One step: the new parameters and moments, the number of the first step that was not finite (or -1), the loss."""
-    *_, indices, step = fixed
-    params, moments, bad, loss = _step(fixed, params, moments, bad, indices[0], step)
-    return params, moments, bad, loss[None]
-
-
-@eqx.filter_jit(donate="all-except-first")
-def _advance_many(fixed: Any, params: Any, moments: Any, bad: Any) -> Any:
-    """As many steps as there are rows of indices, in one loop on the device."""
-    *_, indices, step = fixed
-    arrays, rest = eqx.partition((params, moments, bad), eqx.is_array)
-
-    def body(carry: Any, row: Any) -> Any:
-        params, moments, bad = eqx.combine(carry, rest)
-        params, moments, bad, loss = _step(fixed, params, moments, bad, *row)
-        return eqx.filter((params, moments, bad), eqx.is_array), loss
-
-    steps = step + jnp.arange(indices.shape[0], dtype=step.dtype)
-    arrays, losses = jax.lax.scan(body, arrays, (indices, steps))
-    return *eqx.combine(arrays, rest), losses
-
-
-def _step(fixed: Any, params: Any, moments: Any, bad: Any, indices: Any, step: Any) -> Any:
-    mesh, static, optimizer, augment, data, key, *_ = fixed
-    x, y = split(mesh, jax.tree.map(lambda leaf: leaf[indices], data))
-    key = jax.random.fold_in(key, step)
-    if augment is not None:
-        key, augment_key = jax.random.split(key)
-        x = split(mesh, eqx.filter_vmap(augment)(x, example_keys(augment_key, x)))
-    value = lambda p: eqx.combine(p, static).loss(x, y, key=key)
-    loss, grads = eqx.filter_value_and_grad(value)(params)
-    given = {"value": loss, "grad": grads, "value_fn": value}
-    updates, new_moments = optax.with_extra_args_support(optimizer).update(grads, moments, params, **given)
-    proposed = (eqx.apply_updates(params, updates), new_moments)
-    _check_kept(*(eqx.filter(pair, eqx.is_array) for pair in ((params, moments), proposed)))
-    # The new parameters and moments too: a finite gradient can overflow in the optimizer. Some moments begin infinite.
-    stays = lambda new, old: jnp.all(jnp.isfinite(new) | ~jnp.isfinite(old)) if eqx.is_inexact_array(new) else True
-    finite = [jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves((loss, grads, proposed[0]))]
-    good = (bad < 0) & jnp.all(jnp.stack(finite + jax.tree.leaves(jax.tree.map(stays, new_moments, moments))))
-    # From the first bad step on nothing changes any more; which step that was is read only now and then. Not by `where`,
-    # with which XLA on a CPU compiled four times as long (ResNet-18: 13 s and not 3), and ran as fast.
-    new, rest = eqx.partition(proposed, eqx.is_array)
-    old = eqx.filter((params, moments), eqx.is_array)
-    kept = jax.lax.cond(good, lambda: new, lambda: old)
-    params, moments = eqx.combine(kept, rest)
-    return whole(mesh, (params, moments, jnp.where(good | (bad >= 0), bad, step), loss))
-
-
-def _check_kept(old: PyTree, new: PyTree) -> None:
-    """Raises `ValueError` where a step gives parameters or a state of another kind than it was given."""
-    if jax.tree.structure(old) != jax.tree.structure(new):
-        raise ValueError("optimizer: expected a state that keeps its structure, got another one after a step")
-    for before, after in zip(jax.tree.leaves(old), jax.tree.leaves(new), strict=True):
-        # By hand, since a state may hold keys.
-        if (before.shape, before.dtype) != (after.shape, after.dtype):
-            raise ValueError(
-                f"optimizer: expected parameters and a state that keep their shapes and dtypes, got {after.dtype}{list(after.shape)} "
-                f"after a step where {before.dtype}{list(before.shape)} was"
-            )
 
 
 def _before(augment: Any, declaration: Declaration, x: PyTree) -> Declaration:

@@ -79,7 +79,8 @@ def fit_until_proved(
     - `relative`: whether the residuals in the boxes are relative, as of [`lyapunov_dsl.MonteCarlo`][].
     - `prove`: program -> the certificate that is to be proved, such as the same V with a smaller κ than it is trained with; the
         program's own where it is left out.
-    - `proof`: whether a proof is tried; without one the rounds end where the condition fails at none of the states.
+    - `proof`: whether a proof is tried. Otherwise nothing is proved, in spite of the name: the rounds end where the condition fails at none
+        of the states that are looked at, as a beginning for a call that proves, and the status is `EMPIRICAL` at best.
     - `progress`: whether bars are shown.
     - `asked`: what is asked of [`lyapunov_dsl.verify`][]: `x`, `y`, `equilibrium`, `claims`, `level`, `budget` and others.
 

@@ -9,7 +9,7 @@ import scipy.linalg as sl
 import lyapunov_dsl as ld
 from lyapunov_checker import Refused, check
 from lyapunov_dsl import Assurance
-from lyapunov_dsl._prove._question import Judge
+from lyapunov_dsl._prove._judge import Judge
 
 pytestmark = pytest.mark.usefixtures("quick")
 
@@ -337,6 +337,8 @@ def test_a_potential_that_is_not_zero_at_rest_is_not_definite():
     certificate = ld.Certificate.exponential(loss=lambda s, y: 1 + s @ s, kappa=0.1)
     found = ld.verify(system, certificate, claims=("definite",), equilibrium=np.zeros(2))
     assert found.status is Assurance.UNDECIDED
+    # Printed with the reason.
+    assert "V is not known to be exactly 0 at the equilibrium" in str(found)
 
 
 def test_a_pole_in_the_tube_is_not_proved():

@@ -8,7 +8,7 @@ import pytest
 import lyapunov_dsl as ld
 from lyapunov_checker import check
 from lyapunov_dsl import Assurance
-from lyapunov_dsl._prove import _question as question
+from lyapunov_dsl._prove import _judge as judge
 
 CLAIMS = ("decrease", "definite", "enclosed")
 
@@ -47,14 +47,14 @@ def prove(field, **more):
 
 
 def test_weights_are_arguments(quick):
-    question._KNOWN.clear()
+    judge._KNOWN.clear()
     stable = np.array([[-1.0, 0.3], [-0.2, -1.0]])
     assert prove(Linear(stable)).status is Assurance.PROVED_REAL
-    count = len(question._KNOWN)
+    count = len(judge._KNOWN)
     # One program, and the numbers of each system nevertheless.
     assert prove(Linear(1.25 * stable)).status is Assurance.PROVED_REAL
     assert prove(Linear(stable + 2 * np.eye(2))).status is Assurance.REFUTED
-    assert len(question._KNOWN) == count
+    assert len(judge._KNOWN) == count
 
 
 class Held(eqx.Module):
@@ -67,18 +67,18 @@ class Held(eqx.Module):
 def test_constants_are_arguments_too(quick):
     stable = np.array([[-1.0, 0.3], [-0.2, -1.0]])
     assert prove(Held(ld.Constant(stable))).status is Assurance.PROVED_REAL
-    count = len(question._KNOWN)
+    count = len(judge._KNOWN)
     assert prove(Held(ld.Constant(1.25 * stable))).status is Assurance.PROVED_REAL
     assert prove(Held(ld.Constant(stable + 2 * np.eye(2)))).status is Assurance.REFUTED
-    assert len(question._KNOWN) == count
+    assert len(judge._KNOWN) == count
 
 
 @pytest.mark.parametrize("odd", [5e-324, np.nan, np.inf])
 def test_numbers_that_a_processor_may_flush_stay_constants(odd):
-    assert question._plain(np.array([0.0, -1.0, 2.3e-308]))
-    assert not question._plain(np.array([1.0, odd]))
-    assert not question._plain(np.array([1.0], np.float32))
-    assert not question._plain(np.array([1, 2]))
+    assert judge._plain(np.array([0.0, -1.0, 2.3e-308]))
+    assert not judge._plain(np.array([1.0, odd]))
+    assert not judge._plain(np.array([1.0], np.float32))
+    assert not judge._plain(np.array([1, 2]))
 
 
 @pytest.mark.full

@@ -17,7 +17,8 @@ from .._depends import depends
 from .._potential import CrossEntropy
 from .._rollout import EulerInference, margins
 from .._system import identity
-from ._question import fingerprint, options, remembered
+from ._known import fingerprint, options, remembered
+from ._question import flattened
 
 # More than what some dozens of roundings in float64 lose.
 UP = 1 + 1e-14
@@ -200,11 +201,7 @@ class Deployed(eqx.Module):
         return state, context
 
     def _flat(self, x: Any) -> tuple[Any, Any, Any, Any]:
-        start = self.network.system.start(x)
-        state, as_state = ravel_pytree(start.state)
-        context, as_context = ravel_pytree(eqx.filter(start.context, eqx.is_inexact_array))
-        rest = eqx.filter(start.context, eqx.is_inexact_array, inverse=True)
-        return state, context, as_state, lambda c: eqx.combine(as_context(c), rest)
+        return flattened(self.network.system.start(x))
 
     def _step(self, n: Any, as_state: Any, as_context: Any) -> Any:
         return lambda s, c: ravel_pytree(self.network.step(n, as_state(s), as_context(c)))[0]

@@ -15,7 +15,9 @@ import numpy as np
 from .._save import structure, to_numpy
 from ._branch import CUT, Tree
 from ._export import export
-from ._question import ABOVE, BELOW, HOLDS, OUTSIDE, REST, Functions, Region
+from ._judge import ABOVE, BELOW, HOLDS, OUTSIDE, REST
+from ._question import Functions
+from ._region import Region
 from ._tube import Tube
 
 FORMAT = "lyapunov proof 1"
@@ -72,7 +74,7 @@ def portable(
 
 def checking(record: Any) -> Any:
     """The checker's view of a record, for use in `precision`."""
-    from lyapunov_checker._check import Proof as Checked
+    from lyapunov_checker._proof import Proof as Checked
 
     return Checked(*record)
 
@@ -82,7 +84,7 @@ def precision() -> Iterator[None]:
     """The checker's precision."""
     from flint import ctx
 
-    from lyapunov_checker._check import PRECISION
+    from lyapunov_checker._proof import PRECISION
 
     before, ctx.prec = ctx.prec, PRECISION
     try:
@@ -162,8 +164,10 @@ class Rest:
 
 def stays(record: Any) -> None:
     """Raises `ValueError` where trajectories may leave a tube, by the checker's own steps."""
+    from lyapunov_checker._flow import stays as shown
+
     with precision():
-        checking(record).stays()
+        shown(checking(record))
 
 
 def measured(record: Any, claim: str, parts: int) -> tuple[float, Tree]:
@@ -199,12 +203,14 @@ def measured(record: Any, claim: str, parts: int) -> tuple[float, Tree]:
 
 def solved(record: Any, trees: dict[str, Tree]) -> float:
     """V at the last time at most, by the checker's own steps; raises `ValueError` where it has none."""
+    from lyapunov_checker._flow import robust
+
     header, arrays = record
     with precision():
         for name, tree in trees.items():
             arrays = arrays | {f"{name}.{part}": value for part, value in tree.arrays().items()}
         checked = checking((header, arrays))
-        checked.robust()
+        robust(checked)
         return checked.final
 
 

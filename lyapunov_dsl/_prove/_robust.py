@@ -42,7 +42,8 @@ from .._rollout import EulerInference
 from .._system import DiscreteSystem, System, identity, plain
 from .._types import describe, is_finite, kind
 from ._deployed import Deployed, known
-from ._question import box_of, widened
+from ._question import widened
+from ._region import box_of
 
 # Bounds of boxes that a rule takes for N steps, and the function that evaluates it.
 COST = {

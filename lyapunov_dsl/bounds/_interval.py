@@ -37,12 +37,6 @@ def tiny(dtype: Any) -> float:
     return float(jnp.finfo(dtype).tiny)
 
 
-def anything(like: Any) -> Interval:
-    """The range that says nothing."""
-    whole = jnp.full(jnp.shape(like), jnp.inf, wide())
-    return Interval(-whole, whole)
-
-
 def is_anything(x: Interval) -> Array:
     """Where a range may hold NaN."""
     return (x.lower == -jnp.inf) & (x.upper == jnp.inf)

@@ -1,150 +1,20 @@
-"""Operations that are linear in what varies: moving numbers, sums, and products with constants."""
+"""Sums, differences, products and quotients entry by entry, other types, and choices."""
 
-import contextlib
 import functools
 import math
-from collections.abc import Callable
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
 from . import _graph as graphs
-from ._graph import EXACT, TRANSLATIONS, Graph, Value
+from ._graph import TRANSLATIONS, Graph, Value
 from ._interval import Interval, eps, tiny, wide, widest
+from ._move import fit, linear, nodes_of
 from ._pairs import INTEGERS, convert, counted, multiply, select, turned
 from ._rule import NONE, Affine, Const, Node, Rule, affine, ends, exactly
 from ._scalar import power, reciprocal
-
-
-def linear(graph: Graph, function: Callable, *inputs: Node, terms: int = 0, virtual: bool = False, **more: Any) -> Node:
-    """A node for a linear function of nodes, applied to shapes to find its own. With `terms` 0 it moves numbers only."""
-    kinds = {node.dtype for node in inputs}
-    dtype = next(iter(kinds)) if len(kinds) == 1 else jnp.result_type(*kinds)
-    like = [jax.ShapeDtypeStruct(n.shape, wide() if n.is_float else n.dtype) for n in inputs]
-    shape = jax.eval_shape(function, *like).shape
-    if terms == 0:
-        more.setdefault("span", ends(function))
-    data = Affine(function, more.pop("absolute", function), terms, **more)
-    return graph.add(affine, inputs, shape, dtype, data, virtual)
-
-
-def mover(name: str) -> Callable[[Callable], None]:
-    """Registers an operation that moves numbers: (parameters) -> function of its operands."""
-
-    def register(make: Callable) -> None:
-        EXACT.add(name)
-
-        def translate(graph: Graph, equation: Any, *operands: Value) -> Value:
-            nodes = [value if isinstance(value, Node) else graph.point(value) for value in operands]
-            return linear(graph, make(equation.params, equation), *nodes)
-
-        TRANSLATIONS[name] = translate
-
-    return register
-
-
-mover("reshape")(lambda p, e: lambda x: lax.reshape(x, p["new_sizes"], p["dimensions"]))
-mover("broadcast_in_dim")(lambda p, e: lambda x: lax.broadcast_in_dim(x, p["shape"], p["broadcast_dimensions"]))
-mover("squeeze")(lambda p, e: lambda x: lax.squeeze(x, p["dimensions"]))
-mover("expand_dims")(lambda p, e: lambda x: lax.expand_dims(x, p["dimensions"]))
-mover("transpose")(lambda p, e: lambda x: lax.transpose(x, p["permutation"]))
-mover("slice")(lambda p, e: lambda x: lax.slice(x, p["start_indices"], p["limit_indices"], p["strides"]))
-mover("rev")(lambda p, e: lambda x: lax.rev(x, p["dimensions"]))
-mover("concatenate")(lambda p, e: lambda *x: lax.concatenate(x, p["dimension"]))
-mover("stack")(lambda p, e: lambda *x: jnp.stack(x, p["axis"]))
-mover("tile")(lambda p, e: lambda x: jnp.tile(x, p["reps"]))
-mover("pad")(lambda p, e: lambda x, value: lax.pad(x, value, p["padding_config"]))
-
-
-def _same(graph: Graph, equation: Any, x: Value, *_: Value) -> Value:
-    return x
-
-
-for _name in ("copy", "copy_p", "stop_gradient", "optimization_barrier", "real", "sharding_constraint"):
-    TRANSLATIONS[_name] = _same
-    EXACT.add(_name)
-EXACT |= {
-    "iota",
-    "neg",
-    "select_n",
-    "gather",
-    "dynamic_slice",
-    "dynamic_update_slice",
-    "split",
-    "unstack",
-    "max",
-    "min",
-    "abs",
-    "sign",
-}
-
-
-def _split(graph: Graph, equation: Any, x: Node) -> list[Value]:
-    sizes, axis = equation.params["sizes"], equation.params["axis"]
-    starts = [sum(sizes[:i]) for i in range(len(sizes))]
-    part = lambda start, size: lambda x: lax.slice_in_dim(x, start, start + size, axis=axis)
-    return [linear(graph, part(start, size), x) for start, size in zip(starts, sizes, strict=True)]
-
-
-def _unstack(graph: Graph, equation: Any, x: Node) -> list[Value]:
-    axis = equation.params["axis"]
-    part = lambda i: lambda x: lax.index_in_dim(x, i, axis=axis, keepdims=False)
-    return [linear(graph, part(i), x) for i in range(x.shape[axis])]
-
-
-def _gather(graph: Graph, equation: Any, x: Value, indices: Value) -> Value:
-    params = equation.params
-    if not isinstance(indices, Const) or not isinstance(x, Node):
-        raise graph.unsupported("indices that depend on the input")
-    numbers, sizes = params["dimension_numbers"], params["slice_sizes"]
-    known = graphs.concrete(indices)
-    at = indices.value if known is None else known
-    last = jnp.iinfo(indices.dtype).max
-    limits = np.asarray([min(x.shape[a] - sizes[a], last) for a in numbers.start_index_map], indices.dtype)
-    within = (at >= 0) & (at <= limits)
-    # Evaluations clip, and so do transposes then, which by themselves would drop what is out of range.
-    inside = np.clip(at, 0, limits) if known is not None else jnp.clip(at, 0, limits)
-    options = {"slice_sizes": sizes, "mode": lax.GatherScatterMode.CLIP}
-    take = lambda v: lax.gather(v, inside, numbers, **options)
-    if params["mode"] != lax.GatherScatterMode.FILL_OR_DROP or (known is not None and within.all()):
-        return linear(graph, take, x)
-    if known is not None:
-        raise graph.unsupported("indices out of range, whose places are filled with NaN")
-    # Not known before the bounds are evaluated: NaN in one place is taken for NaN in all.
-    good = jnp.all(within)
-
-    def span(v: Interval) -> Interval:
-        return Interval(jnp.where(good, take(v.lower), -jnp.inf), jnp.where(good, take(v.upper), jnp.inf))
-
-    fill = jnp.where(good, 1.0, jnp.inf)
-    return linear(graph, lambda v: take(v) * fill, x, span=span)
-
-
-def _dynamic_slice(graph: Graph, equation: Any, x: Value, *starts: Value) -> Value:
-    values = [s.value for s in starts if isinstance(s, Const)]
-    if not isinstance(x, Node) or len(values) < len(starts):
-        raise graph.unsupported("indices that depend on the input")
-    return linear(graph, lambda x: lax.dynamic_slice(x, values, equation.params["slice_sizes"]), x)
-
-
-def _dynamic_update_slice(graph: Graph, equation: Any, x: Value, update: Value, *starts: Value) -> Value:
-    values = [s.value for s in starts if isinstance(s, Const)]
-    if len(values) < len(starts):
-        raise graph.unsupported("indices that depend on the input")
-    nodes = [v if isinstance(v, Node) else graph.point(v) for v in (x, update)]
-    return linear(graph, lambda x, u: lax.dynamic_update_slice(x, u, values), *nodes)
-
-
-TRANSLATIONS |= {
-    "split": _split,
-    "unstack": _unstack,
-    "gather": _gather,
-    "dynamic_slice": _dynamic_slice,
-    "dynamic_update_slice": _dynamic_update_slice,
-}
 
 
 def negative(graph: Graph, x: Node) -> Node:
@@ -154,26 +24,6 @@ def negative(graph: Graph, x: Node) -> Node:
 
 
 TRANSLATIONS["neg"] = lambda graph, equation, x: negative(graph, x)
-
-
-def fit(graph: Graph, equation: Any, *operands: Value) -> list[Value]:
-    """Operands with the shape of the result."""
-    shape = equation.outvars[0].aval.shape
-    out: list[Value] = []
-    for value in operands:
-        if value.shape == shape:
-            out.append(value)
-        elif isinstance(value, Node):
-            out.append(linear(graph, lambda x: jnp.broadcast_to(x, shape), value))
-        else:
-            slack = None if value.slack is None else jnp.broadcast_to(value.slack, shape)
-            out.append(Const(jnp.broadcast_to(value.value, shape), slack))
-    return out
-
-
-def nodes_of(graph: Graph, values: list[Value]) -> list[Node]:
-    """Values with constants as nodes of known range."""
-    return [value if isinstance(value, Node) else graph.point(value) for value in values]
 
 
 def is_zero(value: Value) -> bool:
@@ -398,117 +248,6 @@ def _window_sum(graph: Graph, equation: Any, x: Node) -> Value:
     return linear(graph, function, x, terms=math.prod(window), span=ends(function))
 
 
-def contraction(graph: Graph, function: Callable, x: Value, y: Value, out: Any, terms: int) -> Node:
-    """A bilinear function of a node and a constant, either way around."""
-    turned = isinstance(x, Const)
-    node, const = (y, x) if turned else (x, y)
-    assert isinstance(node, Node)
-    assert isinstance(const, Const)
-    call = (lambda w: lambda v: function(w, v)) if turned else (lambda w: lambda v: function(v, w))
-    value = widest(const.value)
-    more: dict[str, Any] = {} if const.slack is None else {"uncertain": call(jnp.asarray(const.slack))}
-    data = Affine(call(value), call(jnp.abs(value)), terms, **more)
-    return graph.add(affine, [node], out.shape, out.dtype, data)
-
-
-def check_precision(graph: Graph, equation: Any, dtype: Any) -> None:
-    """Fewer digits than the type has are no part of the model of rounding."""
-    if jnp.finfo(dtype).bits < 32:
-        raise graph.unsupported("a product in half precision")
-
-
-def _dot_general(graph: Graph, equation: Any, x: Value, y: Value) -> Value:
-    p, out = equation.params, equation.outvars[0].aval
-    check_precision(graph, equation, out.dtype)
-    (cx, cy), (bx, by) = p["dimension_numbers"]
-    function = functools.partial(
-        lax.dot_general, dimension_numbers=p["dimension_numbers"], precision=lax.Precision.HIGHEST
-    )
-    if isinstance(x, Const) or isinstance(y, Const):
-        const = y if isinstance(y, Const) else x
-        # As many terms forward as are contracted, backward as the constant has other entries.
-        contracted = math.prod(x.shape[a] for a in cx)
-        size = math.prod(const.shape) // max(math.prod(x.shape[a] for a in bx), 1)
-        terms = max(contracted, size // max(contracted, 1))
-        if not bx and len(cx) == 1:
-            return _by_parts(graph, function, x, y, out, terms, (cx[0], cy[0]))
-        return contraction(graph, function, x, y, out, terms)
-    # Every product of two that vary, then their sum.
-    free_x = [a for a in range(len(x.shape)) if a not in (*cx, *bx)]
-    free_y = [a for a in range(len(y.shape)) if a not in (*cy, *by)]
-    batch, inner = [x.shape[a] for a in bx], [x.shape[a] for a in cx]
-    rows, columns = [x.shape[a] for a in free_x], [y.shape[a] for a in free_y]
-    shape = (*batch, *rows, *columns, *inner)
-    left = lambda v: jnp.broadcast_to(
-        jnp.transpose(v, (*bx, *free_x, *cx)).reshape(*batch, *rows, *[1] * len(columns), *inner), shape
-    )
-    right = lambda v: jnp.broadcast_to(
-        jnp.transpose(v, (*by, *free_y, *cy)).reshape(*batch, *[1] * len(rows), *columns, *inner), shape
-    )
-    if math.prod(shape) > 10_000_000:
-        raise graph.unsupported("a product of large arrays that both vary")
-    terms = mul(graph, linear(graph, left, x), linear(graph, right, y), out.dtype, virtual=True)
-    axes = tuple(range(len(shape) - len(inner), len(shape)))
-    if not axes:
-        return graph.add(affine, [terms], shape, out.dtype, Affine(lambda v: v, lambda v: v, 1, ends(lambda v: v)))
-    count = math.prod(inner)
-    found = graphs.rewrite_sum(graph, terms, axes)
-    function = lambda v: jnp.sum(v, axis=axes)
-    return found or linear(graph, function, terms, terms=count + 1, span=ends(function))
-
-
-def _by_parts(graph: Graph, function: Callable, x: Value, y: Value, out: Any, terms: int, axes: Any) -> Node:
-    """A contraction with what was concatenated, part by part, so that constant parts (a context beside a state) have no
-    coefficients to compute."""
-    node, const = (x, y) if isinstance(y, Const) else (y, x)
-    joined = node.tag if isinstance(node, Node) else None
-    at, other = axes if node is x else axes[::-1]
-    fixed = lambda v: isinstance(v, Const) and v.slack is None
-    if joined is None or joined[0] != "concatenate" or joined[1]["dimension"] != at or not any(map(fixed, joined[2])):
-        return contraction(graph, function, x, y, out, terms)
-    assert isinstance(const, Const)
-    begin, results = 0, []
-    for part in joined[2]:
-        end = begin + part.shape[at]
-        cut = lambda v, begin=begin, end=end: lax.slice_in_dim(jnp.asarray(v), begin, end, axis=other)
-        weights = Const(cut(const.value), None if const.slack is None else cut(const.slack))
-        pair = (part, weights) if node is x else (weights, part)
-        if isinstance(part, Node):
-            results.append(contraction(graph, function, *pair, out, terms + 1))
-        else:
-            (point,) = nodes_of(graph, [part])
-            known = contraction(graph, function, *((point, weights) if node is x else (weights, point)), out, terms + 1)
-            with jax.ensure_compile_time_eval() if not graphs.is_traced(part.value) else contextlib.nullcontext():
-                value = function(*(widest(v.value) for v in pair))
-                spread = graphs.range_of(known)
-                slack = jnp.maximum(spread.upper - value, value - spread.lower)
-            results.append(Const(value, slack))
-        begin = end
-    # A sum of constants alone is none that varies.
-    results.sort(key=lambda v: isinstance(v, Const))
-    total = results[0]
-    for more in results[1:]:
-        total = add(graph, total, more, shape=out.shape, dtype=out.dtype)
-    return total
-
-
-def _conv(graph: Graph, equation: Any, x: Value, y: Value) -> Value:
-    p, out = equation.params, equation.outvars[0].aval
-    check_precision(graph, equation, out.dtype)
-    names = ("window_strides", "padding", "lhs_dilation", "rhs_dilation", "dimension_numbers")
-    options = {k: p[k] for k in (*names, "feature_group_count", "batch_group_count")}
-    function = functools.partial(lax.conv_general_dilated, precision=lax.Precision.HIGHEST, **options)
-    if not isinstance(x, Const) and not isinstance(y, Const):
-        raise graph.unsupported("a convolution whose image and kernel both vary")
-    kernel = y.shape
-    spec = p["dimension_numbers"].rhs_spec
-    window = math.prod(kernel[a] for a in spec[2:])
-    terms = window * max(kernel[spec[0]], kernel[spec[1]])
-    if isinstance(x, Const):
-        terms = math.prod(x.shape)
-    return contraction(graph, function, x, y, out, terms)
-
-
 def _convert(graph: Graph, equation: Any, x: Node) -> Value:
     dtype = equation.params["new_dtype"]
     if x.is_float and jnp.issubdtype(dtype, jnp.floating):
@@ -551,19 +290,7 @@ def pick(graph: Graph, which: Value, cases: list[Value]) -> Value:
     return graph.add(select, [condition, *nodes], shape, nodes[0].dtype)
 
 
-def _index(graph: Graph, value: Value, turn: int) -> Value:
-    if isinstance(value, Const):
-        return Const(value.value[turn], None if value.slack is None else value.slack[turn])
-    return linear(graph, lambda v: v[turn], value)
-
-
-def _stack(graph: Graph, values: list[Value]) -> Value:
-    if all(isinstance(v, Const) and v.slack is None for v in values):
-        return Const(jnp.stack([v.value for v in values]))  # pyright: ignore[reportAttributeAccessIssue]
-    return linear(graph, lambda *v: jnp.stack(v), *nodes_of(graph, values))
-
-
-graphs.index, graphs.stack, graphs.choose, graphs.fit = _index, _stack, pick, fit
+graphs.choose = pick
 TRANSLATIONS |= {
     "add": _add,
     "add_any": _add,
@@ -575,8 +302,6 @@ TRANSLATIONS |= {
     "reduce_sum": _reduce_sum,
     "cumsum": _cumsum,
     "reduce_window_sum": _window_sum,
-    "dot_general": _dot_general,
-    "conv_general_dilated": _conv,
     "convert_element_type": _convert,
     "select_n": _select,
 }

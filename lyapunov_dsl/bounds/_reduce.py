@@ -11,7 +11,8 @@ from jax import lax
 from . import _graph as graphs
 from ._graph import TRANSLATIONS, Graph, Value, concrete
 from ._interval import Interval, eps, finite_magnitude, is_anything, wide
-from ._linear import fit, linear, linear_as, negative, nodes_of, offset, scale
+from ._linear import linear_as, negative, offset, scale
+from ._move import fit, linear, nodes_of
 from ._pairs import COMPARISONS, INTEGERS, LOGIC, hull_above, is_finite, maximum
 from ._rule import Const, Node, Plane, Relaxation, Rule, ends, exactly, once
 from ._scalar import RULES, fractional, power, reciprocal

@@ -7,9 +7,9 @@ import jax.numpy as jnp
 
 from ._graph import CALLS, CONTROL, TRANSLATIONS, Graph, Value
 from ._interval import Interval, finite_magnitude, is_anything
-from ._linear import fit, nodes_of
+from ._lines import Line, ends, planes
+from ._move import fit, nodes_of
 from ._rule import Node, Relaxation, Rule, roundoff
-from ._scalar import Line, ends, planes
 
 
 def register(name: str, rule: Rule) -> None:

@@ -7,114 +7,19 @@ evaluation by shifted exponentials. Code that is not recognized is bounded opera
 import functools
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 
 from . import _graph as graphs
 from ._graph import TRANSLATIONS, Graph, Value, concrete
 from ._interval import Interval, wide
-from ._linear import add, is_zero, linear, mul, negative, nodes_of, sub
+from ._linear import add, is_zero, mul, negative, sub
+from ._move import linear, nodes_of
 from ._pairs import COMPARISONS
-from ._rule import Const, Node, Rule, affine
-from ._softmax import logsumexp, softmax, softmax_mean, tie, told
-
-
-def _tag(value: Any, name: str) -> Any:
-    """The operands of a value made by a primitive, `None` for other values."""
-    tag = getattr(value, "tag", None)
-    return tag[2] if tag is not None and tag[0] == name else None
-
-
-def _core(value: Any) -> tuple[Any, list[Any]]:
-    """What a value is a copy of, and the functions that copied it, last first."""
-    movers = []
-    while isinstance(value, Node) and value.rule is not None:
-        choice = _tag(value, "select_n")
-        if value.rule is affine and value.data.terms == 0 and len(value.inputs) == 1 and _tag(value, "neg") is None:
-            movers.append(value.data.apply)
-            value = value.inputs[0]
-        elif choice is not None and is_zero(choice[1]) and _tag(choice[0], "is_finite") == (choice[2],):
-            # The largest number, or 0 where it is infinite: then the result is NaN or nothing is known of it.
-            value = choice[2]
-        else:
-            break
-    return value, movers
-
-
-def _map(core: Node, movers: list[Any]) -> np.ndarray:
-    """Which entry of the core every entry of the copy is."""
-    with jax.ensure_compile_time_eval():
-        places: Any = np.arange(core.size).reshape(core.shape)
-        for move in reversed(movers):
-            places = move(places)
-        return np.asarray(places)
-
-
-def _is_spread(core: Node, movers: list[Any], shape: tuple[int, ...], axis: int) -> bool:
-    """Whether a copy repeats the core along one axis of a shape."""
-    if core.size != np.prod(shape) // shape[axis]:
-        return False
-    places = np.arange(core.size).reshape([n for i, n in enumerate(shape) if i != axis])
-    expected = np.broadcast_to(np.expand_dims(places, axis), shape)
-    found = _map(core, movers)
-    return found.size == expected.size and bool((found.reshape(shape) == expected).all())
-
-
-def _is_same(core: Node, movers: list[Any]) -> bool:
-    """Whether a copy has the entries in their order, in any shape."""
-    found = _map(core, movers)
-    return found.size == core.size and bool((found.reshape(-1) == np.arange(core.size)).all())
-
-
-def _axis(value: Node, name: str) -> int | None:
-    """The one axis of a reduction."""
-    axes = value.tag[1]["axes"] if _tag(value, name) is not None else ()
-    return int(axes[0]) if len(axes) == 1 else None
-
-
-def _shifted(graph: Graph, value: Any) -> tuple[Node, int] | None:
-    """(a, axis) of exp(a - max of a over the axis)."""
-    if value in graph.marks:
-        return graph.marks[value]
-    found = None
-    (difference,) = _tag(value, "exp") or (None,)
-    a, shift = _tag(difference, "sub") or (None, None)
-    if isinstance(a, Node) and isinstance(difference, Node) and a.shape == difference.shape:
-        top, movers = _core(shift)
-        axis = _axis(top, "reduce_max") if isinstance(top, Node) else None
-        if axis is not None and _tag(top, "reduce_max")[0] is a:
-            # The shift may have fewer axes than a, as far as the operation broadcasts it.
-            places = _map(top, movers)
-            expected = np.expand_dims(np.arange(top.size).reshape(top.shape), axis)
-            try:
-                wide = np.broadcast_to(places, a.shape)
-            except ValueError:
-                wide = None
-            if wide is not None and (wide == np.broadcast_to(expected, a.shape)).all():
-                found = (a, axis)
-    if isinstance(value, Node):
-        graph.marks[value] = found
-    return found
-
-
-def _weights(graph: Graph, value: Any) -> Any:
-    """(sum, movers, shifted exponentials, a, axis) where a value is a copy of their sum."""
-    core, movers = _core(value)
-    axis = _axis(core, "reduce_sum") if isinstance(core, Node) else None
-    if axis is None:
-        return None
-    (terms,) = _tag(core, "reduce_sum")
-    found = _shifted(graph, terms)
-    return (core, movers, terms, *found) if found is not None and found[1] == axis else None
-
-
-def _values(graph: Graph, value: Any, terms: Node) -> Any:
-    """b where a value is b times the exponentials."""
-    for one, other in (pair := _tag(value, "mul") or ()) and ((pair[0], pair[1]), (pair[1], pair[0])):
-        if one is terms and other.shape == terms.shape:
-            return other
-    return None
+from ._pattern import axis_of, core_of, exponential_sum, factor_of, is_same, is_spread, operands_of, places_of
+from ._rule import Const, Node, Rule
+from ._softmax import logsumexp, softmax
+from ._softmax_mean import softmax_mean, tie, told
 
 
 def composite(graph: Graph, rule: Rule, axis: int, a: Node, *more: Value) -> Node:
@@ -143,23 +48,23 @@ def _mean(graph: Graph, axis: int, a: Node, b: Value) -> Node:
 
 def rewrite_div(graph: Graph, x: Value, y: Node) -> Node | None:
     """exp(a - max) / Σ exp(a - max) and Σ b exp(a - max) / Σ exp(a - max)."""
-    found = _weights(graph, y)
+    found = exponential_sum(graph, y)
     if found is None or not isinstance(x, Node):
         return None
     core, movers, terms, a, axis = found
-    if x.shape == terms.shape and _is_spread(core, movers, terms.shape, axis):
+    if x.shape == terms.shape and is_spread(core, movers, terms.shape, axis):
         if x is terms:
             return composite(graph, softmax, axis, a)
-        b = _values(graph, x, terms)
+        b = factor_of(graph, x, terms)
         if b is not None:
             p = composite(graph, softmax, axis, a)
             (node,) = (v if isinstance(v, Node) else graph.point(v) for v in (b,))
             return mul(graph, node, p, x.dtype)
         return None
-    numerator, others = _core(x)
-    if isinstance(numerator, Node) and _axis(numerator, "reduce_sum") == axis and x.shape == y.shape:
-        b = _values(graph, _tag(numerator, "reduce_sum")[0], terms)
-        if b is not None and _is_same(core, movers) and _is_same(numerator, others):
+    numerator, others = core_of(x)
+    if isinstance(numerator, Node) and axis_of(numerator, "reduce_sum") == axis and x.shape == y.shape:
+        b = factor_of(graph, operands_of(numerator, "reduce_sum")[0], terms)
+        if b is not None and is_same(core, movers) and is_same(numerator, others):
             mean = _mean(graph, axis, a, b)
             return _shaped(graph, mean, x.shape)
     return None
@@ -168,33 +73,33 @@ def rewrite_div(graph: Graph, x: Value, y: Node) -> Node | None:
 def rewrite_mul(graph: Graph, x: Node, y: Node) -> Node | None:
     """exp(a - max) · (1 / Σ exp(a - max)), and (-Σ b e · e) · Σ^-2 for the derivative of a quotient."""
     for one, other in ((x, y), (y, x)):
-        inverse, movers = _core(other)
-        parts = _tag(inverse, "div")
+        inverse, movers = core_of(other)
+        parts = operands_of(inverse, "div")
         if parts is not None and concrete(parts[0]) is not None and (concrete(parts[0]) == 1).all():
-            found = _weights(graph, parts[1])
-            if found is not None and found[2] is one and _is_same(found[0], found[1]):
+            found = exponential_sum(graph, parts[1])
+            if found is not None and found[2] is one and is_same(found[0], found[1]):
                 core, _, terms, a, axis = found
-                if inverse.shape == core.shape and _is_spread(inverse, movers, terms.shape, axis):
+                if inverse.shape == core.shape and is_spread(inverse, movers, terms.shape, axis):
                     return composite(graph, softmax, axis, a)
-        powered = _tag(inverse, "integer_pow")
+        powered = operands_of(inverse, "integer_pow")
         if powered is not None and inverse.tag[1]["y"] == -2:
-            found = _weights(graph, powered[0])
+            found = exponential_sum(graph, powered[0])
             if found is None:
                 continue
             core, before, terms, a, axis = found
-            if not _is_spread(core, [*movers, *before], terms.shape, axis):
+            if not is_spread(core, [*movers, *before], terms.shape, axis):
                 continue
-            inner = _values(graph, one, terms)
-            core_inner, spread = _core(inner)
+            inner = factor_of(graph, one, terms)
+            core_inner, spread = core_of(inner)
             # The sign may stand before or behind the copying.
-            turned = _tag(core_inner, "neg")
+            turned = operands_of(core_inner, "neg")
             if turned is None:
                 continue
-            summed, more = _core(turned[0])
-            if not isinstance(summed, Node) or _axis(summed, "reduce_sum") != axis:
+            summed, more = core_of(turned[0])
+            if not isinstance(summed, Node) or axis_of(summed, "reduce_sum") != axis:
                 continue
-            b = _values(graph, _tag(summed, "reduce_sum")[0], terms)
-            if b is not None and _is_spread(summed, [*spread, *more], terms.shape, axis):
+            b = factor_of(graph, operands_of(summed, "reduce_sum")[0], terms)
+            if b is not None and is_spread(summed, [*spread, *more], terms.shape, axis):
                 mean = _mean(graph, axis, a, b)
                 spread_out = functools.partial(_repeat, shape=terms.shape, axis=axis)
                 p = composite(graph, softmax, axis, a)
@@ -222,8 +127,8 @@ def rewrite_sum(graph: Graph, x: Node, axes: tuple[int, ...]) -> Node | None:
         return None
     (axis,) = axes
     for one, other in (x.inputs, x.inputs[::-1]):
-        core, movers = _core(one)
-        parts = _tag(core, "add_any") or _tag(core, "add") or ()
+        core, movers = core_of(one)
+        parts = operands_of(core, "add_any") or operands_of(core, "add") or ()
         pairs = [(core, None)]
         if parts:
             pairs += [(p, q) for p, q in (parts, parts[::-1]) if concrete(q) is not None]
@@ -231,7 +136,7 @@ def rewrite_sum(graph: Graph, x: Node, axes: tuple[int, ...]) -> Node | None:
             last = axis == len(x.shape) - 1
             if not (isinstance(p, Node) and p.rule is softmax and p.shape == x.shape == core.shape and last):
                 continue
-            if not _is_same(core, movers):
+            if not is_same(core, movers):
                 continue
             mean = composite(graph, softmax_mean, axis, p.inputs[0], other)
             if constant is None:
@@ -310,15 +215,15 @@ def _softmax_mean(graph: Graph, equation: Any, d: Value, t: Value) -> Node:
 
 def rewrite_sub(graph: Graph, x: Node, y: Node) -> Node | None:
     """A mean under a softmax minus one of its values; a log-sum-exp minus one of its exponents."""
-    core, movers = _core(x)
-    if not isinstance(core, Node) or core.rule not in (softmax_mean, logsumexp) or not _is_same(core, movers):
+    core, movers = core_of(x)
+    if not isinstance(core, Node) or core.rule not in (softmax_mean, logsumexp) or not is_same(core, movers):
         return None
-    source, more = _core(core.inputs[-1])
-    other, less = _core(y)
+    source, more = core_of(core.inputs[-1])
+    other, less = core_of(y)
     if other is not source or not isinstance(source, Node) or y.size != core.size:
         return None
-    rows = _map(source, more).reshape(core.size, -1)
-    (places,) = np.nonzero((rows == _map(source, less).reshape(-1, 1)).all(axis=0))
+    rows = places_of(source, more).reshape(core.size, -1)
+    (places,) = np.nonzero((rows == places_of(source, less).reshape(-1, 1)).all(axis=0))
     if len(places) != 1:
         return None
     place = int(places[0])
@@ -329,18 +234,22 @@ def rewrite_sub(graph: Graph, x: Node, y: Node) -> Node | None:
 def rewrite_add(graph: Graph, x: Value, y: Value) -> Node | None:
     """log Σ exp(a - max) + max."""
     for one, other in ((x, y), (y, x)):
-        core, movers = _core(one)
-        inside = _tag(core, "log")
+        core, movers = core_of(one)
+        inside = operands_of(core, "log")
         if inside is None:
             continue
-        found = _weights(graph, inside[0])
+        found = exponential_sum(graph, inside[0])
         if found is None:
             continue
         summed, before, _, a, axis = found
-        top, more = _core(other)
-        if not isinstance(top, Node) or _axis(top, "reduce_max") != axis or _tag(top, "reduce_max")[0] is not a:
+        top, more = core_of(other)
+        if (
+            not isinstance(top, Node)
+            or axis_of(top, "reduce_max") != axis
+            or operands_of(top, "reduce_max")[0] is not a
+        ):
             continue
-        if _is_same(summed, [*movers, *before]) and _is_same(top, more):
+        if is_same(summed, [*movers, *before]) and is_same(top, more):
             node = composite(graph, logsumexp, axis, a)
             return _shaped(graph, node, one.shape)
     return None
@@ -348,11 +257,11 @@ def rewrite_add(graph: Graph, x: Value, y: Value) -> Node | None:
 
 def rewrite_select(graph: Graph, which: Node, cases: list[Value]) -> Value | None:
     """A choice by the sign of a sum of exponentials, which is positive where it is finite."""
-    condition, _ = _core(which)
+    condition, _ = core_of(which)
     for name, index in (("ge", 1), ("gt", 1), ("lt", 0), ("le", 0)):
-        pair = _tag(condition, name)
-        if pair is not None and is_zero(pair[1]) and _weights(graph, pair[0]) is not None:
-            graph.premises.append(_core(pair[0])[0])
+        pair = operands_of(condition, name)
+        if pair is not None and is_zero(pair[1]) and exponential_sum(graph, pair[0]) is not None:
+            graph.premises.append(core_of(pair[0])[0])
             return cases[index]
     return None
 
@@ -374,7 +283,7 @@ _CHOSEN = {"max": _chosen(1), "min": _chosen(-1)}
 def _equal(graph: Graph, equation: Any, x: Value, y: Value) -> Value:
     for one, top in ((x, y), (y, x)):
         for name, rule in _CHOSEN.items():
-            pair = _tag(top, name)
+            pair = operands_of(top, name)
             if pair is not None and isinstance(one, Node) and any(v is one for v in pair):
                 other = pair[1] if pair[0] is one else pair[0]
                 out = equation.outvars[0].aval
@@ -387,7 +296,7 @@ _plain_equal, TRANSLATIONS["eq"] = TRANSLATIONS["eq"], _equal
 
 def rewrite_abs(graph: Graph, x: Node) -> Node | None:
     """A sum of exponentials is its own absolute value."""
-    return x if _weights(graph, x) is not None else None
+    return x if exponential_sum(graph, x) is not None else None
 
 
 for _name in (

@@ -1,214 +1,36 @@
-"""Functions of one number: ranges and lines above and below them.
-
-A line may have any slope; what makes it sound is its intercept, which is the largest (smallest) difference from the function,
-taken at the ends and, where the function bends toward the line, at the point of equal slope.
-"""
+"""Rules of functions of one number: their ranges, lines and rounding."""
 
 import math
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
 from ._interval import Interval, eps, finite_magnitude, is_anything, magnitude, tiny, wide
-from ._rule import Band, Node, Relaxation, Rule, between, elementwise, exactly, once, roundoff, steep
-
-
-class Shape(NamedTuple):
-    """A smooth function of one number on the part of the line where it has one curvature or an S shape.
-
-    **Arguments:**
-
-    - `value`, `derivative`: of it.
-    - `ulps`: how many units in the last place an implementation of it may be wrong; XLA's are measured in the tests.
-    - `domain`: the least number it is defined at.
-    """
-
-    value: Callable[[Any], Any]
-    derivative: Callable[[Any], Any]
-    ulps: int
-    domain: float = -math.inf
-
-
-Line = tuple[Any, Any]
-
-
-def ends(x: Interval) -> tuple[Any, Any, Any]:
-    """The ends, and where both are finite; 0 stands for the others."""
-    finite = jnp.isfinite(x.lower) & jnp.isfinite(x.upper)
-    return jnp.where(finite, x.lower, 0), jnp.where(finite, x.upper, 0), finite
-
-
-def chord(value: Callable, derivative: Callable, lower: Any, upper: Any) -> Any:
-    """The slope between the ends, the derivative where they are (nearly) one point."""
-    width = upper - lower
-    narrow = width <= 1e3 * eps(wide()) * (jnp.abs(lower) + jnp.abs(upper)) + tiny(wide())
-    return jnp.where(
-        narrow,
-        derivative(lower),
-        (value(upper) - value(lower)) / jnp.where(narrow, 1, width),
-    )
-
-
-def above(value: Callable, slope: Any, *points: Any) -> Any:
-    """The intercept with which a line of this slope lies above the function at all of the points."""
-    biases = [value(point) - slope * point for point in points]
-    out = biases[0]
-    for bias in biases[1:]:
-        out = jnp.maximum(out, bias)
-    return out
-
-
-def convex(shape: Shape, lower: Any, upper: Any, at: Any) -> tuple[Line, Line]:
-    """The lines below (a tangent at `at`) and above (the chord) a convex function."""
-    slope = chord(shape.value, shape.derivative, lower, upper)
-    tangent = shape.derivative(at)
-    return (tangent, shape.value(at) - tangent * at), (slope, above(shape.value, slope, lower, upper))
-
-
-def sigmoid(shape: Shape, inverse: Callable, lower: Any, upper: Any) -> tuple[Line, Line]:
-    """The lines below and above an increasing function that is convex left of 0, concave right of it and symmetric
-    about (0, value(0)); `inverse` of a slope is the x > 0 that has it."""
-    center = 2 * shape.value(jnp.zeros((), wide()))
-    slope, bias = _sigmoid_above(shape.value, shape.derivative, inverse, lower, upper)
-    mirrored = lambda x: shape.value(x) - center
-    below, offset = _sigmoid_above(mirrored, shape.derivative, inverse, -upper, -lower)
-    return (below, -offset), (slope, bias)
-
-
-def _sigmoid_above(value: Callable, derivative: Callable, inverse: Callable, lower: Any, upper: Any) -> Line:
-    steepest = derivative(jnp.zeros((), wide()))
-    # Steeper than any tangent is no slope to look for; flatter than this, the function is constant to rounding.
-    flattest = steepest * eps(wide()) ** 0.6
-    point = lambda slope: jax.lax.stop_gradient(inverse(jnp.clip(slope, flattest, steepest)))
-    straddles = (lower < 0) & (upper > 0)
-    left = jnp.where(straddles, lower, -1)
-    at_left = value(left)
-    # The line from the left end that touches the right branch is the steepest of its chords, so that each of these
-    # steps from a chord to the point of its slope doubles the digits. Any point right of 0 is good enough for a bound.
-    touch = 0.5 * jnp.abs(left)
-    for _ in range(2):
-        touch = point((value(touch) - at_left) / (touch - left))
-    middle = 0.5 * lower + 0.5 * upper
-    at = jnp.where(straddles & (touch > middle), jnp.minimum(touch, upper), middle)
-    # The chord where it passes above the right branch, which it does where that is steeper than it at its end; else a tangent
-    # of that branch, which is above all of it, and above the left one if it is at the left end.
-    straight = chord(value, derivative, lower, upper)
-    whole = (upper <= 0) | (straddles & (derivative(upper) >= straight))
-    slope = jnp.where(whole, straight, derivative(at))
-    slope = jnp.where(slope < flattest, 0, slope)
-    return slope, above(value, slope, lower, upper, at)
-
-
-def sigmoid_band(shape: Shape, inverse: Callable, lower: Any, upper: Any) -> tuple[Any, Any, Any]:
-    """(slope, lower intercept, upper intercept) of lines parallel to the chord of the function that `sigmoid` is about."""
-    steepest = shape.derivative(jnp.zeros((), wide()))
-    flattest = steepest * eps(wide()) ** 0.6
-    slope = chord(shape.value, shape.derivative, lower, upper)
-    slope = jnp.where(slope < flattest, 0, slope)
-    point = jax.lax.stop_gradient(inverse(jnp.clip(slope, flattest, steepest)))
-    ends = [shape.value(v) - slope * v for v in (lower, upper)]
-    high = jnp.maximum(*ends)
-    low = jnp.minimum(*ends)
-    for at in (jnp.clip(point, lower, upper), jnp.clip(-point, lower, upper)):
-        rest = shape.value(at) - slope * at
-        low, high = jnp.minimum(low, rest), jnp.maximum(high, rest)
-    return slope, low, high
-
-
-def monotone(
-    name: str,
-    shape: Shape,
-    lines: Callable[[Any, Any], tuple[Line, Line]],
-    falling: bool = False,
-    parallel: Callable[[Any, Any], tuple[Any, Any, Any]] | None = None,
-    slack: Callable[..., Any] | None = None,
-) -> Rule:
-    """The rule of a monotone function, with its lines and, where these are not good for it, its parallel lines."""
-
-    def span(node: Node, x: Interval) -> Interval:
-        first, last = (x.upper, x.lower) if falling else (x.lower, x.upper)
-        out = Interval(shape.value(first), shape.value(last))
-        # Outside of the domain there is no number, which is anything; so is what falls from infinity at 0, which may be -0.
-        undefined = is_anything(x) | (x.lower <= shape.domain if falling else x.lower < shape.domain)
-        return Interval(jnp.where(undefined, -jnp.inf, out.lower), jnp.where(undefined, jnp.inf, out.upper))
-
-    def inside(out: Interval, x: Interval) -> tuple[Any, Any, Any]:
-        lower, upper, finite = ends(x)
-        # A place inside of the domain for what has no lines.
-        finite = finite & (lower >= shape.domain) & jnp.isfinite(out.lower) & jnp.isfinite(out.upper)
-        safe = 1.0 if shape.domain == 0 else 0.0
-        return jnp.where(finite, lower, safe), jnp.where(finite, upper, safe), finite
-
-    def relax(node: Node, out: Interval, x: Interval) -> Relaxation:
-        lower, upper, finite = inside(out, x)
-        return planes(out, x, finite, *lines(lower, upper), ulps=shape.ulps)
-
-    def band(node: Node, out: Interval, x: Interval) -> Band:
-        assert parallel is not None
-        lower, upper, finite = inside(out, x)
-        slope, low, high = parallel(lower, upper)
-        found = planes(out, x, finite, (slope, low), (slope, high), ulps=shape.ulps)
-        return between(found.upper.transposes, found.lower.bias, found.upper.bias, found.rounding)
-
-    return Rule(name, span, slack or _ulps(shape.ulps), relax, band=band if parallel else None, again=once)
-
-
-def planes(out: Interval, x: Interval, good: Any, below: Line, above: Line, *, ulps: int = 8) -> Relaxation:
-    """Lines as planes, the range where they are no good."""
-    low, high = (jnp.where(good, line[0], 0) for line in (below, above))
-    bias_low = jnp.where(good, below[1], out.lower)
-    bias_high = jnp.where(good, above[1], out.upper)
-    found = elementwise([x], [low], bias_low, [high], bias_high)
-    # The intercepts are differences of numbers of this size.
-    size = jnp.where(good, magnitude(out) + jnp.maximum(jnp.abs(low), jnp.abs(high)) * magnitude(x), 0)
-    # A slope so small that it is flushed to zero is off by as much.
-    flushed = 4 * tiny(wide()) * jnp.where(good, magnitude(x), 0)
-    return found._replace(rounding=found.rounding + (ulps + 8) * eps(wide()) * jnp.where(good, size, 0) + flushed)
-
-
-def _ulps(count: int, least: float = 0.0) -> Callable[..., Any]:
-    def slack(node: Node, out: Interval, *ranges: Interval) -> Any:
-        return roundoff(node, count, jnp.maximum(finite_magnitude(out), least))
-
-    return slack
+from ._lines import (
+    Shape,
+    above,
+    bent,
+    by_curvature,
+    chord,
+    convex,
+    ends,
+    midpoint,
+    monotone,
+    planes,
+    sigmoid,
+    sigmoid_band,
+    ulps_slack,
+)
+from ._rule import Node, Relaxation, Rule, exactly, once, roundoff, steep
 
 
 def _exp_slack(node: Node, out: Interval, x: Interval) -> Any:
     """XLA makes one exponential of a product or quotient of two, whose argument is rounded: as relative errors of the result,
     half an ulp of each argument."""
     return roundoff(node, _exp.ulps + finite_magnitude(x), finite_magnitude(out))
-
-
-def _middle(lower: Any, upper: Any) -> Any:
-    return 0.5 * lower + 0.5 * upper
-
-
-def bent(shape: Shape, sign: int = 1, at: Callable = _middle) -> Callable[[Any, Any], tuple[Line, Line]]:
-    """The lines of a convex function (`sign` 1) or a concave one (-1)."""
-    if sign > 0:
-        return lambda lower, upper: convex(shape, lower, upper, at(lower, upper))
-    turned = Shape(lambda x: -shape.value(x), lambda x: -shape.derivative(x), shape.ulps)
-
-    def lines(lower: Any, upper: Any) -> tuple[Line, Line]:
-        below, over = convex(turned, lower, upper, at(lower, upper))
-        return (-over[0], -over[1]), (-below[0], -below[1])
-
-    return lines
-
-
-def _by_curvature(
-    value: Callable, derivative: Callable, lower: Any, upper: Any, least: Any, most: Any
-) -> tuple[Line, Line]:
-    """Lines of any function whose second derivative lies between `least` and `most`: it is that close to its chord."""
-    slope = chord(value, derivative, lower, upper)
-    first, last = value(lower) - slope * lower, value(upper) - slope * upper
-    square = (upper - lower) ** 2 / 8
-    low = jnp.minimum(first, last) - jnp.maximum(most, 0) * square
-    high = jnp.maximum(first, last) + jnp.maximum(-least, 0) * square
-    return (slope, low), (slope, high)
 
 
 _SQRT_PI = math.sqrt(math.pi)
@@ -227,12 +49,12 @@ _atan = Shape(jnp.arctan, lambda x: 1 / (1 + x * x), 32)
 
 def _exp_at(lower: Any, upper: Any) -> Any:
     # Further right the tangent would be far below 0 at the left end.
-    return jnp.minimum(_middle(lower, upper), lower + 1)
+    return jnp.minimum(midpoint(lower, upper), lower + 1)
 
 
 def _inside(lower: Any, upper: Any) -> Any:
     # The chord's own slope: between the ends also where the derivative at one of them is infinite.
-    return jnp.maximum(_middle(lower, upper), tiny(wide()))
+    return jnp.maximum(midpoint(lower, upper), tiny(wide()))
 
 
 def _tanh_point(slope: Any) -> Any:
@@ -321,12 +143,12 @@ def _wave(peak: float) -> Rule:
     def relax(node: Node, out: Interval, x: Interval) -> Relaxation:
         lower, upper, finite = ends(x)
         # The second derivative is minus the function.
-        below, above = _by_curvature(value, derivative, lower, upper, -out.upper, -out.lower)
+        below, above = by_curvature(value, derivative, lower, upper, -out.upper, -out.lower)
         wide_range = (jnp.abs(out.upper) + jnp.abs(out.lower)) * (upper - lower) ** 2 / 8 > out.upper - out.lower
         return planes(out, x, finite & ~wide_range, below, above, ulps=64)
 
     # An absolute error: near its zeros, an argument rounded by half an ulp is far off relatively.
-    return Rule("cos" if peak == 0 else "sin", span, _ulps(32, 1.0), relax, again=once)
+    return Rule("cos" if peak == 0 else "sin", span, ulps_slack(32, 1.0), relax, again=once)
 
 
 RULES["cos"], RULES["sin"] = _wave(0.0), _wave(math.pi / 2)
@@ -373,12 +195,12 @@ def _power_relax(node: Node, out: Interval, x: Interval) -> Relaxation:
     lower, upper, finite = ends(x)
     finite = finite & jnp.isfinite(out.lower) & jnp.isfinite(out.upper)
     shape = Shape(lambda v: _power(v, n), lambda v: n * (_power(v, n - 1) if n > 1 else jnp.ones_like(v)), 2 * n)
-    below, above_ = convex(shape, lower, upper, _middle(lower, upper))
+    below, above_ = convex(shape, lower, upper, midpoint(lower, upper))
     if n % 2:
         # Convex right of 0, concave left of it, and in between as close to its chord as the curvature says.
         other = bent(shape, -1)(lower, upper)
         bend = n * (n - 1) * (lambda v: _power(v, n - 2) if n > 2 else jnp.ones_like(v))(jnp.stack([lower, upper]))
-        mixed = _by_curvature(shape.value, shape.derivative, lower, upper, bend[0], bend[1])
+        mixed = by_curvature(shape.value, shape.derivative, lower, upper, bend[0], bend[1])
         pick = lambda right, left, both: jnp.where(lower >= 0, right, jnp.where(upper <= 0, left, both))
         below, above_ = jax.tree.map(pick, (below, above_), tuple(other), tuple(mixed))
     return planes(out, x, finite, below, above_, ulps=4 * n)
@@ -388,7 +210,7 @@ def power(exponent: int) -> Rule:
     """x to an integer of at least 2."""
     slope = lambda node, x: [exponent * _power(magnitude(x), exponent - 1)]
     again = steep(slope, product=True)
-    return Rule(f"integer_pow {exponent}", _power_range, _ulps(2 * exponent + 2), _power_relax, again=again)
+    return Rule(f"integer_pow {exponent}", _power_range, ulps_slack(2 * exponent + 2), _power_relax, again=again)
 
 
 def _reciprocal_range(node: Node, x: Interval) -> Interval:
@@ -411,7 +233,7 @@ def _reciprocal_relax(node: Node, out: Interval, x: Interval) -> Relaxation:
     return planes(out, x, good, (low[0], low[1]), (high[0], high[1]))
 
 
-reciprocal = Rule("reciprocal", _reciprocal_range, _ulps(2), _reciprocal_relax, again=once)
+reciprocal = Rule("reciprocal", _reciprocal_range, ulps_slack(2), _reciprocal_relax, again=once)
 
 
 def fractional(exponent: float) -> Rule:

@@ -12,9 +12,11 @@ import numpy as np
 from . import _graph as graphs
 from ._graph import Graph, Value, concrete
 from ._interval import Interval, eps, finite_magnitude, is_anything, magnitude, wide, zero_safe
-from ._linear import add, nodes_of, sub
+from ._linear import add, sub
+from ._lines import Shape, bent, chord, ends, monotone, planes
+from ._move import nodes_of
 from ._rule import Node, Relaxation, Rule, roundoff, steep
-from ._scalar import RULES, Shape, bent, chord, ends, monotone, planes
+from ._scalar import RULES
 
 # So many pieces is a range cut into.
 PIECES = 16

@@ -1,0 +1,214 @@
+"""Decides boxes of one claim by bounds, cheaper ones first; proofs of systems that differ in their weights share programs."""
+
+import hashlib
+from collections.abc import Callable, Sequence
+from typing import Any, Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.extend.core import ClosedJaxpr, jaxpr_as_fun
+
+from .. import bounds
+from ._branch import Judged
+from ._known import fingerprint, options, remembered
+from ._region import Region, distances
+
+# Rules of leaves, as the checker numbers them.
+HOLDS, ABOVE, BELOW, REST, OUTSIDE = 1, 2, 3, 4, 5
+# A cheaper method is asked first as long as it decides this share of the boxes.
+WORTH = 0.1
+Rounding = Literal["real", "float"]
+
+
+class Compiled(NamedTuple):
+    """The functions of a judge.
+
+    **Arguments:**
+
+    - `methods`: (lows, highs, *fixed, *weights) -> r at most, V at least and at most, by method.
+    - `looked`: where to cut boxes, points that may refute, and r and V there.
+    - `certain`: bounds at one point.
+    - `traced`: what the functions were recognized by; kept, since addresses of objects may be in its text.
+    """
+
+    methods: dict[str, Callable]
+    looked: Callable
+    certain: Callable
+    traced: Any
+
+
+# Programs by what they compute: proofs of the same system for other levels and regions do not compile it again.
+_KNOWN: dict[str, Compiled] = {}
+
+
+def _compiled(
+    function: Callable, example: Sequence[Any], around: tuple[Any, Any] | None, rounding: Rounding
+) -> tuple[Compiled, tuple[Any, ...]]:
+    """The functions, and the arrays that they take last: the weights, so that networks of one shape share programs."""
+    nominal = () if around is None else (around[0],)
+    digest = hashlib.sha256(repr((rounding, None if around is None else around[1])).encode())
+    closed = jax.make_jaxpr(function)(*example, *nominal)
+    free = [i for i, c in enumerate(closed.consts) if _plain(np.asarray(c))]
+    fingerprint(digest, closed, *nominal, *(np.shape(v) for v in example), without=free)
+    key, count = digest.hexdigest(), len(example)
+
+    def opened(*args: Any) -> Any:
+        # z, fixed, weights, u.
+        known = dict(zip(free, args[count : count + len(free)], strict=True))
+        consts = [known.get(i, c) for i, c in enumerate(closed.consts)]
+        given = ClosedJaxpr(closed.jaxpr, consts)
+        return tuple(jaxpr_as_fun(given)(*args[:count], *args[count + len(free) :]))
+
+    made = remembered(_KNOWN, key, lambda: _made(opened, around, rounding, nominal, closed))
+    return made, tuple(closed.consts[i] for i in free)
+
+
+def _plain(array: np.ndarray) -> bool:
+    """Whether an array may be an argument of a program: floats that no processor flushes, whose rules need not look at them."""
+    if array.dtype != np.float64 or array.ndim == 0:
+        return False
+    size = np.abs(array)
+    return bool((np.isfinite(size) & ((size == 0) | (size >= np.finfo(np.float64).tiny))).all())
+
+
+def _made(
+    function: Callable, around: tuple[Any, Any] | None, rounding: Rounding, nominal: tuple[Any, ...], traced: Any
+) -> Compiled:
+    more = () if around is None else (bounds.Box.around(*around),)
+    points = [bounds.Box(u, u) for u in nominal]
+
+    def bounded(method: Any) -> Callable:
+        def one(low: Any, high: Any, *fixed: Any) -> Any:
+            of = bounds.bound(function, bounds.Box(low, high), *fixed, *more, method=method, rounding=rounding)
+            (_, v_low), (r, v) = of.lower, of.upper
+            return r, v_low, v
+
+        return _batched(one)
+
+    def looked(low: Any, high: Any, *fixed: Any) -> Any:
+        nominally = lambda z: function(z, *fixed, *nominal)
+        slope = jax.grad(lambda z: nominally(z)[0])
+        # Where to cut: the largest change of r along an axis that its derivatives allow.
+        steep = bounds.bound(slope, bounds.Box(low, high), method="interval", rounding="real")
+        size = jnp.maximum(jnp.abs(steep.lower), jnp.abs(steep.upper))
+        smear = jnp.where(jnp.isfinite(size), size, 1e30) * (high - low)
+        # Points that may refute: the center, and the corner to which r rises.
+        center = 0.5 * low + 0.5 * high
+        rising = slope(center)
+        tried = jnp.stack([center, jnp.where(rising > 0, high, jnp.where(rising < 0, low, center))])
+        return smear, tried, *jax.vmap(nominally)(tried)
+
+    def certain(z: Any, *fixed: Any) -> Any:
+        found = bounds.bound(function, bounds.Box(z, z), *fixed, *points, method="interval", rounding=rounding)
+        return found.lower, found.upper
+
+    methods = {method: bounded(method) for method in ("interval", "crown")}
+    return Compiled(methods, _batched(looked), jax.jit(certain), traced)
+
+
+class Judge:
+    """Decides boxes of one claim, by cheaper bounds first.
+
+    **Arguments:**
+
+    - `function`: (z, *fixed, *u) -> (r, v): the claim is r <= 0 (< 0 where `strict`) where v is between the levels.
+    - `region`: where the levels and the ball are.
+    - `strict`, `rounding`: of the claim.
+    - `at_rest`: (low, high) -> whether the claim holds in a box at the equilibrium by second derivatives; `None` without
+        an equilibrium.
+    - `around`: center and radius of u, for all of which the claim is; `None` without one.
+    - `fixed`: what tells apart questions that share this judge; may be set later, of the same shapes.
+    """
+
+    def __init__(
+        self,
+        function: Callable,
+        region: Region,
+        *,
+        strict: bool,
+        rounding: Rounding,
+        at_rest: Callable[[np.ndarray, np.ndarray], bool] | None = None,
+        around: tuple[Any, Any] | None = None,
+        fixed: tuple[Any, ...] = (),
+    ):
+        self.region, self.strict, self.at_rest = region, strict, at_rest
+        self.fixed = fixed
+        self.tried, self.decided = {"interval": 1.0, "crown": 1.0}, {"interval": 1.0, "crown": 1.0}
+        self.compiled, self.weights = _compiled(function, (region.low[0], *fixed), around, rounding)
+
+    def __call__(self, lows: np.ndarray, highs: np.ndarray) -> Judged:
+        rules = np.zeros(len(lows), np.int8)
+        if self.region.ball is not None:
+            center, radius = self.region.ball
+            rules[distances(center, lows[:, 1:], highs[:, 1:]) > radius**2 * (1 + 1e-12)] = OUTSIDE
+        for method, bounded in self.compiled.methods.items():
+            todo = np.flatnonzero(rules == 0)
+            # Now and then a method that was of no use is tried again.
+            useful = self.decided[method] >= WORTH * self.tried[method] or self.tried["crown"] % 16 < 1
+            if not len(todo) or (method == "interval" and not useful):
+                continue
+            r, v_low, v_high = self._of(bounded, lows[todo], highs[todo])
+            found = np.zeros(len(todo), np.int8)
+            found[r < 0 if self.strict else r <= 0] = HOLDS
+            if self.region.most is not None:
+                found[v_low > self.region.most] = ABOVE
+            if self.region.least is not None:
+                found[v_high < self.region.least] = BELOW
+            rules[todo] = found
+            # An average over about the last eight batches.
+            self.tried[method] = 0.9 * self.tried[method] + 1
+            self.decided[method] = 0.9 * self.decided[method] + (found > 0).mean()
+        if self.at_rest is not None:
+            for i in np.flatnonzero(rules == 0):
+                rules[i] = REST if self.at_rest(lows[i], highs[i]) else 0
+        todo = np.flatnonzero(rules == 0)
+        axes = np.zeros(len(lows), np.int32)
+        if not len(todo):
+            return Judged(rules, axes)
+        smear, points, r, v = self._of(self.compiled.looked, lows[todo], highs[todo])
+        width = highs[todo] - lows[todo]
+        # Along an axis of no width there is nothing to cut, and where r does not change at all the widest is taken.
+        smear = np.where(width > 0, smear, -1)
+        axes[todo] = np.where(smear.max(axis=1) > 0, smear.argmax(axis=1), width.argmax(axis=1))
+        return Judged(rules, axes, self._refuted(points.reshape(-1, points.shape[-1]), r.ravel(), v.ravel()))
+
+    def _of(self, function: Callable, lows: np.ndarray, highs: np.ndarray) -> list[np.ndarray]:
+        """A function of boxes, for as many at a time as it is compiled for."""
+        parts = []
+        for i in range(0, len(lows), TOGETHER):
+            low, high = lows[i : i + TOGETHER], highs[i : i + TOGETHER]
+            pad = lambda a: np.concatenate([a, np.repeat(a[-1:], TOGETHER - len(a), axis=0)])
+            parts.append([np.asarray(v)[: len(low)] for v in function(pad(low), pad(high), *self.fixed, *self.weights)])
+        return [np.concatenate(v) for v in zip(*parts, strict=True)]
+
+    def _refuted(self, points: np.ndarray, r: np.ndarray, v: np.ndarray) -> np.ndarray | None:
+        """A point at which the claim certainly fails, rounding counted."""
+        most = np.inf if self.region.most is None else self.region.most
+        least = -np.inf if self.region.least is None else self.region.least
+        r = np.where((v <= most) & (v >= least) & np.isfinite(r), r, -np.inf)
+        for i in np.argsort(-r)[:8]:
+            if not r[i] > 0:
+                return None
+            if self.fails(points[i], least, most):
+                return points[i]
+        return None
+
+    def fails(self, z: np.ndarray, least: float, most: float) -> bool:
+        """Whether a point is in the region, and r above 0 there, rounding counted."""
+        if self.region.ball is not None:
+            center, radius = self.region.ball
+            if not ((z[1:] - center) ** 2).sum() * (1 + 1e-12) <= radius**2:
+                return False
+        (r_low, v_low), (_, v_high) = self.compiled.certain(z, *self.fixed, *self.weights)
+        return bool(r_low > 0 and v_high <= most and v_low >= least)
+
+
+# Boxes that are bounded together: their coefficients fit into the cache, and one size is compiled.
+TOGETHER = 64
+
+
+def _batched(one: Callable) -> Callable:
+    """A function of one box for many, compiled."""
+    mapped = lambda low, high, *fixed: jax.vmap(lambda a, b: one(a, b, *fixed))(low, high)
+    return jax.jit(mapped, compiler_options=options(jax.default_backend()))
