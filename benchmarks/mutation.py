@@ -54,14 +54,14 @@ TARGETS: dict[str, dict[str, str]] = {
         "lyapunov_dsl/_certify/_rules.py": "tests/test_mutants_rules.py tests/test_rules.py -k 'not pearson'"
     },
     "bounds": {
-        "lyapunov_dsl/bounds/_interval.py": f"{RULES} tests/test_bounds_edges.py",
-        "lyapunov_dsl/bounds/_scalar.py": f"{RULES} tests/test_bounds_rules.py -k 'mutants or real_values'",
-        "lyapunov_dsl/bounds/_linear.py": f"{RULES} tests/test_bounds_edges.py",
-        "lyapunov_dsl/bounds/_smooth.py": f"{RULES} tests/test_bounds_rules.py -k 'mutants or real_values or second'",
-        "lyapunov_dsl/bounds/_softmax.py": f"{RULES} tests/test_bounds.py -k 'mutants or (hair and softmax)'",
-        "lyapunov_dsl/bounds/_reduce.py": f"{RULES} tests/test_bounds.py -k 'mutants or clarke'",
-        "lyapunov_dsl/bounds/_pairs.py": f"{RULES} tests/test_bounds.py -k 'mutants or clarke'",
-        "lyapunov_dsl/bounds/_norms.py": f"{RULES} tests/test_bounds.py -k 'mutants or normalization'",
+        "lyapunov_dsl/bounds/_interval.py": f"{RULES} tests/test_bounds_edges.py -k 'ends_that or add_and_meet or half_width or edges'",
+        "lyapunov_dsl/bounds/_scalar.py": f"{RULES} tests/test_bounds_rules.py -k 'lines_hold or domains or peaks or steps or rounded or activation or real_values'",
+        "lyapunov_dsl/bounds/_smooth.py": f"{RULES} tests/test_bounds_rules.py -k 'elu or gelu or softplus or silu or rounded or activation or real_values or second'",
+        "lyapunov_dsl/bounds/_pairs.py": f"{RULES} tests/test_bounds.py -k 'products or evaluations or comparisons or logic or choices or integers or clarke'",
+        "lyapunov_dsl/bounds/_reduce.py": f"{RULES} tests/test_bounds.py -k 'largest or clarke'",
+        "lyapunov_dsl/bounds/_softmax.py": "tests/test_mutants_softmax.py tests/test_bounds.py -k 'mutants or (hair and softmax)'",
+        "lyapunov_dsl/bounds/_norms.py": "tests/test_mutants_norms.py tests/test_lipschitz.py -k 'mutants or norm'",
+        "lyapunov_dsl/bounds/_linear.py": "tests/test_mutants_linear.py tests/test_bounds_edges.py",
     },
     "checker": {f"lyapunov_checker/_{name}.py": CHECKER for name in ("rules", "program", "tree", "check", "file")},
 }
