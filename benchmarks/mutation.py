@@ -109,6 +109,8 @@ def mutants(source: str) -> list[Mutant]:
         for new, kind in _changed(node):
             start, end = begin[node.lineno - 1] + node.col_offset, begin[node.end_lineno - 1] + node.end_col_offset
             text = ast.unparse(new)
+            if text == ast.unparse(node):
+                continue
             atom = isinstance(new, ast.Name | ast.Constant | ast.Call | ast.Attribute)
             found.append(Mutant(start, end, text if atom else f"({text})", kind))
     return found

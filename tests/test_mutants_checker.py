@@ -179,6 +179,12 @@ def test_means_and_sums_of_exponentials_are_near_where_the_box_is_small():
     assert float(sum((abs(a) for a in mean.rows[0][7:]), arb(0))) < 1e-5
     wide = rules.softmean(rules.box([-9.0] * 3, [9.0] * 3, fresh), rules.box([1.0, 2.0, 3.0], [1.5, 2.5, 4.0], fresh))
     assert 1 - 1e-12 <= float(wide.low[0]) <= float(wide.high[0]) <= 4 + 1e-12
+    # Of two there is no better bound: one of the weights says all.
+    for a, b in ((-1.0, 0.5), (0.0, 3.0), (-4.0, 4.0)):
+        two = rules.softmean(rules.box([a, 0.0], [b, 0.0], fresh), rules.box([1.0, -2.0], [1.0, -2.0], fresh))
+        weight = lambda z: 1 / (1 + math.exp(-z))
+        assert float(two.low[0]) == pytest.approx(3 * weight(a) - 2)
+        assert float(two.high[0]) == pytest.approx(3 * weight(b) - 2)
     # Far from 0 nothing overflows.
     far = rules.logsumexp(rules.box([4e5, 4e5], [4e5, 4e5], fresh))
     assert float(far.high[0]) == pytest.approx(4e5 + math.log(2), rel=1e-14)
@@ -269,6 +275,7 @@ def test_derivatives_of_operations_on_vectors():
     )[0].low[0]
     for name, of in values.items():
         moved = g.derivative(of, {x: g.constant(way)})
+        assert g.size(moved) == 1
         ctx.prec = 200
         ends = [at(of, [p + s * step * w for p, w in zip(point, way, strict=True)]) for s in (1, -1)]
         expected = float((ends[0] - ends[1]) / (2 * step))
@@ -276,6 +283,15 @@ def test_derivatives_of_operations_on_vectors():
     assert g.derivative(g.unary("sin", u), {x: g.constant(way)}) is None
     # The same operation is there once.
     assert g.multiply(x, u) == g.multiply(x, u) != g.multiply(u, x)
+
+
+def test_programs_may_be_long():
+    g = Graph()
+    x = g.input(1)
+    y = x
+    for _ in range(3000):
+        y = g.combine((1, y), (0, x))
+    assert g.derivative(y, {x: g.constant([1.0])}) is not None
 
 
 def test_programs_that_do_not_fit_are_refused():
@@ -298,6 +314,15 @@ def test_programs_that_do_not_fit_are_refused():
     whole = read_program("f", {"operations": good, "output": 7}, arrays)
     assert [op.size for op in whole.operations] == [2, 2, 3, 2, 2, 2, 1, 1]
     assert whole.output == 7
+    # Rows come first.
+    wide = {**arrays, "p": np.array([[0, 0, 1], [0, 1, 1]]), "v": np.array([2.0, 3.0, 5.0])}
+    g, made = Graph(), read_program("f", {"operations": good[:4], "output": 3}, wide)
+    x = g.input(2)
+    (found,) = g.values([g.inline(made, [x])], {x: rules.box([1.0, 10.0], [1.0, 10.0], itertools.count(1))})
+    assert [float(v) for v in found.low] == [32.0, 50.0]
+    empty = [{"name": "constant", "args": [], "size": 0, "value": "e"}]
+    with pytest.raises(Refused):
+        read_program("f", {"operations": empty, "output": 0}, {"e": np.zeros(0)})
     bad = [
         (0, {"size": 0}),
         (0, {"args": [0]}),
@@ -385,8 +410,9 @@ def test_cuts_at_the_ends_of_a_box_are_cuts():
     one = {"t.rule": np.array([3]), "t.axis": np.array([0]), "t.at": np.array([0.0])}
     assert [tuple(leaf) for leaf in leaves("t", one, [2.0], [2.0])] == [([2.0], [2.0], 3)]
     for low, high in ((1.0, 0.0), (np.nan, 1.0)):
-        with pytest.raises(Refused):
-            list(leaves("t", one, [low], [high]))
+        for ends in (([low], [high]), ([0.0, low], [1.0, high]), ([low, 0.0], [high, 1.0])):
+            with pytest.raises(Refused):
+                list(leaves("t", one, *ends))
     for part in ("rule", "axis", "at"):
         with pytest.raises(Refused):
             list(leaves("t", {k: v for k, v in one.items() if k != f"t.{part}"}, [0.0], [1.0]))
@@ -462,10 +488,11 @@ def about_rest(low, high):
 
 
 def write(
-    path, *, matrix, weight=None, kappa=1.0, constant=0.0, push=None, drift=None, changing=0.0, bent=0.0, claims=("decrease",), trees=None, rate=None,
-    **header,
+    path, *, matrix, weight=None, kappa=1.0, constant=0.0, push=None, drift=None, changing=0.0, bent=0.0, forced=0.0, claims=("decrease",),
+    trees=None, rate=None, **header,
 ):  # fmt: skip
-    """A file with a proof by hand. The field is (A + changing t) x + drift + u, V = xᵀ P x, the comparison -κ v + c + bent v²."""
+    """A file with a proof by hand. The field is (A + changing t) x + forced t + drift + u, V = xᵀ P x, and the comparison
+    -κ v + c + bent v²."""
     p, n = Programs(), len(matrix)
     t, x = p.op("input", [], 1), p.op("input", [], n)
     terms = [(matrix, x)]
@@ -478,6 +505,8 @@ def write(
     if changing:
         spread = p.linear(n, (np.full((n, 1), changing), t))
         f = p.linear(n, (np.eye(n), f), (np.eye(n), p.op("multiply", [spread, x], n)))
+    if forced:
+        f = p.linear(n, (np.eye(n), f), (np.full((n, 1), forced), t))
     programs = {"field": p.done(f)}
     p.op("input", [], 1)
     x = p.op("input", [], n)
@@ -550,6 +579,15 @@ def test_decrease_where_nothing_is_left_over(verdict):
     assert verdict(**{**rest, "trees": {"decrease": [(0, 1, 0.25), (1,), (4,)]}}, equilibrium=[0.0]) is None
 
 
+@pytest.mark.parametrize("push", [0.0, 0.01, -0.01])
+def test_what_is_at_rest_is_so_at_all_times(verdict, push):
+    # At t = 0 nothing moves.
+    for n in (1, 2):
+        rest = {"matrix": -np.eye(n), "trees": {"decrease": [(4,)]}, "strict": True, "equilibrium": [0.0] * n}
+        assert (verdict(**rest, forced=push) is not None) == (push == 0)
+        assert (verdict(**{**rest, "time": [0.5, 0.5]}, forced=push) is not None) == (push == 0)
+
+
 @pytest.mark.parametrize(
     ("rule", "level", "right"),
     [
@@ -567,9 +605,23 @@ def test_decrease_where_nothing_is_left_over(verdict):
 )
 def test_leaves_outside_of_the_levels(verdict, rule, level, right):
     # The field is outward, so that nothing decreases; V is in [0.25, 1].
-    domain = {"lower": [0.5], "upper": [1.0]}
-    found = verdict(matrix=[[1.0]], trees={"decrease": [(rule,)]}, level=level, domain=domain)
-    assert (found is not None) == right
+    for domain in ({"lower": [0.5], "upper": [1.0]}, {"lower": [-1.0], "upper": [-0.5]}):
+        found = verdict(matrix=[[1.0]], trees={"decrease": [(rule,)]}, level=level, domain=domain)
+        assert (found is not None) == right
+
+
+def test_all_times_count(verdict):
+    # d/dt x² = 2 (3 t - 1) x².
+    at = {"matrix": [[-1.0]], "kappa": 0.0, "domain": {"lower": [0.5], "upper": [1.0]}, "trees": {"decrease": [(1,)]}}
+    assert verdict(**at, changing=0.5) is not None
+    assert verdict(**at, changing=3.0) is None
+    assert verdict(**at, changing=3.0, time=[0.0, 0.25]) is not None
+    late = {"lower": [-1.0], "upper": [1.0]}
+    faces = {"matrix": [[-1.0]], "claims": ["invariant"], "trees": INWARD, "domain": late}
+    assert verdict(**faces, changing=0.5) is not None
+    assert verdict(**faces, changing=3.0) is None
+    assert verdict(**faces, forced=1.5) is None
+    assert verdict(**faces, forced=-1.5) is None
 
 
 def test_the_levels_are_said(verdict):
@@ -774,6 +826,8 @@ def test_robust_is_a_bound_and_a_close_one(verdict):
     final = float(further[1].split("is at most ")[1].split(" at t")[0])
     exact = 0.5 + (0.25 - 0.5) * math.exp(-3)
     assert exact <= final <= exact * (1 + 1e-3)
+    mirrored = robust(verdict, start={"lower": [-0.5], "upper": [0.25]})
+    assert float(mirrored[1].split("is at most ")[1].split(" at t")[0]) >= 0.5 - 0.25 * math.exp(-1.5)
     falling = robust(verdict, start={"lower": [-0.25], "upper": [1.0]})
     final = float(falling[1].split("is at most ")[1].split(" at t")[0])
     exact = 0.5 + (1 - 0.5) * math.exp(-1.5)
@@ -951,12 +1005,17 @@ def test_faces_and_rates_of_their_own_say_little(verdict):
         {"start": {"lower": [0.5], "upper": [0.4]}},
         {"start": {"lower": [0.0], "upper": [math.inf]}},
         {"start": {"lower": [0.0, 0.0], "upper": [0.0, 0.0]}},
+        {"start": {"lower": [0.0], "upper": [0.0, 0.0]}},
+        {"start": {"lower": [0.0, 0.0], "upper": [0.0]}},
+        {"start": {"lower": [-math.inf], "upper": [0.0]}},
         {"push": {"radius": -0.1}},
         {"push": {"radius": math.inf}},
         {"push": {"radius": 0.1, "gain": math.nan}},
         {"claims": []},
         {"claims": ["decrease", "everything"]},
         {"claims": ["cover"]},
+        {"claims": ["whole"]},
+        {"claims": ["decrease", "sentences"]},
         {"format": "lyapunov proof 0"},
     ],
 )
@@ -964,6 +1023,26 @@ def test_headers_that_make_no_sense_are_refused(verdict, change):
     at = {"matrix": [[-1.0]], "constant": 2.0, "trees": {"decrease": ONE_BOX}}
     assert verdict(**at) is not None
     assert verdict(**{**at, **change}) is None
+
+
+def test_every_state_counts_in_a_header(verdict):
+    at = {"matrix": STABLE, "constant": 8.0, "trees": {"decrease": ONE_BOX}}
+    assert verdict(**at, ball={"center": [0.5, -0.5], "radius": 0.5}) is not None
+    for change in (
+        {"ball": {"center": [0.5, 0.0], "radius": 0.51}},
+        {"ball": {"center": [0.0, -0.5], "radius": 0.51}},
+        {"domain": {"lower": [-1.0, 1.0], "upper": [1.0, 1.0]}},
+        {"domain": {"lower": [-1.0, -1.0], "upper": [-1.0, 1.0]}},
+        {"equilibrium": [0.0, 1.0]},
+        {"equilibrium": [-1.0, 0.0]},
+        {"start": {"lower": [0.0, 0.1], "upper": [0.0, 0.0]}},
+        {"start": {"lower": [0.1, 0.0], "upper": [0.0, 0.0]}},
+    ):
+        assert verdict(**at, **change) is None
+    # A tube leaves the domain along either.
+    for row in ([0.0, 1.0, -0.5, -0.5, 0.5, 1.5], [0.0, 1.0, -1.5, -0.5, 0.5, 0.5], [0.0, 1.0, -0.5, 0.6, 0.5, 0.5]):
+        assert verdict(**{**at, "trees": {"decrease.0": ONE_BOX}}, tube=[row]) is None
+    assert verdict(**{**at, "trees": {"decrease.0": ONE_BOX}}, tube=[[0.0, 1.0, -0.5, -0.5, 0.5, 0.5]]) is not None
 
 
 def test_a_file_is_read_as_it_was_written(tmp_path):
@@ -983,7 +1062,7 @@ def test_a_file_is_read_as_it_was_written(tmp_path):
         (header, {**arrays, "more": array}),
     ):
         assert seal(*other) != sealed
-    assert seal(header, dict(reversed(arrays.items()))) == sealed
+    assert seal(header, dict(reversed(arrays.items()))) == seal(dict(reversed(header.items())), arrays) == sealed
     before = ctx.prec = 53
     check(path)
     assert ctx.prec == before
