@@ -29,7 +29,7 @@ import sys
 import tempfile
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -37,34 +37,43 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 
-# Group -> module -> tests, arguments of pytest. The first failure ends a run, so that what fails soonest comes first; of the tests that
-# were there before, those that take seconds.
-NEW = "tests/test_mutants_"
-RESIDUAL = "tests/test_mutants_residual.py"
-RULES = "tests/test_mutants_bounds.py"
-CHECKER = "tests/test_mutants_checker.py tests/test_checker.py -k 'mutants or functions or domain or products or short or gap or roots or pendulum'"
-TARGETS: dict[str, dict[str, str]] = {
+# Group -> module -> (tests written for its mutants, those of the others that take seconds), arguments of pytest. The first failure ends a
+# run, so that what fails soonest comes first.
+BOUNDS, LINEAR = "tests/test_mutants_bounds.py -k", "tests/test_mutants_linear.py -k"
+CHECKED = (
+    "tests/test_mutants_checker.py",
+    "tests/test_checker.py -k 'functions or domain or products or short or gap or roots'",
+)
+DERIVED = ("tests/test_mutants_residual.py", "tests/test_certificates.py -k 'not contract'")
+TARGETS: dict[str, dict[str, tuple[str, str]]] = {
     "residual": {
-        "lyapunov_dsl/_condition.py": f"{RESIDUAL} tests/test_condition.py -k 'not descent and not promotion'",
-        "lyapunov_dsl/_certificate/_base.py": f"{RESIDUAL} tests/test_certificates.py -k 'not contract'",
-        "lyapunov_dsl/_certificate/_exponential.py": f"{RESIDUAL} tests/test_certificates.py -k 'not contract'",
-        "lyapunov_dsl/_objective/_monte_carlo.py": f"{RESIDUAL} tests/test_objectives.py -k 'mutants or monte or level or relative'",
+        "lyapunov_dsl/_condition.py": (DERIVED[0], "tests/test_condition.py -k 'not descent and not promotion'"),
+        "lyapunov_dsl/_certificate/_base.py": DERIVED,
+        "lyapunov_dsl/_certificate/_exponential.py": DERIVED,
+        "lyapunov_dsl/_objective/_monte_carlo.py": (DERIVED[0], "tests/test_objectives.py -k 'monte or level or relative'"),
     },
-    "comparison": {
-        "lyapunov_dsl/_certify/_rules.py": "tests/test_mutants_rules.py tests/test_rules.py -k 'not pearson'"
-    },
+    "comparison": {"lyapunov_dsl/_certify/_rules.py": ("tests/test_mutants_rules.py", "tests/test_rules.py -k 'not pearson'")},
     "bounds": {
-        "lyapunov_dsl/bounds/_interval.py": f"{RULES} tests/test_bounds_edges.py -k 'ends_that or add_and_meet or half_width or edges'",
-        "lyapunov_dsl/bounds/_scalar.py": f"{RULES} tests/test_bounds_rules.py -k 'lines_hold or domains or peaks or steps or rounded or activation or real_values'",
-        "lyapunov_dsl/bounds/_smooth.py": f"{RULES} tests/test_bounds_rules.py -k 'elu or gelu or softplus or silu or rounded or activation or real_values or second'",
-        "lyapunov_dsl/bounds/_pairs.py": f"{RULES} tests/test_bounds.py -k 'products or evaluations or comparisons or logic or choices or integers or clarke'",
-        "lyapunov_dsl/bounds/_reduce.py": f"{RULES} tests/test_bounds.py -k 'largest or clarke'",
-        "lyapunov_dsl/bounds/_softmax.py": "tests/test_mutants_softmax.py tests/test_bounds.py -k 'mutants or (hair and softmax)'",
-        "lyapunov_dsl/bounds/_norms.py": "tests/test_mutants_norms.py tests/test_lipschitz.py -k 'mutants or norm'",
-        "lyapunov_dsl/bounds/_linear.py": "tests/test_mutants_linear.py tests/test_bounds_edges.py",
+        "lyapunov_dsl/bounds/_interval.py": (f"{BOUNDS} 'ends_that or add_and_meet or half_width'", "tests/test_bounds_edges.py"),
+        "lyapunov_dsl/bounds/_scalar.py": (
+            f"{BOUNDS} 'lines_hold or domains or peaks or steps or rounded or activation'", "tests/test_bounds_rules.py -k real_values",
+        ),
+        "lyapunov_dsl/bounds/_smooth.py": (
+            f"{BOUNDS} 'elu or softplus or silu or rounded or activation' {LINEAR} 'elu or softplus or silu or rounded or activation'",
+            "tests/test_bounds_rules.py -k 'real_values or second'",
+        ),
+        "lyapunov_dsl/bounds/_pairs.py": (
+            f"{BOUNDS} 'products or evaluations or comparisons or logic or choices or integers'", "tests/test_bounds.py -k clarke",
+        ),
+        "lyapunov_dsl/bounds/_reduce.py": (
+            f"{BOUNDS} 'largest or choices_hold' {LINEAR} 'largest or choices_hold'", "tests/test_bounds.py -k clarke",
+        ),
+        "lyapunov_dsl/bounds/_softmax.py": ("tests/test_mutants_softmax.py", "tests/test_bounds.py -k 'hair and softmax'"),
+        "lyapunov_dsl/bounds/_norms.py": ("tests/test_mutants_norms.py", "tests/test_lipschitz.py -k norm"),
+        "lyapunov_dsl/bounds/_linear.py": (f"{LINEAR} 'not activations'", "tests/test_bounds_edges.py"),
     },
-    "checker": {f"lyapunov_checker/_{name}.py": CHECKER for name in ("rules", "program", "tree", "check", "file")},
-}
+    "checker": {f"lyapunov_checker/_{name}.py": CHECKED for name in ("rules", "program", "tree", "check", "file")},
+}  # fmt: skip
 
 # (module, expression, what it became) -> why this is the same, or only costs something.
 EQUIVALENT: dict[tuple[str, str, str], str] = {}
@@ -255,7 +264,19 @@ def _child(folder: Path, tests: str, log: Path) -> None:
         os.chdir(folder)
         sys.path[:] = [str(folder), *(p for p in sys.path if Path(p).resolve() not in (ROOT, ROOT / "benchmarks"))]
         # Without the check of types, which takes longer than most of these tests.
-        options = "-x -q --tb=short -p no:cacheprovider -p no:benchmark -o addopts= -o filterwarnings=".split()
+        options = [
+            "-x",
+            "-q",
+            "--tb=line",
+            "-p",
+            "no:cacheprovider",
+            "-p",
+            "no:benchmark",
+            "-o",
+            "addopts=",
+            "-o",
+            "filterwarnings=",
+        ]
         code = int(pytest.main([*options, "-m", "not slow", *shlex.split(tests)]))
     except BaseException as error:
         print(type(error).__name__, error, file=sys.stderr)
@@ -264,11 +285,13 @@ def _child(folder: Path, tests: str, log: Path) -> None:
         os._exit(code)
 
 
-def judged(module: str, tests: str, chosen: list[Mutant], folder: Path, seconds: float) -> dict[str, Any]:
-    """What becomes of mutants of a module."""
+def judged(
+    module: str, selections: Sequence[str], chosen: list[Mutant], folder: Path, seconds: float, known: Any
+) -> dict[str, Any]:
+    """What becomes of mutants of a module; of those that were looked at before, only of what is left of them."""
     place, log = folder / module, folder / "log.txt"
     source = place.read_bytes()
-    for _ in range(2):
+    for tests in (*selections, selections[0]):
         # The second time, all that the tests compile is there.
         outcome, took = run(folder, tests, 10 * seconds, log)
         if outcome != "survived":
@@ -276,28 +299,31 @@ def judged(module: str, tests: str, chosen: list[Mutant], folder: Path, seconds:
     print(f"{module}: {len(chosen)} mutants, tests of {took:.1f} s", flush=True)
     counts: collections.Counter[str] = collections.Counter()
     left = []
+    waiting = None if known is None else {(m["was"], m["became"]) for m in known["left"]}
     for number, mutant in enumerate(chosen):
+        line = source[: mutant.start].count(b"\n")
+        was = source[mutant.start : mutant.end].decode()
+        if waiting is not None and (was, mutant.new) not in waiting:
+            counts["killed"] += 1
+            continue
         place.write_bytes(source[: mutant.start] + mutant.new.encode() + source[mutant.end :])
         # Python knows compiled files by size and time.
         os.utime(place, (number, number))
-        outcome, took = run(folder, tests, seconds, log)
-        line = source[: mutant.start].count(b"\n")
-        was = source[mutant.start : mutant.end].decode()
-        record = {
-            "line": source.splitlines()[line].decode().strip(),
-            "was": was,
-            "became": mutant.new,
-            "kind": mutant.kind,
-        }
+        for tests in selections:
+            outcome, took = run(folder, tests, seconds, log)
+            if outcome != "survived":
+                break
         why = EQUIVALENT.get((module, was, mutant.new))
         if outcome == "survived" and why is not None:
-            outcome, record = "equivalent", {**record, "why": why}
+            outcome = "equivalent"
         counts[outcome] += 1
         print(f"  {outcome:10} {took:5.1f} s  {line + 1}: {was!r} -> {mutant.new!r}", flush=True)
         if outcome != "killed":
-            left.append({"outcome": outcome, **record})
+            text = source.splitlines()[line].decode().strip()
+            record = {"outcome": outcome, "kind": mutant.kind, "line": text, "was": was, "became": mutant.new}
+            left.append(record if why is None else {**record, "why": why})
     place.write_bytes(source)
-    return {"tests": tests, "mutants": len(chosen), **counts, "left": left}
+    return {"mutants": len(chosen), **counts, "left": left}
 
 
 def total(records: dict[str, dict[str, Any]]) -> dict[str, Any]:
@@ -316,6 +342,7 @@ def main() -> None:
     parser.add_argument(
         "--tests", default="all", choices=("all", "old", "new"), help="without or only tests/test_mutants_*.py"
     )
+    parser.add_argument("--again", action="store_true", help="only what the record has left, with the same sample")
     parser.add_argument("--seconds", type=float, default=120.0, help="for the tests of one mutant")
     parser.add_argument("--out", type=Path, help="the record; what it has of other groups and tests is kept")
     options = parser.parse_args()
@@ -338,24 +365,16 @@ def main() -> None:
         gc.freeze()
         for group in options.groups:
             found = {}
-            for module, tests in TARGETS[group].items():
-                words = [
-                    t
-                    for t in tests.split(" ")
-                    if options.tests == "all"
-                    or not t.startswith("tests/")
-                    or t.startswith(NEW) == (options.tests == "new")
-                ]
-                tests = " ".join(words)
+            for module, (new, old) in TARGETS[group].items():
                 if fnmatch.fnmatch(module, options.modules):
+                    selections = {"all": (new, old), "new": (new,), "old": (old,)}[options.tests]
                     every = sorted(set(mutants((ROOT / module).read_text())))
                     # More of them are the same and others besides.
                     random.Random(f"{options.seed} {module}").shuffle(every)
-                    chosen = every[: options.per_module]
-                    found[module] = {
-                        "possible": len(every),
-                        **judged(module, tests, sorted(chosen), folder, options.seconds),
-                    }
+                    chosen = sorted(every[: options.per_module])
+                    known = record[group][options.tests]["modules"][module] if options.again else None
+                    outcome = judged(module, selections, chosen, folder, options.seconds, known)
+                    found[module] = {"possible": len(every), **outcome}
             summary = {**total(found), "per_module": options.per_module, "seed": options.seed, "modules": found}
             print(f"{group}: { ({k: v for k, v in summary.items() if k != 'modules'}) }", flush=True)
             record.setdefault(group, {})[options.tests] = summary

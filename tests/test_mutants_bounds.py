@@ -213,6 +213,8 @@ def test_ranges_and_lines_hold_and_are_close(name, quick):
                 slope, bias, half = (arb(float(u[i])) for u in line)
                 assert abs(slope * p + bias - v) <= half + (lost - rounding), (a, b, p)
         assert float(rounding) <= 1e-11 * (1 + size + abs(float(below)) + abs(float(above))) * (1 + abs(a) + abs(b))
+        if name == "abs" and (a >= 0 or b <= 0):
+            assert max(abs(float(above * p + high - below * p - low)) for p in points) <= 1e-12
         if 1e-3 * 0.5 < b - a < 0.25:
             gaps = [float(above * p + high - below * p - low) for p in points]
             near.append((b - a, max(gaps), 2 * float(mean[2][i]), 2 * float(parallel[2][i]) if parallel else 0.0))

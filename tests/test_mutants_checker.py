@@ -615,7 +615,6 @@ def test_all_times_count(verdict):
     at = {"matrix": [[-1.0]], "kappa": 0.0, "domain": {"lower": [0.5], "upper": [1.0]}, "trees": {"decrease": [(1,)]}}
     assert verdict(**at, changing=0.5) is not None
     assert verdict(**at, changing=3.0) is None
-    assert verdict(**at, changing=3.0, time=[0.0, 0.25]) is not None
     late = {"lower": [-1.0], "upper": [1.0]}
     faces = {"matrix": [[-1.0]], "claims": ["invariant"], "trees": INWARD, "domain": late}
     assert verdict(**faces, changing=0.5) is not None
