@@ -310,6 +310,24 @@ def test_waves_reach_their_peaks(quick):
                 assert hi <= max(map(float, points)) + 0.02
 
 
+def test_between_points_softplus_and_silu_may_be_lower_by_the_curvature():
+    # x², whose least value is between two of the sixteen points of the range, and its negative.
+    for sign in (1, -1):
+        bends = (min(2.0 * sign, 0.0), max(2.0 * sign, 0.0))
+        rule = smooth.smooth(
+            "square", lambda data, x, sign=sign: sign * x * x, lambda data, x, sign=sign: 2 * sign * x, bends, 8
+        )
+        here, x = node((), inputs=[float]), interval(-8.5, 7.5)
+        low, high = ends(rule.range(here, x))
+        assert (low if sign > 0 else -high) <= 0
+        assert (low if sign > 0 else -high) >= -1e-6
+        assert (high if sign > 0 else -low) == 8.5**2
+        _, below, under, above, over = rule.relax(here, rule.range(here, x), x).lines
+        for at in np.linspace(-8.5, 7.5, 65).tolist():
+            assert float(below[0]) * at + float(under) <= sign * at * at + 1e-12
+            assert float(above[0]) * at + float(over) >= sign * at * at - 1e-12
+
+
 def test_steps_of_one_number():
     for name, function in (
         ("floor", math.floor),
@@ -506,6 +524,21 @@ def test_choices_between_two(which, quick):
         assert ends(out) == expected
 
 
+def test_choices_of_three_or_of_what_is_infinite_have_their_range_as_planes(quick):
+    for cases, which in (
+        ([interval(0, 1), interval(5, 6), interval(-3, -2)], (0, 2)),
+        ([interval(0, 1), interval(-inf, 6)], (0, 1)),
+        ([interval(0, inf), interval(2, 6)], (0, 1)),
+    ):
+        here = node((), inputs=[int] + [float] * len(cases))
+        chosen = Interval(*map(jnp.asarray, which))
+        out = pairs.select.range(here, chosen, *cases)
+        found = pairs.select.relax(here, out, chosen, *cases)
+        assert (float(found.lower.bias), float(found.upper.bias)) == ends(out)
+        for side in (found.lower, found.upper):
+            assert all(float(t.a) == 0 for t in side.transposes[1:])
+
+
 def test_integers_wrap_or_are_what_they_are():
     x, y = (Interval(jnp.asarray(a, jnp.int32), jnp.asarray(b, jnp.int32)) for a, b in ((-3, 5), (2, 4)))
     expected = {"add": (-1, 9), "sub": (-7, 3), "max": (2, 5), "min": (-3, 4)}
@@ -643,7 +676,13 @@ def test_what_goes_with_the_largest(quick):
                 assert (row <= put_high[i]).all()
                 assert (below[i] <= row + 1e-14).all()
                 assert (row <= above[i] + 1e-14).all()
+    # Where there is nothing to choose, the value itself is there, and 0 elsewhere.
+    share, bias = shares[0], biases[0]
     for i, some in enumerate(seen):
+        for k in range(3):
+            if len(some) == 1 or k not in some:
+                expected = (1.0 if k in some else 0.0, 0.0)
+                assert (share[i, k], bias[i, k]) == (shares[1][i, k], biases[1][i, k]) == expected
         assert (int(place.lower[i]), int(place.upper[i])) == (min(some), max(some))
         assert float(out.lower[i]) == min(float(values.lower[i, j]) for j in some)
         assert float(out.upper[i]) == max(float(values.upper[i, j]) for j in some)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import lyapunov_dsl as ld
-from lyapunov_dsl._certificate import Point
+from lyapunov_dsl._certificate import Point, parts_of
 from lyapunov_dsl._condition import Condition
 from lyapunov_dsl._objective._base import example_keys, starts
 from lyapunov_dsl._objective._monte_carlo import over
@@ -106,6 +106,11 @@ def test_discrete_residuals_of_layers_by_hand():
     found = condition.path_residuals(ld.Start(jnp.asarray([1.0, 2.0])), None, None, solver=diffrax.Euler(), steps=9)
     steps = [b - math.exp(-0.75) * a for a, b in zip(expected, expected[1:], strict=False)]
     np.testing.assert_allclose(next(iter(found.values())), steps, rtol=1e-4)
+    # Layers have no rate but that of the steps.
+    own = Condition(system, Own(0.5, 0.0)).path_residuals(
+        ld.Start(jnp.asarray([1.0, 2.0])), None, None, solver=diffrax.Euler(), steps=9
+    )
+    np.testing.assert_allclose(next(iter(own.values())), steps, rtol=1e-4)
 
 
 def test_the_default_flow_solves_the_comparison_equation():
@@ -145,6 +150,11 @@ def test_exponential_certificates_by_hand():
             ld.Certificate.exponential(ld.squared_error, kappa).prepared(system, None)
     with pytest.raises(ValueError, match=r"κ\(2\) = -0.02"):
         ld.Certificate.exponential(ld.squared_error, lambda t: 2 - 1.01 * t).prepared(system, None)
+    with pytest.raises(ValueError, match=r"κ\(1.008\) = nan"):
+        ld.Certificate.exponential(ld.squared_error, lambda t: jnp.where(t > 1, jnp.nan, 1.0)).prepared(system, None)
+    # A rate that is traced is taken on trust.
+    traced = jax.jit(lambda kappa: ld.Certificate.exponential(ld.squared_error, kappa).comparison(t, 2.0))
+    assert float(traced(jnp.asarray(0.5))) == -1
     with pytest.raises(ValueError, match="one number"):
         ld.Certificate.exponential(ld.squared_error, lambda t: jnp.ones(2) * t).prepared(system, None)
     assert ld.decay_from_rate(2, 0.25) == pytest.approx(1 - math.exp(-0.5))
@@ -156,6 +166,15 @@ def test_exponential_certificates_by_hand():
     for wrong in (0, -1, math.inf, math.nan):
         with pytest.raises(ValueError, match="kappa: expected"):
             ld.Certificate.exponential(ld.squared_error, wrong)
+
+
+def test_barriers_give_way_at_the_rate_1():
+    h = lambda state: 1 - jnp.sum(state**2)
+    v = jnp.asarray(-0.5)
+    for certificate in (ld.Certificate.barrier(h), ld.Certificate.control_barrier(h)):
+        assert float(certificate.comparison(jnp.asarray(0.0), v)) == pytest.approx(0.5)
+    both = ld.Certificate.reach_avoid(h, h, h, rate=2.0)
+    assert float(parts_of(both)["avoid"].comparison(jnp.asarray(0.0), v)) == pytest.approx(0.5)
 
 
 def test_what_a_residual_counts_at_a_value():
