@@ -1,23 +1,21 @@
 """The code of the documentation runs as printed."""
 
-import re
 from pathlib import Path
 from typing import Any
 
 import pytest
+from pages import blocks, run
 
-ROOT = Path(__file__).parent.parent
 
-
-def blocks(path: str) -> list[str]:
-    """The Python blocks of a Markdown file."""
-    return re.findall(r"```python\n(.*?)```", (ROOT / path).read_text(), flags=re.DOTALL)
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder of its own for what a page writes."""
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
 
 
 def test_write_a_certificate_runs_as_printed(capsys):
-    code = "\n".join(blocks("docs/write_a_certificate.md"))
-    names = {}
-    exec(compile(code, "docs/write_a_certificate.md", "exec"), names)
+    names = run("docs/write_a_certificate.md")
     report = capsys.readouterr().out
     assert "keep_away" in report
     assert "exponential" in report
@@ -29,15 +27,13 @@ def test_write_a_certificate_runs_as_printed(capsys):
 
 @pytest.mark.usefixtures("quick")
 def test_certificates_runs_as_printed(capsys):
-    exec(compile("\n".join(blocks("docs/certificates.md")), "docs/certificates.md", "exec"), {})
+    run("docs/certificates.md")
     assert "PROVED_REAL" in capsys.readouterr().out
 
 
-@pytest.mark.usefixtures("quick")
-def test_proofs_runs_as_printed(capsys, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    names = {}
-    exec(compile("\n".join(blocks("docs/proofs.md")), "docs/proofs.md", "exec"), names)
+@pytest.mark.usefixtures("quick", "here")
+def test_proofs_runs_as_printed(capsys):
+    names = run("docs/proofs.md")
     report = capsys.readouterr().out
     assert "PROVED_REAL" in report
     assert "every trajectory that starts there tends to the equilibrium" in report
@@ -47,13 +43,17 @@ def test_proofs_runs_as_printed(capsys, tmp_path, monkeypatch):
 @pytest.mark.full
 @pytest.mark.usefixtures("quick")
 def test_robustness_runs_as_printed(capsys):
-    exec(compile("\n".join(blocks("docs/robustness.md")), "docs/robustness.md", "exec"), {})
+    run("docs/robustness.md")
     assert "PROVED_REAL" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("path", ["README.md", "docs/index.md", "docs/tutorial.md"])
 def test_the_declaration_is_the_one_promised(path):
     assert "ld.Certificate.exponential(loss=ld.cross_entropy, kappa=2)" in "\n".join(blocks(path))
+
+
+def test_the_first_page_has_the_lines_of_the_readme() -> None:
+    assert blocks("docs/index.md") == blocks("README.md")
 
 
 def test_the_readme_runs_as_printed_once_its_names_exist(capsys):
@@ -76,8 +76,7 @@ def test_the_readme_runs_as_printed_once_its_names_exist(capsys):
         "x": jax.nn.one_hot(y, 10),
         "y": y,
     }
-    (code,) = blocks("README.md")
-    exec(compile(code, "README.md", "exec"), names)
+    run("README.md", names)
     assert names["logits"].shape == (128, 10)
     assert "UNDECIDED" in capsys.readouterr().out
 
@@ -124,14 +123,11 @@ class TestRecipes:
 
 
 @pytest.mark.slow
-def test_the_tutorial_runs_as_printed(tmp_path: Path, monkeypatch: Any, capsys: Any) -> None:
-    monkeypatch.chdir(tmp_path)
-    code = "\n".join(blocks("docs/tutorial.md"))
-    names: dict[str, Any] = {}
-    exec(compile(code, "docs/tutorial.md", "exec"), names)
+def test_the_tutorial_runs_as_printed(here: Path, capsys: Any) -> None:
+    names = run("docs/tutorial.md")
     printed = capsys.readouterr().out
     assert names["program"].error(names["test_x"], names["test_y"]) < 0.06
-    assert (tmp_path / "digits.png").stat().st_size > 10_000
+    assert (here / "digits.png").stat().st_size > 10_000
     # What the page says about what is printed.
     feasible = names["feasible"]
     assert feasible.claims["exponential.feasible"].assurance.name == "REFUTED"
