@@ -1,10 +1,14 @@
 """The code of the documentation runs as printed."""
 
+import re
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
-from pages import blocks, run
+from pages import ROOT, blocks, run, text
+
+from lyapunov_checker import Refused, check
 
 
 @pytest.fixture
@@ -135,3 +139,61 @@ def test_the_tutorial_runs_as_printed(here: Path, capsys: Any) -> None:
     assert names["report"].problems == ()
     assert names["report"].premises["the condition holds for the nominal input on all of H"].name == "REFUTED"
     assert "error against compute" in printed
+
+
+@pytest.mark.full
+@pytest.mark.usefixtures("quick", "here")
+def test_certify_it_runs_as_printed(capsys: Any) -> None:
+    names = run("docs/tutorials/certify.md")
+    printed = capsys.readouterr().out
+    assert names["program"].error(names["test_x"], names["test_y"]) < 0.08
+    found, mended = names["found"], names["mended"]
+    assert found.accuracy(0.1) >= found.accuracy(0.2) >= found.accuracy(0.3) > 0.7
+    assert found.accuracy(0.1) > 0.9
+    # What the page says about the comparison rule: its premise about decrease fails, and not for the lower promise.
+    decrease = "V decreases for the nominal input on all of H above the truncation"
+    fails = [any(p.statement.startswith(decrease) and not p.holds for p in of) for of in found.premises["comparison"]]
+    assert sum(fails) > 35
+    assert np.mean(mended.radii["comparison"] > 0) > 0.6
+    assert "stays in that tube" in printed.split("proved, in real arithmetic:")[1]
+
+
+@pytest.mark.full
+@pytest.mark.usefixtures("quick")
+def test_train_a_safe_controller_runs_as_printed(here: Path) -> None:
+    names = run("docs/tutorials/controller.md")
+    # The set that the page calls 3.86 of the 6.0 of the safe box.
+    area = np.pi / np.sqrt(np.linalg.det(np.asarray(names["potential"].form, float)))
+    assert 3.2 < area < 4.5
+    assert names["led"].history[0][0].name == "REFUTED"
+    assert (here / "controller.png").stat().st_size > 10_000
+    # One number changed, and the file is refused.
+    held = dict(np.load(here / "controller.npz"))
+    weights = max((name for name in held if held[name].dtype == np.float64), key=lambda name: held[name].size)
+    held[weights] = held[weights] + 1e-9
+    np.savez(here / "changed.npz", **held)
+    with pytest.raises(Refused):
+        check(here / "changed.npz")
+
+
+HOWTO = sorted(path.stem for path in (ROOT / "docs/howto").glob("*.md"))
+
+
+@pytest.mark.usefixtures("quick", "here")
+@pytest.mark.parametrize("name", HOWTO)
+def test_how_to_pages_run_as_printed(name: str, capsys: Any) -> None:
+    """Each with the output that it shows, but for the numbers, which depend on rounding."""
+    path = f"docs/howto/{name}.md"
+    run(path)
+    words = lambda text: " ".join(re.sub(r"[-+]?\d+\.?\d*(e[-+]?\d+)?", "0", text).split())
+    printed = words(capsys.readouterr().out)
+    for shown in blocks(path, "text"):
+        # A line of dots stands for what is left out.
+        for part in shown.split("\n...\n"):
+            assert words(part) in printed
+
+
+def test_every_page_is_in_the_navigation() -> None:
+    listed = set(re.findall(r": ([\w/]+\.md)$", text("mkdocs.yml"), flags=re.MULTILINE))
+    pages = {str(path.relative_to(ROOT / "docs")) for path in (ROOT / "docs").rglob("*.md")}
+    assert listed == pages
