@@ -4,20 +4,22 @@ import re
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from pages import ROOT, blocks, run, text
 
-ROOT = Path(__file__).parent.parent
+from lyapunov_checker import Refused, check
 
 
-def blocks(path: str) -> list[str]:
-    """The Python blocks of a Markdown file."""
-    return re.findall(r"```python\n(.*?)```", (ROOT / path).read_text(), flags=re.DOTALL)
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder of its own for what a page writes."""
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
 
 
 def test_write_a_certificate_runs_as_printed(capsys):
-    code = "\n".join(blocks("docs/write_a_certificate.md"))
-    names = {}
-    exec(compile(code, "docs/write_a_certificate.md", "exec"), names)
+    names = run("docs/write_a_certificate.md")
     report = capsys.readouterr().out
     assert "keep_away" in report
     assert "exponential" in report
@@ -29,15 +31,13 @@ def test_write_a_certificate_runs_as_printed(capsys):
 
 @pytest.mark.usefixtures("quick")
 def test_certificates_runs_as_printed(capsys):
-    exec(compile("\n".join(blocks("docs/certificates.md")), "docs/certificates.md", "exec"), {})
+    run("docs/certificates.md")
     assert "PROVED_REAL" in capsys.readouterr().out
 
 
-@pytest.mark.usefixtures("quick")
-def test_proofs_runs_as_printed(capsys, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    names = {}
-    exec(compile("\n".join(blocks("docs/proofs.md")), "docs/proofs.md", "exec"), names)
+@pytest.mark.usefixtures("quick", "here")
+def test_proofs_runs_as_printed(capsys):
+    names = run("docs/proofs.md")
     report = capsys.readouterr().out
     assert "PROVED_REAL" in report
     assert "every trajectory that starts there tends to the equilibrium" in report
@@ -47,13 +47,17 @@ def test_proofs_runs_as_printed(capsys, tmp_path, monkeypatch):
 @pytest.mark.full
 @pytest.mark.usefixtures("quick")
 def test_robustness_runs_as_printed(capsys):
-    exec(compile("\n".join(blocks("docs/robustness.md")), "docs/robustness.md", "exec"), {})
+    run("docs/robustness.md")
     assert "PROVED_REAL" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("path", ["README.md", "docs/index.md", "docs/tutorial.md"])
 def test_the_declaration_is_the_one_promised(path):
     assert "ld.Certificate.exponential(loss=ld.cross_entropy, kappa=2)" in "\n".join(blocks(path))
+
+
+def test_the_first_page_has_the_lines_of_the_readme() -> None:
+    assert blocks("docs/index.md") == blocks("README.md")
 
 
 def test_the_readme_runs_as_printed_once_its_names_exist(capsys):
@@ -76,8 +80,7 @@ def test_the_readme_runs_as_printed_once_its_names_exist(capsys):
         "x": jax.nn.one_hot(y, 10),
         "y": y,
     }
-    (code,) = blocks("README.md")
-    exec(compile(code, "README.md", "exec"), names)
+    run("README.md", names)
     assert names["logits"].shape == (128, 10)
     assert "UNDECIDED" in capsys.readouterr().out
 
@@ -124,14 +127,11 @@ class TestRecipes:
 
 
 @pytest.mark.slow
-def test_the_tutorial_runs_as_printed(tmp_path: Path, monkeypatch: Any, capsys: Any) -> None:
-    monkeypatch.chdir(tmp_path)
-    code = "\n".join(blocks("docs/tutorial.md"))
-    names: dict[str, Any] = {}
-    exec(compile(code, "docs/tutorial.md", "exec"), names)
+def test_the_tutorial_runs_as_printed(here: Path, capsys: Any) -> None:
+    names = run("docs/tutorial.md")
     printed = capsys.readouterr().out
     assert names["program"].error(names["test_x"], names["test_y"]) < 0.06
-    assert (tmp_path / "digits.png").stat().st_size > 10_000
+    assert (here / "digits.png").stat().st_size > 10_000
     # What the page says about what is printed.
     feasible = names["feasible"]
     assert feasible.claims["exponential.feasible"].assurance.name == "REFUTED"
@@ -139,3 +139,61 @@ def test_the_tutorial_runs_as_printed(tmp_path: Path, monkeypatch: Any, capsys: 
     assert names["report"].problems == ()
     assert names["report"].premises["the condition holds for the nominal input on all of H"].name == "REFUTED"
     assert "error against compute" in printed
+
+
+@pytest.mark.full
+@pytest.mark.usefixtures("quick", "here")
+def test_certify_it_runs_as_printed(capsys: Any) -> None:
+    names = run("docs/tutorials/certify.md")
+    printed = capsys.readouterr().out
+    assert names["program"].error(names["test_x"], names["test_y"]) < 0.08
+    found, mended = names["found"], names["mended"]
+    assert found.accuracy(0.1) >= found.accuracy(0.2) >= found.accuracy(0.3) > 0.7
+    assert found.accuracy(0.1) > 0.9
+    # What the page says about the comparison rule: its premise about decrease fails, and not for the lower promise.
+    decrease = "V decreases for the nominal input on all of H above the truncation"
+    fails = [any(p.statement.startswith(decrease) and not p.holds for p in of) for of in found.premises["comparison"]]
+    assert sum(fails) > 35
+    assert np.mean(mended.radii["comparison"] > 0) > 0.6
+    assert "stays in that tube" in printed.split("proved, in real arithmetic:")[1]
+
+
+@pytest.mark.full
+@pytest.mark.usefixtures("quick")
+def test_train_a_safe_controller_runs_as_printed(here: Path) -> None:
+    names = run("docs/tutorials/controller.md")
+    # The set that the page calls 3.86 of the 6.0 of the safe box.
+    area = np.pi / np.sqrt(np.linalg.det(np.asarray(names["potential"].form, float)))
+    assert 3.2 < area < 4.5
+    assert names["led"].history[0][0].name == "REFUTED"
+    assert (here / "controller.png").stat().st_size > 10_000
+    # One number changed, and the file is refused.
+    held = dict(np.load(here / "controller.npz"))
+    weights = max((name for name in held if held[name].dtype == np.float64), key=lambda name: held[name].size)
+    held[weights] = held[weights] + 1e-9
+    np.savez(here / "changed.npz", **held)
+    with pytest.raises(Refused):
+        check(here / "changed.npz")
+
+
+HOWTO = sorted(path.stem for path in (ROOT / "docs/howto").glob("*.md"))
+
+
+@pytest.mark.usefixtures("quick", "here")
+@pytest.mark.parametrize("name", HOWTO)
+def test_how_to_pages_run_as_printed(name: str, capsys: Any) -> None:
+    """Each with the output that it shows, but for the numbers, which depend on rounding."""
+    path = f"docs/howto/{name}.md"
+    run(path)
+    words = lambda text: " ".join(re.sub(r"[-+]?\d+\.?\d*(e[-+]?\d+)?", "0", text).split())
+    printed = words(capsys.readouterr().out)
+    for shown in blocks(path, "text"):
+        # A line of dots stands for what is left out.
+        for part in shown.split("\n...\n"):
+            assert words(part) in printed
+
+
+def test_every_page_is_in_the_navigation() -> None:
+    listed = set(re.findall(r": ([\w/]+\.md)$", text("mkdocs.yml"), flags=re.MULTILINE))
+    pages = {str(path.relative_to(ROOT / "docs")) for path in (ROOT / "docs").rglob("*.md")}
+    assert listed == pages

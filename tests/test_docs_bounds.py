@@ -2,26 +2,16 @@
 
 import re
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from pages import run, text
 
 from lyapunov_dsl import bounds
 from lyapunov_dsl.bounds._graph import CALLS, CONTROL, TRANSLATIONS
-
-ROOT = Path(__file__).parent.parent
-
-
-def run(path: str) -> dict[str, Any]:
-    """The names that the code of a page leaves."""
-    code = "\n".join(re.findall(r"```python\n(.*?)```", (ROOT / path).read_text(), flags=re.DOTALL))
-    names: dict[str, Any] = {}
-    exec(compile(code, path, "exec"), names)
-    return names
 
 
 @pytest.fixture
@@ -65,8 +55,8 @@ def test_add_a_rule_runs_as_printed(precision: Any, capsys: Any) -> None:
 
 
 def test_the_table_names_every_operation() -> None:
-    text = (ROOT / "docs/bounds.md").read_text().split("## Supported operations")[1]
-    named = re.findall(r"`(\w+)`", "\n".join(line.split("|")[2] for line in text.splitlines() if line.startswith("|")))
+    table = text("docs/bounds.md").split("## Supported operations")[1]
+    named = re.findall(r"`(\w+)`", "\n".join(line.split("|")[2] for line in table.splitlines() if line.startswith("|")))
     # A name with a space is a rule that a translation chooses by a parameter, and no primitive.
     known = {name for name in TRANSLATIONS if " " not in name} | set(CALLS) | set(CONTROL)
     assert len(named) == len(set(named))

@@ -7,7 +7,6 @@ What needs several devices runs in processes of its own, which import this modul
 import functools
 import json
 import os
-import re
 import shutil
 import signal
 import socket
@@ -28,6 +27,7 @@ import numpy as np
 import optax
 import pytest
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+from pages import blocks
 from test_fit import blobs, classifier, one_weight, weight_of
 
 import lyapunov_dsl as ld
@@ -626,8 +626,7 @@ def test_another_mesh_is_refused(make: Any, message: str) -> None:
 def test_the_scripts_of_the_page_run_as_printed(tmp_path: Path) -> None:
     """Training on four devices and, in another folder, in two processes, which attack what they trained; then the same
     attack with 1, 2 and 4 devices, which go on with that folder."""
-    page = (Path(__file__).parent.parent / "docs" / "scale_out.md").read_text()
-    script, attack, predict = re.findall(r"```python\n(.*?)```", page, flags=re.DOTALL)
+    script, attack, predict = blocks("docs/scale_out.md")
     keep = "import numpy as np\nnp.save(f'points{jax.process_index()}.npy', attacked)\n"
     (tmp_path / "train.py").write_text(script)
     (tmp_path / "attack.py").write_text(script + attack + keep)
