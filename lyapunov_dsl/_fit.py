@@ -25,7 +25,7 @@ from ._constant import trainable
 from ._mesh import Team, split, whole
 from ._objective._base import example_keys
 from ._save import program_text, stored, structure, with_stored
-from ._types import check_key, describe, is_finite, kind, shown, struct_of
+from ._types import check_key, describe, is_count, is_finite, kind, shown, struct_of
 
 # Steps between two looks at what the device has computed.
 _LOOK = 64
@@ -159,7 +159,7 @@ def fit(
         if validation is not None:
             check_data(program.declaration, program.certificate, *_pair("validation", validation))
             validation = jax.tree.map(jnp.asarray, tuple(validation))
-        batch_size = min(batch_size, size)
+        epochs, batch_size = int(epochs), min(int(batch_size), size)
         team.check_batch(batch_size, size)
         data = jax.tree.map(jnp.asarray, (x, y))
 
@@ -175,7 +175,7 @@ def fit(
         best = jax.tree.map(jnp.copy, params) if select == "best" else None
         order_key, step_key = jax.random.split(key)
         per_epoch = size // batch_size
-        chunk = steps_per_dispatch or (1 if jax.default_backend() == "cpu" else 16)
+        chunk = int(steps_per_dispatch or 0) or (1 if jax.default_backend() == "cpu" else 16)
         # A checkpoint holds whole systems and certificates, so that `load` can read it.
         system = lambda some: None if some is None else stored(eqx.combine(some, static))
         state = lambda: {"program": system(params), "moments": moments, "best": system(best)}
@@ -374,7 +374,7 @@ def _check_arguments(
         raise ValueError(f"program: expected a Program made by lyapunov_dsl.compile, got {kind(program)}")
     check_key(key)
     for name, count in {"epochs": epochs, "batch_size": batch_size}.items():
-        if not (isinstance(count, int) and count > 0):
+        if not is_count(count):
             raise ValueError(f"{name}: expected a positive whole number, got {count!r}")
     if not isinstance(optimizer, optax.GradientTransformation):
         hint = "; call its gradient_transformation()" if hasattr(optimizer, "gradient_transformation") else ""
@@ -383,7 +383,7 @@ def _check_arguments(
         )
     if augment is not None and not callable(augment):
         raise ValueError(f"augment: expected a function (x, key) -> x of one example, got {kind(augment)}")
-    if chunk is not None and not (isinstance(chunk, int) and chunk > 0 and _LOOK % chunk == 0):
+    if chunk is not None and not (is_count(chunk) and _LOOK % chunk == 0):
         raise ValueError(f"steps_per_dispatch: expected a whole number that divides {_LOOK}, got {chunk!r}")
     if folder is not None and not isinstance(folder, str | os.PathLike):
         raise ValueError(f"folder: expected a path, got {shown(folder)}")

@@ -10,6 +10,7 @@ import numpy as np
 from tqdm import tqdm
 
 from .._save import read_archive, write_archive
+from .._types import is_count
 
 # What a node of the tree is: cut further, not looked at yet, or a leaf with the number of the rule that holds there.
 CUT, OPEN = 0, -1
@@ -35,7 +36,7 @@ class Budget:
     def __post_init__(self) -> None:
         for name in ("boxes", "batch"):
             value = getattr(self, name)
-            if not (isinstance(value, int) and value > 0):
+            if not is_count(value):
                 raise ValueError(f"{name}: expected an integer > 0, got {value!r}")
         if self.seconds is not None and not self.seconds > 0:
             raise ValueError(f"seconds: expected a number > 0 or None, got {self.seconds!r}")

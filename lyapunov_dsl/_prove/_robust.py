@@ -40,7 +40,7 @@ from .._domain import Box
 from .._potential import CrossEntropy, Truncated
 from .._rollout import EulerInference
 from .._system import DiscreteSystem, System, identity, plain
-from .._types import describe, is_finite, kind
+from .._types import check_norm, describe, is_count, is_finite, kind
 from ._deployed import Deployed, known
 from ._question import box_of, widened
 
@@ -174,8 +174,7 @@ def certify_robustness(
     radii = [float(r) for r in np.atleast_1d(radii)]
     if not radii or not all(is_finite(r) and r > 0 for r in radii) or sorted(set(radii)) != radii:
         raise ValueError(f"radii: expected increasing numbers > 0, got {radii}")
-    if norm not in ("2", "inf"):
-        raise ValueError(f"norm: expected '2' or 'inf', got {norm!r}")
+    check_norm(norm)
     if rules is not None and (not rules or any(r not in COST for r in rules)):
         raise ValueError(f"rules: expected some of {tuple(COST)}, got {list(rules)}")
     if method not in ("interval", "backward", "crown"):
@@ -184,7 +183,7 @@ def certify_robustness(
         raise ValueError(f"kappa: expected a positive finite number, got {kappa!r}")
     if not (is_finite(truncation) and truncation >= 0):
         raise ValueError(f"truncation: expected a finite number >= 0, got {truncation!r}")
-    if not (isinstance(together, int) and together > 0):
+    if not is_count(together):
         raise ValueError(f"together: expected a positive whole number, got {together!r}")
     x, y = np.asarray(x), np.asarray(y)
     if not np.issubdtype(x.dtype, np.floating) or x.ndim < 1:
