@@ -153,13 +153,14 @@ def check_start(system: Any, x: Struct) -> Start:
     return start
 
 
-def check_field(system: System, start: Start) -> None:
-    """The vector field returns something shaped like the state."""
+def check_field(system: System, start: Start, *, exactly: bool = True) -> None:
+    """The vector field returns something shaped like the state, and `exactly`: of its dtypes."""
     t = jax.ShapeDtypeStruct((), jnp.result_type(*jax.tree.leaves(start.state)))
     what = f"vector_field(t: {describe(t)}, state: {describe(start.state)}, context: {describe(start.context)})"
     with _while(what, system.vector_field, "t", "state", "context"):
         velocity = eqx.filter_eval_shape(system.velocity, t, start.state, start.context)
-    if struct_of(velocity) != struct_of(start.state):
+    shapes = lambda tree: struct_of(tree) if exactly else jax.tree.map(np.shape, struct_of(tree))
+    if shapes(velocity) != shapes(start.state):
         raise ValueError(
             f"vector_field: expected an output like the state, {describe(start.state)}, got {describe(velocity)}"
         )

@@ -3,7 +3,6 @@
 import contextlib
 import dataclasses
 import math
-import os
 import signal
 import threading
 import time
@@ -25,7 +24,7 @@ from ._constant import trainable
 from ._mesh import Team, split, whole
 from ._objective._base import example_keys
 from ._save import program_text, stored, structure, with_stored
-from ._types import check_key, describe, is_count, is_finite, kind, shown, struct_of
+from ._types import check_key, check_path, describe, is_count, is_finite, kind, struct_of
 
 # Steps between two looks at what the device has computed.
 _LOOK = 64
@@ -101,7 +100,7 @@ def fit(
     - `data`: a pair (x, y) with a leading batch axis, y `None` without targets.
     - `optimizer`: an Optax optimizer. Those that ask for the loss and the gradient are given them; line searches see the
         loss of the batch.
-    - `epochs`, `batch_size`: positive whole numbers.
+    - `epochs`, `batch_size`: positive whole numbers; a batch is the whole data set where that is smaller.
     - `key`: a PRNG key.
     - `validation`: another pair; its error ([`lyapunov_dsl.Program.error`][]) is shown and kept after every epoch.
     - `select`: which program is returned: `"last"`, or `"best"` for that of the epoch with the least validation error,
@@ -168,6 +167,11 @@ def fit(
             raise ValueError(
                 "program: expected a system with trainable arrays (floating-point, not Constant), got none"
             )
+        for path, leaf in jax.tree_util.tree_leaves_with_path(params):
+            if not np.isfinite(np.asarray(leaf)).all():
+                raise ValueError(
+                    f"program: expected finite arrays to begin with, got NaN or Inf at {jax.tree_util.keystr(path)}"
+                )
         # Copied, because the step donates them: the caller's program has to outlive training.
         params = jax.tree.map(jnp.copy, params)
         # So are the moments: some optimizers keep the parameters, or an array of the caller's, in their state.
@@ -221,6 +225,8 @@ def fit(
     order, began = None, time.perf_counter()
     hidden = not (progress and team.leads)
     bar = tqdm(total=epochs * per_epoch, initial=run.step, disable=hidden, unit="step", mininterval=0.5)
+    if run.step < epochs * per_epoch:
+        bar.set_postfix_str("compiling")
     with bar, _pressed() as pressed:
         # Processes that train together stop together.
         stop = pressed if team.alone else []
@@ -236,6 +242,8 @@ def fit(
             which = team.put((indices, jnp.asarray(run.step, jnp.int32)))
             advance = _advance if count == 1 else _advance_many
             params, moments, bad, loss = advance((*fixed, *which), params, moments, bad)
+            if bar.postfix == "compiling":
+                bar.set_postfix_str("", refresh=False)
             pending.append(loss)
             run.step += count
             bar.update(count)
@@ -385,8 +393,8 @@ def _check_arguments(
         raise ValueError(f"augment: expected a function (x, key) -> x of one example, got {kind(augment)}")
     if chunk is not None and not (is_count(chunk) and _LOOK % chunk == 0):
         raise ValueError(f"steps_per_dispatch: expected a whole number that divides {_LOOK}, got {chunk!r}")
-    if folder is not None and not isinstance(folder, str | os.PathLike):
-        raise ValueError(f"folder: expected a path, got {shown(folder)}")
+    if folder is not None:
+        check_path("folder", folder)
     if select not in ("last", "best") or (select == "best" and validation is None):
         raise ValueError(f"select: expected 'last', or 'best' together with validation=(x, y), got {select!r}")
     if not (is_finite(every) and every >= 0):

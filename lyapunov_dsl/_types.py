@@ -1,6 +1,8 @@
 """Type names shared by the whole package."""
 
 import math
+import os
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -34,6 +36,21 @@ def is_finite(x: Any) -> bool:
         return np.ndim(x) == 0 and math.isfinite(x)
     except (TypeError, ValueError):
         return False
+
+
+def check_path(name: str, path: Any) -> None:
+    """Raises `ValueError` for what is no path, the empty one included, which is the folder a process runs in."""
+    if not isinstance(path, str | os.PathLike) or not os.fspath(path):
+        raise ValueError(f"{name}: expected a path, got {shown(path)}")
+
+
+def check_file(path: Path) -> None:
+    """Raises `ValueError` where no file can be put: a folder or a device is there, or there is no folder around it."""
+    what = "is a folder; name a file in it" if path.is_dir() else "is a device or a pipe"
+    if path.exists() and not path.is_file():
+        raise ValueError(f"save: expected a place that can be written, got {path}, which {what}")
+    if not path.parent.is_dir():
+        raise ValueError(f"save: expected a place that can be written, got {path}: there is no folder {path.parent}")
 
 
 def is_count(x: Any) -> bool:

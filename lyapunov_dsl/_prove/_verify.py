@@ -17,10 +17,13 @@ from .._certify import Assurance, Claim, Counterexample
 from .._condition import Condition
 from .._depends import depends
 from .._domain import Domain
-from .._types import is_finite, levels
-from ._branch import Budget, Run, Tree
+from .._types import check_arrays, check_path, describe, is_finite, levels, shown, struct_of
+from ._branch import CUT, Budget, Run, Tree
 from ._proof import Proof, Rest, measured, portable, solved, stays
 from ._question import (
+    ABOVE,
+    BELOW,
+    OUTSIDE,
     REST,
     Functions,
     Judge,
@@ -68,11 +71,22 @@ class Verification:
     def __str__(self) -> str:
         lines = [f"{self.status.name} ({self.boxes} boxes, {self.seconds:.1f} s)"]
         lines += [f"  {claim.line()}" for claim in self.claims.values()]
-        for name, (low, _) in self.left.items():
-            lines.append(f"  left of {name}: {len(low)} boxes")
+        for name, (low, high) in self.left.items():
+            lines.append(f"  left of {name}: {len(low)} boxes{_extent(low, high)}")
+        if self.left and self.counterexample is None:
+            lines.append(
+                "  next: a larger budget (with a folder, to go on from there), a smaller domain, equilibrium=... where the boxes that are "
+                "left are about a state of rest, level=(least, c) to leave out its neighborhood"
+            )
         if self.counterexample is not None:
             lines.append(f"counterexample: {self.counterexample}")
         return "\n".join(lines)
+
+
+def _extent(low: np.ndarray, high: np.ndarray) -> str:
+    """Where some boxes of (t, state) are, if that fits on a line."""
+    ends = zip(low.min(axis=0)[1:], high.max(axis=0)[1:], strict=True)
+    return "" if low.shape[1] > 5 else f", in {' x '.join(f'[{a:.4g}, {b:.4g}]' for a, b in ends)}"
 
 
 def verify(
@@ -140,10 +154,15 @@ def verify(
     began = clock.monotonic()
     budget = Budget() if budget is None else budget
     claims = _checked_claims(claims, level, equilibrium, perturbation)
-    if certificate is None:
-        if not hasattr(system, "certificate"):
-            raise ValueError("certificate: expected a Certificate, as the system has none of its own, got none")
-        system, certificate = system.system, system.certificate
+    if not isinstance(budget, Budget):
+        raise ValueError(f"budget: expected a Budget such as Budget(boxes=1000), got {shown(budget)}")
+    if domain is not None and not isinstance(domain, Domain | Tube):
+        raise ValueError(f"domain: expected a Box, a Ball, a Product or a Tube, got {shown(domain)}")
+    if certificate is None and not hasattr(system, "certificate"):
+        raise ValueError("certificate: expected a Certificate, as the system has none of its own, got none")
+    if hasattr(system, "declaration"):
+        _check_like(system.declaration, x, y)
+        system, certificate = system.system, system.certificate if certificate is None else certificate
     condition = Condition(system, certificate)
     names = list(condition.parts)
     if part is None and len(names) > 1:
@@ -216,6 +235,12 @@ def verify(
                 why := doubtful(told, first) or influenced(told, region.low.min(0), region.high.max(0))
             ):
                 level_of, given = Assurance.UNDECIDED, why
+            if (
+                name == "decrease"
+                and (region.least, region.most) != (None, None)
+                and _is_void([trees[key] for key, *_ in boxes])
+            ):
+                given = given or "nothing: no state of H has V between the levels"
             if counter is not None:
                 level_of, example = Assurance.REFUTED, _counterexample(told, part, name, counter)
                 worst = worst or example
@@ -235,6 +260,18 @@ def verify(
     return Verification(status, found, worst, run.looked, clock.monotonic() - began, left, proof)
 
 
+def _check_like(declaration: Any, x: Any, y: Any) -> None:
+    """Raises `ValueError` for an example that is not shaped like that of a program."""
+    for name, data, declared in (("x", x, declaration.x), ("y", y, declaration.y)):
+        check_arrays(name, data)
+        shapes = lambda tree: jax.tree.map(np.shape, tree)
+        if data is not None and shapes(data) != shapes(declared):
+            raise ValueError(
+                f"{name}: expected one example like the one given to compile, {describe(declared)}, without a batch axis, "
+                f"got {describe(struct_of(data)):.200}"
+            )
+
+
 def _check_rest(told: Functions, rest: np.ndarray, region: Region) -> None:
     """Raises `ValueError` for an equilibrium that is none, up to rounding."""
     if told.own_rate:
@@ -247,6 +284,11 @@ def _check_rest(told: Functions, rest: np.ndarray, region: Region) -> None:
             raise ValueError(
                 f"equilibrium: expected a state at which the field is 0, got {rest} with the velocity {velocity} at t = {t:g}"
             )
+
+
+def _is_void(trees: list[Tree]) -> bool:
+    """Whether no box holds a state that a claim is about."""
+    return all(set(np.unique(tree.rule)) <= {CUT, ABOVE, BELOW, OUTSIDE} for tree in trees)
 
 
 def _stays(record: Any) -> Claim:
@@ -293,7 +335,7 @@ def _checked_claims(claims: Any, level: Any, equilibrium: Any, perturbation: Any
     if "enclosed" in claims and levels(level)[1] is None:
         raise ValueError("level: expected the level c of the claim 'enclosed', got none")
     if ("robust" in claims) != (perturbation is not None) or (
-        perturbation is not None and not 0 <= perturbation < np.inf
+        perturbation is not None and not (is_finite(perturbation) and perturbation >= 0)
     ):
         raise ValueError(f"perturbation: expected a radius >= 0 with the claim 'robust', got {perturbation!r}")
     if "robust" in claims and not ({"decrease"} < set(claims) and set(claims) & {"enclosed", "invariant"}):
@@ -307,7 +349,7 @@ def _region(condition: Condition, domain: Any, state: Any, level: Any, time: Any
     domain = condition.continuous.region if domain is None else domain
     domain.check(state)
     low, high, ball = box_of(domain, state)
-    first, last = (0.0, condition.continuous.horizon) if time is None else time
+    first, last = (0.0, condition.continuous.horizon) if time is None else _pair(time)
     if not (is_finite(first) and is_finite(last) and 0 <= first <= last):
         raise ValueError(f"time: expected (first, last) with 0 <= first <= last, got {time!r}")
     if steady:
@@ -318,6 +360,12 @@ def _region(condition: Condition, domain: Any, state: Any, level: Any, time: Any
         rows = [_at_end(least[0], most[0], i, side) for i in faces for side in (0, 1)]
         least, most = (np.stack(side) for side in zip(*rows, strict=True))
     return Region(least, most, ball, *levels(level), tuple(faces))
+
+
+def _pair(time: Any) -> tuple[Any, Any]:
+    if not (isinstance(time, Sequence | np.ndarray) and len(time) == 2):
+        raise ValueError(f"time: expected (first, last) with 0 <= first <= last, got {time!r}")
+    return time[0], time[1]
 
 
 def _at_end(low: np.ndarray, high: np.ndarray, axis: int, side: int) -> tuple[np.ndarray, np.ndarray]:
@@ -404,6 +452,7 @@ def _counterexample(told: Functions, part: str, name: str, z: np.ndarray) -> Cou
 def _file(folder: Any) -> Path | None:
     if folder is None:
         return None
+    check_path("folder", folder)
     path = Path(folder)
     try:
         path.mkdir(parents=True, exist_ok=True)
