@@ -58,6 +58,13 @@ def is_count(x: Any) -> bool:
     return isinstance(x, int | np.integer) and bool(x > 0)
 
 
+def check_sizes(**sizes: Any) -> None:
+    """Raises `ValueError` for what is no positive whole number."""
+    for name, size in sizes.items():
+        if not is_count(size):
+            raise ValueError(f"{name}: expected a positive whole number, got {size!r}")
+
+
 def kind(x: Any) -> str:
     """What a value is, for messages; a class in place of its instance is told apart."""
     if x is None:
