@@ -17,7 +17,7 @@ from ._certificate import AllOf, Exponential, Point, each, loss_of, parts_of
 from ._condition import Condition
 from ._depends import check_depends
 from ._domain import Box
-from ._potential import CrossEntropy, Loss, Truncated, radius_for
+from ._potential import CrossEntropy, FunctionLoss, Loss, Truncated, radius_for
 from ._rollout import discrete_path
 from ._system import DiscreteSystem, Start, System, identity
 from ._types import Struct, check_arrays, describe, kind, struct_of
@@ -193,15 +193,18 @@ def check_readout(system: Any, state: Struct) -> PyTree:
     return prediction
 
 
-def check_potentials(condition: Condition, start: Start, prediction: Struct, target: Struct) -> None:
-    """Every loss fits the readout, every value and comparison is a scalar."""
+def check_potentials(
+    condition: Condition, start: Start, prediction: Struct, target: Struct, *, trained: bool = True
+) -> None:
+    """Every loss fits the readout, every value and comparison is a scalar. Where nothing is `trained`, a function of prediction and
+    target may do without the latter."""
     system = condition.system
     for name, part in parts_of(condition.certificate).items():
         loss = getattr(part, "loss", None)
         if isinstance(system, DiscreteSystem) and part.own_rate:
             raise ValueError(f"{name}: expected a continuous System, got a DiscreteSystem")
         if isinstance(loss, Loss):
-            if target is None and loss.needs_target:
+            if target is None and loss.needs_target and (trained or not isinstance(loss, FunctionLoss)):
                 raise ValueError(f"{name}: expected an example with a target for its loss, got y=None")
             loss.check(prediction, target)
 

@@ -111,7 +111,7 @@ def functions(condition: Condition, part: str, x: Any, y: Any) -> tuple[Function
     check_field(system, start, exactly=False)
     prediction = check_readout(system, struct_of(start.state))
     certificate = condition.parts[part].prepared(system, jax.tree.map(_shape, start))
-    check_potentials(Condition(system, certificate), start, struct_of(prediction), struct_of(y))
+    check_potentials(Condition(system, certificate), start, struct_of(prediction), struct_of(y), trained=False)
     if isinstance(loss := getattr(certificate, "loss", None), Loss) and y is not None:
         # JAX would take another class for one that is not there, and the proof would be about that.
         loss.check_targets(struct_of(prediction), jax.tree.map(lambda v: np.asarray(v)[None], y))
