@@ -189,6 +189,10 @@ VALUES: dict[str, Mistake] = {
         )
         for norm, meant in ((2, "2"), ("l2", "2"), ("L2", "2"), (INF, "inf"), ("Linf", "inf"))
     },
+    "a rate beyond float32": (
+        lambda ld: ce(ld, 1e39),
+        r"kappa: expected a positive finite number, got 1e\+39, which float32 cannot hold",
+    ),
     "a field without a field inside": (
         lambda ld: ld.nn.InvariantField(None, 3, rate=8),
         r"inner: expected a field \(t, state, context\) -> array, got None",
