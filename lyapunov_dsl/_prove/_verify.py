@@ -158,11 +158,12 @@ def verify(
         raise ValueError(f"budget: expected a Budget such as Budget(boxes=1000), got {shown(budget)}")
     if domain is not None and not isinstance(domain, Domain | Tube):
         raise ValueError(f"domain: expected a Box, a Ball, a Product or a Tube, got {shown(domain)}")
-    if certificate is None and not hasattr(system, "certificate"):
-        raise ValueError("certificate: expected a Certificate, as the system has none of its own, got none")
     if hasattr(system, "declaration"):
         _check_like(system.declaration, x, y)
-        system, certificate = system.system, system.certificate if certificate is None else certificate
+        certificate = system.certificate if certificate is None else certificate
+        system = system.system
+    if certificate is None:
+        raise ValueError("certificate: expected a Certificate, as the system has none of its own, got none")
     condition = Condition(system, certificate)
     names = list(condition.parts)
     if part is None and len(names) > 1:

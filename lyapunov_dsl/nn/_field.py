@@ -49,7 +49,7 @@ class MLPField(eqx.Module):
 
     def __call__(self, t: Any, state: Float[Array, " k"], context: Float[Array, " c"]) -> Float[Array, " k"]:
         """The velocity at one time, state and context."""
-        sizes = {"state": self.of_state.in_features - 1, "context": self.of_context.in_features}
+        sizes = {"state": self.of_state.weight.shape[-1] - 1, "context": self.of_context.weight.shape[-1]}
         for (name, size), given in zip(sizes.items(), (state, context), strict=True):
             if np.shape(given) != (size,):
                 raise ValueError(
