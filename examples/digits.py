@@ -166,7 +166,10 @@ def main():
     parser.add_argument("--epochs", type=int, default=40)
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
-    options.out.mkdir(parents=True, exist_ok=True)
+    try:
+        options.out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        parser.error(f"--out: expected a folder that can be written, got {options.out} ({error.strerror})")
     mpl.use("Agg")
 
     train, held_out, test = load(options.seed)
@@ -187,7 +190,7 @@ def main():
         seconds = time.perf_counter() - began
         programs[name] = result.program
         # The first epoch compiles; the median of the others is the time of a step.
-        per_epoch = np.median([h["seconds"] for h in result.history[1:]])
+        per_epoch = np.median([h["seconds"] for h in result.history[1:] or result.history])
         training = {"seconds": seconds, "ms/step": 1e3 * per_epoch * options.epochs / result.history[-1]["step"]}
         rows[name] = {**evaluate(result.program, *test, test_key), **training}
     print()

@@ -2,8 +2,9 @@
 
 import contextlib
 import dataclasses
+import inspect
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import equinox as eqx
@@ -16,10 +17,10 @@ from ._certificate import AllOf, Exponential, Point, each, loss_of, parts_of
 from ._condition import Condition
 from ._depends import check_depends
 from ._domain import Box
-from ._potential import CrossEntropy, Loss, Truncated, radius_for
+from ._potential import CrossEntropy, FunctionLoss, Loss, Truncated, radius_for
 from ._rollout import discrete_path
 from ._system import DiscreteSystem, Start, System, identity
-from ._types import Struct, describe, kind, struct_of
+from ._types import Struct, check_arrays, describe, kind, struct_of
 
 # Primitives whose derivative is zero almost everywhere, and those that are smooth but for a kink.
 _STEPS = frozenset({"argmax", "argmin", "round", "sign", "floor", "ceil"})
@@ -57,12 +58,57 @@ class Declaration:
 
 
 @contextlib.contextmanager
-def _while(what: str) -> Iterator[None]:
-    """Adds to an error of the user's own code what it was being called for."""
+def _while(what: str, function: Any = None, *arguments: str) -> Iterator[None]:
+    """Adds to an error of the user's own code what it was being called for, and what to do where that is clear."""
     try:
         yield
     except Exception as error:
         error.add_note(f"raised while checking {what}")
+        if hint := _hint(error, function, arguments):
+            error.add_note(hint)
+        raise
+
+
+def _hint(error: Exception, function: Any, arguments: tuple[str, ...]) -> str:
+    """What to do about an error of the user's own code, empty where nothing is known."""
+    if isinstance(function, type):
+        return f"expected a function of ({', '.join(arguments)}), got the class {function.__name__}: give an instance of it"
+    if isinstance(function, Callable) and not _takes(function, arguments):
+        return f"expected a function of ({', '.join(arguments)}), got one of {inspect.signature(function)}: wrap it in one that is"
+    if isinstance(error, jax.errors.TracerArrayConversionError):
+        return "NumPy cannot compute what is only traced: use jax.numpy, jnp.tanh in place of np.tanh for example"
+    if isinstance(error, jax.errors.TracerBoolConversionError):
+        return "Python's if, while, and, or cannot look at what is only traced: use jnp.where, jax.lax.cond or jax.lax.while_loop"
+    if isinstance(error, jax.errors.ConcretizationTypeError | jax.errors.TracerIntegerConversionError):
+        return "float(), int(), range() and the functions of math cannot take what is only traced: use jax.numpy and jax.lax"
+    return ""
+
+
+def _takes(function: Callable, arguments: tuple[str, ...]) -> bool:
+    """Whether a function can be called with so many arguments, as far as is known."""
+    try:
+        signature = inspect.signature(function)
+    except (TypeError, ValueError):
+        return True
+    try:
+        signature.bind(*arguments)
+    except TypeError:
+        return False
+    return True
+
+
+@contextlib.contextmanager
+def _as_one(x: Struct, y: Struct) -> Iterator[None]:
+    """Adds to an error that the example looks like a batch, where it does."""
+    try:
+        yield
+    except Exception as error:
+        sizes = {leaf.shape[0] if leaf.shape else None for leaf in jax.tree.leaves((x, y))}
+        if len(sizes) == 1 and None not in sizes and jax.tree.leaves(y):
+            error.add_note(
+                f"the example is one pair without a batch axis; all of x and y begin with an axis of {sizes.pop()} here: "
+                "if that is the batch, give example=(x[0], y[0])"
+            )
         raise
 
 
@@ -92,7 +138,7 @@ def check_stateless(system: Any) -> None:
 
 def check_start(system: Any, x: Struct) -> Start:
     """The shapes of the start, which has to be a `Start` with a floating-point state."""
-    with _while(f"input(x: {describe(x)}), called with one example without a batch axis"):
+    with _while(f"input(x: {describe(x)}), called with one example without a batch axis", system.input, "x"):
         start = eqx.filter_eval_shape(system.start, x)
     if not isinstance(start, Start):
         raise ValueError(f"input: expected a lyapunov_dsl.Start(state, context), got {describe(start):.200}")
@@ -107,12 +153,14 @@ def check_start(system: Any, x: Struct) -> Start:
     return start
 
 
-def check_field(system: System, start: Start) -> None:
-    """The vector field returns something shaped like the state."""
+def check_field(system: System, start: Start, *, exactly: bool = True) -> None:
+    """The vector field returns something shaped like the state, and `exactly`: of its dtypes."""
     t = jax.ShapeDtypeStruct((), jnp.result_type(*jax.tree.leaves(start.state)))
-    with _while(f"vector_field(t: {describe(t)}, state: {describe(start.state)}, context: {describe(start.context)})"):
+    what = f"vector_field(t: {describe(t)}, state: {describe(start.state)}, context: {describe(start.context)})"
+    with _while(what, system.vector_field, "t", "state", "context"):
         velocity = eqx.filter_eval_shape(system.velocity, t, start.state, start.context)
-    if struct_of(velocity) != struct_of(start.state):
+    shapes = lambda tree: struct_of(tree) if exactly else jax.tree.map(np.shape, struct_of(tree))
+    if shapes(velocity) != shapes(start.state):
         raise ValueError(
             f"vector_field: expected an output like the state, {describe(start.state)}, got {describe(velocity)}"
         )
@@ -122,7 +170,8 @@ def check_layers(system: DiscreteSystem, start: Start) -> PyTree:
     """The state after the last step; every step has to return floating-point arrays."""
     state = start.state
     for i in range(len(system.steps)):
-        with _while(f"steps[{i}](state: {describe(state)}, context: {describe(start.context)})"):
+        what = f"steps[{i}](state: {describe(state)}, context: {describe(start.context)})"
+        with _while(what, system.steps[i], "state", "context"):
             state = eqx.filter_eval_shape(system.step, i, state, start.context)
         leaves = jax.tree.leaves(state)
         if not leaves or not all(
@@ -134,7 +183,7 @@ def check_layers(system: DiscreteSystem, start: Start) -> PyTree:
 
 def check_readout(system: Any, state: Struct) -> PyTree:
     """The prediction, which has to be floating-point."""
-    with _while(f"readout(state: {describe(state)})"):
+    with _while(f"readout(state: {describe(state)})", system.readout, "state"):
         prediction = eqx.filter_eval_shape(system.decode, state)
     for leaf in jax.tree.leaves(prediction):
         if not (hasattr(leaf, "dtype") and jnp.issubdtype(leaf.dtype, jnp.floating)):
@@ -144,15 +193,18 @@ def check_readout(system: Any, state: Struct) -> PyTree:
     return prediction
 
 
-def check_potentials(condition: Condition, start: Start, prediction: Struct, target: Struct) -> None:
-    """Every loss fits the readout, every value and comparison is a scalar."""
+def check_potentials(
+    condition: Condition, start: Start, prediction: Struct, target: Struct, *, trained: bool = True
+) -> None:
+    """Every loss fits the readout, every value and comparison is a scalar. Where nothing is `trained`, a function of prediction and
+    target may do without the latter."""
     system = condition.system
     for name, part in parts_of(condition.certificate).items():
         loss = getattr(part, "loss", None)
         if isinstance(system, DiscreteSystem) and part.own_rate:
             raise ValueError(f"{name}: expected a continuous System, got a DiscreteSystem")
         if isinstance(loss, Loss):
-            if target is None and loss.needs_target:
+            if target is None and loss.needs_target and (trained or not isinstance(loss, FunctionLoss)):
                 raise ValueError(f"{name}: expected an example with a target for its loss, got y=None")
             loss.check(prediction, target)
 
@@ -246,14 +298,16 @@ def smoothness(system: Any, start: Start, final: Struct) -> tuple[str, ...]:
 
 def check_batch(**data: tuple[Struct, PyTree]) -> None:
     """Raises `ValueError` unless every (declared example, data) is such examples with one leading batch axis, of equal
-    length. Looks at shapes only, so that traced data will do."""
+    length. Looks at shapes and types only, so that traced data will do."""
     for name, (declared, batch) in data.items():
+        check_arrays(name, batch)
         shapes = [np.shape(leaf) for leaf in jax.tree.leaves(batch)]
         same = jax.tree.structure(batch) == jax.tree.structure(declared) and all(
             len(shape) > 0 and shape[1:] == one.shape
             for shape, one in zip(shapes, jax.tree.leaves(declared), strict=True)
         )
-        if not same:
+        # Images of 0 to 255 would be taken for pixels of another scale.
+        if not same or not all(map(_alike, jax.tree.leaves(batch), jax.tree.leaves(declared))):
             raise ValueError(
                 f"{name}: expected examples like the one given to compile, {describe(declared)}, with one leading batch "
                 f"axis, got {describe(batch):.200}"
@@ -269,18 +323,20 @@ def check_data(declaration: Declaration, certificate: Any, x: PyTree, y: PyTree)
     **Raises:** `ValueError` for shapes that do not fit, different lengths, no examples, inputs that are not finite and
     targets out of range (JAX would clamp an index silently).
     """
+    check_arrays("data", (x, y))
     sizes = {np.shape(leaf)[0] if np.ndim(leaf) else None for leaf in jax.tree.leaves((x, y))}
     size = sizes.pop() if len(sizes) == 1 else None
     if size is None:
+        hint = "; numpy.asarray makes one array of a list" if isinstance(x, list) or isinstance(y, list) else ""
         raise ValueError(
-            f"data: expected x and y with one leading batch axis of equal length, got {describe(struct_of((x, y))):.200}"
+            f"data: expected x and y with one leading batch axis of equal length, got {describe(struct_of((x, y))):.200}{hint}"
         )
     if size == 0:
         raise ValueError("data: expected at least one example, got an empty data set")
     for name, data, declared in (("x", x, declaration.x), ("y", y, declaration.y)):
         one = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype), struct_of(data))
         same = jax.tree.structure(one) == jax.tree.structure(declared) and all(
-            a.shape == b.shape and jnp.issubdtype(a.dtype, jnp.floating) == jnp.issubdtype(b.dtype, jnp.floating)
+            a.shape == b.shape and _alike(a, b)
             for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(declared), strict=True)
         )
         if not same:
@@ -289,16 +345,25 @@ def check_data(declaration: Declaration, certificate: Any, x: PyTree, y: PyTree)
             )
     for leaf in jax.tree.leaves(x):
         if jnp.issubdtype(leaf.dtype, jnp.floating):
-            finite = np.isfinite(np.asarray(leaf)).reshape(size, -1).all(axis=1)
+            # What is finite in float64 need not be so in float32, which the program sees.
+            dtype = jax.dtypes.canonicalize_dtype(leaf.dtype)
+            with np.errstate(over="ignore"):
+                finite = np.isfinite(np.asarray(leaf).astype(dtype, copy=False)).reshape(size, -1).all(axis=1)
             if not finite.all():
                 raise ValueError(
-                    f"data: expected finite inputs, got NaN or Inf at example {np.flatnonzero(~finite)[0]}"
+                    f"data: expected finite inputs, got NaN or Inf at example {np.flatnonzero(~finite)[0]}, as {dtype}"
                 )
     for part in parts_of(certificate).values():
         loss = getattr(part, "loss", None)
         if isinstance(loss, Loss):
             loss.check_targets(declaration.prediction, y)
     return size
+
+
+def _alike(a: Any, b: Any) -> bool:
+    """Whether two arrays are of floating-point numbers both, of integers both, or of others both."""
+    kinds = [[jnp.issubdtype(jnp.result_type(v), of) for of in (jnp.floating, jnp.integer)] for v in (a, b)]
+    return kinds[0] == kinds[1]
 
 
 def is_array_like(leaf: Any) -> bool:
@@ -319,16 +384,17 @@ def declare(system: Any, certificate: Any, example: Any) -> tuple[Any, Any, Decl
         raise ValueError("certificate: expected at least one part, got none")
     x, y = check_example(example)
     quiet = eqx.nn.inference_mode(system)
-    start = check_start(quiet, x)
-    if isinstance(quiet, System):
-        check_field(quiet, start)
-        final = start.state
-    else:
-        final = check_layers(quiet, start)
-    prediction = check_readout(quiet, final)
-    certificate = each(certificate, lambda part: part.prepared(quiet, start))
-    check_potentials(Condition(quiet, certificate), start, prediction, y)
-    if isinstance(system, System):
-        system = derive_domain(system, certificate, start.state)
+    with _as_one(x, y):
+        start = check_start(quiet, x)
+        if isinstance(quiet, System):
+            check_field(quiet, start)
+            final = start.state
+        else:
+            final = check_layers(quiet, start)
+        prediction = check_readout(quiet, final)
+        certificate = each(certificate, lambda part: part.prepared(quiet, start))
+        check_potentials(Condition(quiet, certificate), start, prediction, y)
+        if isinstance(system, System):
+            system = derive_domain(system, certificate, start.state)
     kinks = smoothness(quiet, start, final)
     return system, certificate, Declaration(x, y, struct_of(start.state), struct_of(prediction), kinks)

@@ -76,7 +76,10 @@ class Folder:
         if "identity" not in header:
             raise ValueError(f"{self.checkpoint}: expected a checkpoint of fit, got a program that was saved")
         for what, expected in self.identity.items():
-            compare(self.checkpoint, what, str(header["identity"].get(what, "")), expected)
+            then = (
+                f"; to go on with that run, give what it was given, and for another run another folder than {self.path}"
+            )
+            compare(self.checkpoint, what, str(header["identity"].get(what, "")), expected, then)
         found |= {name: restore(self.checkpoint, arrays, name, tree) for name, tree in trees.items()}
         kept = self.metrics.read_text().splitlines(keepends=True)[: header["lines"]]
         partial = self.metrics.with_name(".metrics.partial")

@@ -21,7 +21,7 @@ from ._domain import Domain, Product
 from ._objective import MonteCarlo, Objective, PathIntegral
 from ._solve import Confidence, Solver
 from ._system import DiscreteSystem, System
-from ._types import Scalar, check_key, describe, is_finite, is_traced, kind, shown
+from ._types import Scalar, check_key, check_norm, describe, is_count, is_finite, is_traced, kind, shown, strong
 
 _CHUNK = 512
 
@@ -183,10 +183,13 @@ class Program(eqx.Module):
             raise ValueError("certify: expected a continuous system, got a DiscreteSystem")
         if radius is not None and not (is_finite(radius) and radius >= 0):
             raise ValueError(f"radius: expected a finite number >= 0, got {radius!r}")
-        if not (isinstance(samples, int) and samples > 0):
+        if not is_count(samples):
             raise ValueError(f"samples: expected a positive whole number, got {samples!r}")
         if not (is_finite(confidence) and 0 < confidence < 1):
             raise ValueError(f"confidence: expected a probability in (0, 1), got {confidence!r}")
+        check_norm(norm)
+        key = jax.random.key(0) if key is None else key
+        check_key(key)
         check_data(self.declaration, self.certificate, x, y)
         quiet = eqx.nn.inference_mode(self)
         return certify(
@@ -194,8 +197,8 @@ class Program(eqx.Module):
             quiet.solver,
             jax.tree.map(jnp.asarray, x),
             jax.tree.map(jnp.asarray, y),
-            key=jax.random.key(0) if key is None else key,
-            samples=samples,
+            key=key,
+            samples=int(samples),
             radius=radius,
             norm=norm,
             confidence=confidence,
@@ -227,13 +230,15 @@ class Program(eqx.Module):
         """
         if isinstance(self.system, DiscreteSystem):
             raise ValueError("feasibility: expected a continuous system, got a DiscreteSystem")
-        if not (isinstance(samples, int) and samples > 0):
+        if not is_count(samples):
             raise ValueError(f"samples: expected a positive whole number, got {samples!r}")
+        key = jax.random.key(0) if key is None else key
+        check_key(key)
         check_data(self.declaration, self.certificate, x, y)
         condition = eqx.nn.inference_mode(self).condition
         x, y = jax.tree.map(jnp.asarray, (x, y))
         starts = eqx.filter_jit(eqx.filter_vmap(condition.system.start))(x)
-        return feasibility(condition, starts, y, key=jax.random.key(0) if key is None else key, samples=samples)
+        return feasibility(condition, starts, y, key=key, samples=int(samples))
 
     def summary(self) -> str:
         """What was declared and which defaults were filled in, one line each."""
@@ -293,9 +298,7 @@ def compile(system: Any, certificate: Any, example: Any, *, objective: Any = Non
     **Warns:** where the field or the readout uses a piecewise constant function such as `argmax` or `round`.
     """
     # An array from a Python number promotes otherwise than one that was read from a file.
-    system, certificate = jax.tree.map(
-        lambda leaf: leaf.astype(leaf.dtype) if _is_weak(leaf) else leaf, (system, certificate)
-    )
+    system, certificate = strong((system, certificate))
     system, certificate, declaration = declare(system, certificate, example)
     if objective is None:
         objective = PathIntegral() if isinstance(system, DiscreteSystem) else MonteCarlo()
@@ -307,10 +310,6 @@ def compile(system: Any, certificate: Any, example: Any, *, objective: Any = Non
     start = eqx.filter_eval_shape(eqx.nn.inference_mode(system).start, declaration.x)
     objective.check(Condition(system, certificate), start)
     return Program(system, certificate, objective, solver, declaration)
-
-
-def _is_weak(leaf: Any) -> bool:
-    return isinstance(leaf, jax.Array) and bool(getattr(leaf, "weak_type", False))
 
 
 def _describe(module: Any) -> str:

@@ -1,7 +1,6 @@
 """The training loop: Optax, one jitted and donated step, progress, checkpoints, and a stop at the first NaN."""
 
 import dataclasses
-import os
 import time
 from typing import Any
 
@@ -21,7 +20,7 @@ from ._mesh import Team
 from ._run import Run, interrupts
 from ._save import program_text, stored, structure, with_stored
 from ._step import advance, advance_many
-from ._types import check_key, describe, is_finite, kind, shown, struct_of
+from ._types import check_key, check_path, describe, is_count, is_finite, kind, struct_of
 
 # Steps between two looks at what the device has computed.
 _LOOK = 64
@@ -109,7 +108,7 @@ def fit(
     - `data`: a pair (x, y) with a leading batch axis, y `None` without targets.
     - `optimizer`: an Optax optimizer. Those that ask for the loss and the gradient are given them; line searches see the
         loss of the batch.
-    - `epochs`, `batch_size`: positive whole numbers.
+    - `epochs`, `batch_size`: positive whole numbers; a batch is the whole data set where that is smaller.
     - `key`: a PRNG key.
     - `validation`: another pair; its error ([`lyapunov_dsl.Program.error`][]) is shown and kept after every epoch.
     - `select`: which program is returned: `"last"`, or `"best"` for that of the epoch with the least validation error,
@@ -167,7 +166,7 @@ def fit(
         if validation is not None:
             check_data(program.declaration, program.certificate, *_pair("validation", validation))
             validation = jax.tree.map(jnp.asarray, tuple(validation))
-        batch_size = min(batch_size, size)
+        epochs, batch_size = int(epochs), min(int(batch_size), size)
         team.check_batch(batch_size, size)
         data = jax.tree.map(jnp.asarray, (x, y))
 
@@ -176,6 +175,11 @@ def fit(
             raise ValueError(
                 "program: expected a system with trainable arrays (floating-point, not Constant), got none"
             )
+        for path, leaf in jax.tree_util.tree_leaves_with_path(params):
+            if not np.isfinite(np.asarray(leaf)).all():
+                raise ValueError(
+                    f"program: expected finite arrays to begin with, got NaN or Inf at {jax.tree_util.keystr(path)}"
+                )
         # Copied, because the step donates them: the caller's program has to outlive training.
         params = jax.tree.map(jnp.copy, params)
         # So are the moments: some optimizers keep the parameters, or an array of the caller's, in their state.
@@ -183,7 +187,7 @@ def fit(
         best = jax.tree.map(jnp.copy, params) if select == "best" else None
         order_key, step_key = jax.random.split(key)
         per_epoch = size // batch_size
-        chunk = steps_per_dispatch or (1 if jax.default_backend() == "cpu" else 16)
+        chunk = int(steps_per_dispatch or 0) or (1 if jax.default_backend() == "cpu" else 16)
         # A checkpoint holds whole systems and certificates, so that `load` can read it.
         system = lambda some: None if some is None else stored(eqx.combine(some, static))
         state = lambda: {"program": system(params), "moments": moments, "best": system(best)}
@@ -229,6 +233,8 @@ def fit(
     order, began = None, time.perf_counter()
     hidden = not (progress and team.leads)
     bar = tqdm(total=epochs * per_epoch, initial=run.step, disable=hidden, unit="step", mininterval=0.5)
+    if run.step < epochs * per_epoch:
+        bar.set_postfix_str("compiling")
     with bar, interrupts() as pressed:
         # Processes that train together stop together.
         stop = pressed if team.alone else []
@@ -244,6 +250,8 @@ def fit(
             which = team.put((indices, jnp.asarray(run.step, jnp.int32)))
             step = advance if count == 1 else advance_many
             params, moments, bad, loss = step((*fixed, *which), params, moments, bad)
+            if bar.postfix == "compiling":
+                bar.set_postfix_str("", refresh=False)
             pending.append(loss)
             run.step += count
             bar.update(count)
@@ -319,7 +327,7 @@ def _check_arguments(
         raise ValueError(f"program: expected a Program made by lyapunov_dsl.compile, got {kind(program)}")
     check_key(key)
     for name, count in {"epochs": epochs, "batch_size": batch_size}.items():
-        if not (isinstance(count, int) and count > 0):
+        if not is_count(count):
             raise ValueError(f"{name}: expected a positive whole number, got {count!r}")
     if not isinstance(optimizer, optax.GradientTransformation):
         hint = "; call its gradient_transformation()" if hasattr(optimizer, "gradient_transformation") else ""
@@ -328,10 +336,10 @@ def _check_arguments(
         )
     if augment is not None and not callable(augment):
         raise ValueError(f"augment: expected a function (x, key) -> x of one example, got {kind(augment)}")
-    if chunk is not None and not (isinstance(chunk, int) and chunk > 0 and _LOOK % chunk == 0):
+    if chunk is not None and not (is_count(chunk) and _LOOK % chunk == 0):
         raise ValueError(f"steps_per_dispatch: expected a whole number that divides {_LOOK}, got {chunk!r}")
-    if folder is not None and not isinstance(folder, str | os.PathLike):
-        raise ValueError(f"folder: expected a path, got {shown(folder)}")
+    if folder is not None:
+        check_path("folder", folder)
     if select not in ("last", "best") or (select == "best" and validation is None):
         raise ValueError(f"select: expected 'last', or 'best' together with validation=(x, y), got {select!r}")
     if not (is_finite(every) and every >= 0):

@@ -18,7 +18,7 @@ from ._measure import Boxes
 from ._objective import MonteCarlo
 from ._prove import Tube, Verification, verify
 from ._system import System
-from ._types import is_finite, kind, levels
+from ._types import is_count, is_finite, kind, levels
 
 # How many boxes are kept, the latest; their number stays the same, so that nothing is compiled anew.
 KEPT = 256
@@ -91,7 +91,7 @@ def fit_until_proved(
     objective = program.objective
     if not (is_finite(weight) and weight > 0):
         raise ValueError(f"weight: expected a number > 0, got {weight!r}")
-    if not (isinstance(rounds, int) and rounds > 0):
+    if not is_count(rounds):
         raise ValueError(f"rounds: expected a positive whole number, got {rounds!r}")
     if not isinstance(program.system, System):
         raise ValueError(f"system: expected a continuous System, got {kind(program.system)}")

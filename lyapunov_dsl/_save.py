@@ -24,7 +24,7 @@ import wadler_lindig
 from jaxtyping import PyTree
 
 from ._compile import Program
-from ._types import describe, kind, shown
+from ._types import check_file, check_path, describe, kind
 
 _HEADER, _VERSION = "header", 1
 
@@ -45,8 +45,8 @@ def save(path: Any, program: Program) -> None:
     """
     if not isinstance(program, Program):
         raise ValueError(f"save: expected a Program made by lyapunov_dsl.compile, got {kind(program)}")
-    if not isinstance(path, str | os.PathLike):
-        raise ValueError(f"path: expected a path, got {shown(path)}")
+    check_path("path", path)
+    check_file(Path(path))
     try:
         write_archive(path, {"program": program_text(program)}, {"program": stored(program)})
     except OSError as error:
@@ -108,18 +108,18 @@ def structure(tree: PyTree) -> str:
     return re.sub(r" at 0x[0-9a-f]+|(?<=<)wrapped |(?<=\])\(jax\)|,$", "", text, flags=re.MULTILINE)
 
 
-def compare(path: Any, what: str, found: str, expected: str) -> None:
-    """Raises `ValueError` where two texts are not the same, naming the first line that differs."""
+def compare(path: Any, what: str, found: str, expected: str, then: str = "") -> None:
+    """Raises `ValueError` where two texts are not the same, naming the first line that differs, and what to do `then`."""
     if found == expected:
         return
     if "\n" not in found + expected:
         shown = f" ({found} instead of {expected})" if len(found) < 32 else ""
-        raise ValueError(f"{path}: expected one of this {what}, got one of another {what}{shown}")
+        raise ValueError(f"{path}: expected one of this {what}, got one of another {what}{shown}{then}")
     lines = [line for line in difflib.ndiff(expected.splitlines(), found.splitlines()) if line[:2] in ("- ", "+ ")]
     sides = {sign: next((line[2:].strip() for line in lines if line[0] == sign), "nothing more") for sign in "-+"}
     raise ValueError(
         f"{path}: expected one of this {what}, got one of another {what}, which differs first in "
-        f"{sides['+']} instead of {sides['-']}"
+        f"{sides['+']} instead of {sides['-']}{then}"
     )
 
 
@@ -144,9 +144,12 @@ def write_archive(path: Any, header: dict[str, Any], trees: dict[str, PyTree]) -
 
 def read_archive(path: Any) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     """The header and the arrays of an archive. Raises `ValueError` for one that is missing, damaged or none of ours."""
-    if not isinstance(path, str | os.PathLike):
-        raise ValueError(f"path: expected a path, got {shown(path)}")
+    check_path("path", path)
     path = Path(path)
+    if path.is_dir():
+        raise ValueError(
+            f"{path}: expected a file written by lyapunov_dsl, got a folder (fit writes checkpoint.npz in its own)"
+        )
     if not path.is_file():
         raise ValueError(f"{path}: expected a file written by lyapunov_dsl, got none there")
     try:
@@ -154,8 +157,10 @@ def read_archive(path: Any) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
             archive = np.load(file, allow_pickle=False)
             arrays = dict(archive) if isinstance(archive, Mapping) else {}
     except (zipfile.BadZipFile, zlib.error, EOFError, OSError, ValueError, KeyError, NotImplementedError) as error:
+        # NumPy takes anything else for a pickle, and says how to open one.
+        why = error if zipfile.is_zipfile(path) else "it is no NumPy archive"
         raise ValueError(
-            f"{path}: expected a file written by lyapunov_dsl, got one that is damaged or cut off ({error})"
+            f"{path}: expected a file written by lyapunov_dsl, got one that is damaged or cut off ({why})"
         ) from error
     try:
         header = json.loads(arrays.pop(_HEADER).tobytes())

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from ._constant import Constant
 from ._rollout import field_term, time_dtype
 from ._system import Start, System
-from ._types import Key, is_finite, is_traced, kind, shown
+from ._types import Key, is_count, is_finite, is_traced, kind, shown
 
 
 class Solver(eqx.Module):
@@ -64,14 +64,14 @@ class Solver(eqx.Module):
         for name, value in {"rtol": rtol, "atol": atol, "dt": dt, "dtmax": dtmax}.items():
             if not (name in ("dt", "dtmax") and value is None) and not (is_finite(value) and value > 0):
                 raise ValueError(f"{name}: expected a positive finite number, got {value!r}")
-        if not (isinstance(max_steps, int) and max_steps > 0):
+        if not is_count(max_steps):
             raise ValueError(f"max_steps: expected a positive whole number, got {max_steps!r}")
         if dt is None and not isinstance(method, diffrax.AbstractAdaptiveSolver):
             raise ValueError(
                 f"solver: {type(method).__name__} has no error estimate to adapt its steps by; give a fixed step dt=..."
             )
         self.method, self.adjoint = method, adjoint
-        self.rtol, self.atol, self.max_steps = float(rtol), float(atol), max_steps
+        self.rtol, self.atol, self.max_steps = float(rtol), float(atol), int(max_steps)
         self.dt = None if dt is None else float(dt)
         self.dtmax = None if dtmax is None else float(dtmax)
 

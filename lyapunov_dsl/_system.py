@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import PyTree
 
 from ._domain import Domain
-from ._types import Context, Key, State, is_finite, kind, shown
+from ._types import Context, Key, State, is_finite, kind, shown, strong
 
 
 class Start(eqx.Module):
@@ -53,6 +53,11 @@ def _takes_key(function: Callable) -> bool:
 def call(function: Callable, *args: Any, key: Key) -> Any:
     """`function(*args)`, with `key=key` where the function takes one (dropout and the like)."""
     return function(*args, key=key) if _takes_key(function) else function(*args)
+
+
+def _started(start: Any) -> Any:
+    """What an input module returned, with a state that a step does not make one of another type."""
+    return Start(strong(start.state), start.context) if isinstance(start, Start) else start
 
 
 def _check_callables(**functions: Any) -> None:
@@ -132,7 +137,7 @@ class System(eqx.Module):
 
     def start(self, x: PyTree, key: Key = None) -> Start:
         """Eq. 1 for one example."""
-        return call(self.input, x, key=key)
+        return _started(call(self.input, x, key=key))
 
     def velocity(self, t: Any, state: State, context: Context, key: Key = None) -> State:
         """Eq. 2 for one example."""
@@ -180,7 +185,7 @@ class DiscreteSystem(eqx.Module):
 
     def start(self, x: PyTree, key: Key = None) -> Start:
         """Eq. 1 for one example."""
-        return call(self.input, x, key=key)
+        return _started(call(self.input, x, key=key))
 
     def step(self, index: int, state: State, context: Context, key: Key = None) -> State:
         """Step `index` of eq. 4 for one example."""

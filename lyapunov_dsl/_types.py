@@ -1,6 +1,8 @@
 """Type names shared by the whole package."""
 
 import math
+import os
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -22,12 +24,45 @@ def is_traced(x: Any) -> bool:
     return isinstance(x, jax.core.Tracer)
 
 
+def strong(tree: PyTree) -> PyTree:
+    """A tree with arrays in place of those that promote like Python numbers, of which `jnp.full(3, 1.0)` makes one."""
+    weak = lambda leaf: isinstance(leaf, jax.Array) and bool(getattr(leaf, "weak_type", False))
+    return jax.tree.map(lambda leaf: leaf.astype(leaf.dtype) if weak(leaf) else leaf, tree)
+
+
 def is_finite(x: Any) -> bool:
     """Whether a value is one real and finite number (a traced one is not known to be)."""
     try:
         return np.ndim(x) == 0 and math.isfinite(x)
     except (TypeError, ValueError):
         return False
+
+
+def check_path(name: str, path: Any) -> None:
+    """Raises `ValueError` for what is no path, the empty one included, which is the folder a process runs in."""
+    if not isinstance(path, str | os.PathLike) or not os.fspath(path):
+        raise ValueError(f"{name}: expected a path, got {shown(path)}")
+
+
+def check_file(path: Path) -> None:
+    """Raises `ValueError` where no file can be put: a folder or a device is there, or there is no folder around it."""
+    what = "is a folder; name a file in it" if path.is_dir() else "is a device or a pipe"
+    if path.exists() and not path.is_file():
+        raise ValueError(f"save: expected a place that can be written, got {path}, which {what}")
+    if not path.parent.is_dir():
+        raise ValueError(f"save: expected a place that can be written, got {path}: there is no folder {path.parent}")
+
+
+def is_count(x: Any) -> bool:
+    """Whether a value is a positive whole number, of Python or of NumPy."""
+    return isinstance(x, int | np.integer) and bool(x > 0)
+
+
+def check_sizes(**sizes: Any) -> None:
+    """Raises `ValueError` for what is no positive whole number."""
+    for name, size in sizes.items():
+        if not is_count(size):
+            raise ValueError(f"{name}: expected a positive whole number, got {size!r}")
 
 
 def kind(x: Any) -> str:
@@ -47,6 +82,43 @@ def check_key(key: Any) -> None:
     dtype = getattr(key, "dtype", None)
     if dtype is None or not (jax.dtypes.issubdtype(dtype, jax.dtypes.prng_key) or dtype == np.uint32):
         raise ValueError(f"key: expected a PRNG key such as jax.random.key(0), got {shown(key)}")
+    # An old key is a vector of two or four numbers.
+    if np.ndim(key) != (1 if dtype == np.uint32 else 0) or (dtype == np.uint32 and np.shape(key)[0] not in (2, 4)):
+        raise ValueError(
+            f"key: expected one PRNG key such as jax.random.key(0), got an array {dtype}{list(np.shape(key))}"
+        )
+
+
+_NORMS = {"2": ("2", "2.0", "l2"), "inf": ("inf", "linf", "infty", "infinity", "oo")}
+
+
+def check_norm(norm: Any) -> None:
+    """Raises `ValueError` for what is not the name of a norm; says the name where it is clear which is meant."""
+    if isinstance(norm, str) and norm in _NORMS:
+        return
+    meant = [name for name, others in _NORMS.items() if str(norm).lower() in others]
+    raise ValueError(f"norm: expected 'inf' or '2', got {norm!r}{f'; write norm={meant[0]!r}' if meant else ''}")
+
+
+def check_arrays(name: str, tree: PyTree) -> None:
+    """Raises `ValueError` for leaves that are no arrays of numbers, such as tensors of other libraries, data frames and strings."""
+    for leaf in jax.tree.leaves(tree):
+        known = isinstance(
+            leaf, np.ndarray | np.generic | jax.Array | jax.ShapeDtypeStruct | bool | int | float | complex
+        )
+        if known and not (
+            isinstance(leaf, np.ndarray | np.generic) and leaf.dtype.kind in "OSUMmV" and not _is_extended(leaf)
+        ):
+            continue
+        got = f"{kind(leaf)} of {leaf.dtype}" if isinstance(leaf, np.ndarray) else kind(leaf)
+        raise ValueError(
+            f"{name}: expected NumPy or JAX arrays of numbers, got {got}; convert it, such as by numpy.asarray(..., numpy.float32)"
+        )
+
+
+def _is_extended(leaf: Any) -> bool:
+    """Whether an array is of a type that JAX has and NumPy has not, such as bfloat16."""
+    return leaf.dtype.kind == "V" and jax.numpy.issubdtype(leaf.dtype, np.number)
 
 
 def struct_of(tree: PyTree) -> PyTree:
@@ -54,7 +126,8 @@ def struct_of(tree: PyTree) -> PyTree:
 
     def leaf(x: Any) -> Any:
         if isinstance(x, jax.ShapeDtypeStruct):
-            return x
+            # Without what tells a Python number from an array: `jnp.full(3, 1.0)` is as good a state as any.
+            return jax.ShapeDtypeStruct(x.shape, x.dtype)
         return jax.ShapeDtypeStruct(np.shape(x), jax.dtypes.canonicalize_dtype(jax.numpy.result_type(x)))
 
     return jax.tree.map(leaf, tree)

@@ -15,9 +15,14 @@ from ._base import Certificate, Point
 
 
 def check_rate(name: str, rate: Any) -> None:
-    """Raises `ValueError` unless a rate is a positive finite scalar (a traced one is taken on trust)."""
-    if not is_traced(rate) and not (is_finite(rate) and rate > 0):
+    """Raises `ValueError` unless a rate is a positive finite scalar, in the default precision too (a traced one is taken on trust)."""
+    if is_traced(rate):
+        return
+    if not (is_finite(rate) and rate > 0):
         raise ValueError(f"{name}: expected a positive finite number, got {rate!r}")
+    dtype = jnp.result_type(float)
+    if not np.finfo(dtype).tiny <= float(rate) <= np.finfo(dtype).max:
+        raise ValueError(f"{name}: expected a positive finite number, got {rate!r}, which {dtype} cannot hold")
 
 
 def falls(rate: Constant, v: Any) -> Scalar:

@@ -10,6 +10,7 @@ import numpy as np
 from tqdm import tqdm
 
 from .._save import read_archive, write_archive
+from .._types import is_count
 
 # What a node of the tree is: cut further, not looked at yet, or a leaf with the number of the rule that holds there.
 CUT, OPEN = 0, -1
@@ -35,7 +36,7 @@ class Budget:
     def __post_init__(self) -> None:
         for name in ("boxes", "batch"):
             value = getattr(self, name)
-            if not (isinstance(value, int) and value > 0):
+            if not is_count(value):
                 raise ValueError(f"{name}: expected an integer > 0, got {value!r}")
         if self.seconds is not None and not self.seconds > 0:
             raise ValueError(f"seconds: expected a number > 0 or None, got {self.seconds!r}")
@@ -210,9 +211,9 @@ class Run:
             nodes, lows, highs = tree.take(min(self.budget.batch, max(1, self.budget.boxes - self.looked)))
             try:
                 found = judge(lows, highs)
-            except BaseException:
+            except BaseException as error:
                 tree.put_back(nodes, lows, highs)
-                self.save()
+                self._keep(error)
                 raise
             tree.looked, self.looked = tree.looked + len(nodes), self.looked + len(nodes)
             if found.counterexample is not None:
@@ -222,11 +223,22 @@ class Run:
             decided = found.rules > 0
             tree.settle(nodes[decided], found.rules[decided])
             tree.cut(nodes[~decided], lows[~decided], highs[~decided], found.axes[~decided])
-            self._show(name, tree)
+            try:
+                self._show(name, tree)
+            except BaseException as error:
+                self._keep(error)
+                raise
             if time.monotonic() - self.saved > SAVE_EVERY:
                 self.save()
         self.save()
         return tree, None
+
+    def _keep(self, error: BaseException) -> None:
+        """Writes all trees before an error is raised; after Ctrl-C it says how to go on."""
+        self.save()
+        if isinstance(error, KeyboardInterrupt):
+            go_on = f"the same call goes on from {self.file}" if self.file else "give folder=... to be able to go on"
+            error.add_note(f"interrupted after {self.looked} boxes; {go_on}")
 
     def _show(self, name: str, tree: Tree) -> None:
         self.bar.n = tree.share

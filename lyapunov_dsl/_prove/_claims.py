@@ -1,6 +1,7 @@
 """What the claims about a region are: what decides them, and in which boxes."""
 
 import functools
+from collections.abc import Sequence
 from typing import Any
 
 import jax.numpy as jnp
@@ -33,7 +34,7 @@ def checked_claims(claims: Any, level: Any, equilibrium: Any, perturbation: Any)
     if "enclosed" in claims and levels(level)[1] is None:
         raise ValueError("level: expected the level c of the claim 'enclosed', got none")
     if ("robust" in claims) != (perturbation is not None) or (
-        perturbation is not None and not 0 <= perturbation < np.inf
+        perturbation is not None and not (is_finite(perturbation) and perturbation >= 0)
     ):
         raise ValueError(f"perturbation: expected a radius >= 0 with the claim 'robust', got {perturbation!r}")
     if "robust" in claims and not ({"decrease"} < set(claims) and set(claims) & {"enclosed", "invariant"}):
@@ -48,7 +49,7 @@ def region_of(condition: Condition, domain: Any, state: Any, level: Any, time: A
     domain = condition.continuous.region if domain is None else domain
     domain.check(state)
     low, high, ball = box_of(domain, state)
-    first, last = (0.0, condition.continuous.horizon) if time is None else time
+    first, last = (0.0, condition.continuous.horizon) if time is None else _pair(time)
     if not (is_finite(first) and is_finite(last) and 0 <= first <= last):
         raise ValueError(f"time: expected (first, last) with 0 <= first <= last, got {time!r}")
     if steady:
@@ -59,6 +60,12 @@ def region_of(condition: Condition, domain: Any, state: Any, level: Any, time: A
         rows = [_at_end(least[0], most[0], i, side) for i in faces for side in (0, 1)]
         least, most = (np.stack(side) for side in zip(*rows, strict=True))
     return Region(least, most, ball, *levels(level), tuple(faces))
+
+
+def _pair(time: Any) -> tuple[Any, Any]:
+    if not (isinstance(time, Sequence | np.ndarray) and len(time) == 2):
+        raise ValueError(f"time: expected (first, last) with 0 <= first <= last, got {time!r}")
+    return time[0], time[1]
 
 
 def _at_end(low: np.ndarray, high: np.ndarray, axis: int, side: int) -> tuple[np.ndarray, np.ndarray]:

@@ -13,6 +13,7 @@ import jax
 import numpy as np
 
 from .._save import structure, to_numpy
+from .._types import check_file, check_path
 from ._branch import CUT, Tree
 from ._export import export
 from ._judge import ABOVE, BELOW, HOLDS, OUTSIDE, REST
@@ -246,6 +247,8 @@ class Proof:
         from lyapunov_checker import check
         from lyapunov_checker._file import seal
 
+        check_path("path", path)
+        check_file(Path(path))
         if isinstance(self.record, str):
             raise ValueError(f"proof: expected functions that the checker knows, got others ({self.record})")
         header, arrays = self.record

@@ -12,11 +12,14 @@ from jax.flatten_util import ravel_pytree
 from .. import bounds
 from .._certificate import ControlBarrier
 from .._certificate._barrier import apply, chain
+from .._check import check_field, check_potentials, check_readout, check_start
 from .._condition import Condition
 from .._constant import Constant
 from .._control_affine import drift_of
 from .._depends import check_depends
+from .._potential import Loss
 from .._system import Start
+from .._types import check_arrays, struct_of
 from .._variational import Tangents
 from ..bounds._jumps import doubtful as bounds_doubtful
 
@@ -76,10 +79,21 @@ def flattened(start: Start) -> tuple[Any, Any, Callable[[Any], Any], Callable[[A
 
 def functions(condition: Condition, part: str, x: Any, y: Any) -> tuple[Functions, Any]:
     """The functions of one example, and the start. Call it with float64 enabled."""
+    check_arrays("x", x)
+    check_arrays("y", y)
+    x = jax.tree.map(jnp.asarray, x)
     condition, x, y = widened(eqx.nn.inference_mode(condition)), widened(x), widened(y)
     system = condition.continuous
+    _check_finite(system=system, certificate=condition.parts[part], x=x, y=y)
+    check_start(system, struct_of(x))
     start = system.start(x)
+    check_field(system, start, exactly=False)
+    prediction = check_readout(system, struct_of(start.state))
     certificate = condition.parts[part].prepared(system, jax.tree.map(_shape, start))
+    check_potentials(Condition(system, certificate), start, struct_of(prediction), struct_of(y), trained=False)
+    if isinstance(loss := getattr(certificate, "loss", None), Loss) and y is not None:
+        # JAX would take another class for one that is not there, and the proof would be about that.
+        loss.check_targets(struct_of(prediction), jax.tree.map(lambda v: np.asarray(v)[None], y))
     flat, numbers, unravel, as_context = flattened(start)
     point = condition.point(start, y)
     found = Functions(
@@ -95,6 +109,15 @@ def functions(condition: Condition, part: str, x: Any, y: Any) -> tuple[Function
     )
     check_depends(part, lambda s: found.value(jnp.zeros(()), s), flat)
     return found, flat
+
+
+def _check_finite(**trees: Any) -> None:
+    """Raises `ValueError` for arrays with NaN or Inf, of which nothing can be proved."""
+    for name, tree in trees.items():
+        for where, leaf in jax.tree_util.tree_leaves_with_path(tree):
+            if eqx.is_inexact_array_like(leaf) and not np.isfinite(np.asarray(leaf)).all():
+                place = jax.tree_util.keystr(where)
+                raise ValueError(f"{name}: expected finite numbers, got NaN or Inf{f' at {place}' if place else ''}")
 
 
 def _shape(leaf: Any) -> Any:

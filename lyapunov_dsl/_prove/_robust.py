@@ -35,12 +35,13 @@ from jax.flatten_util import ravel_pytree
 
 from .._certificate import Exponential
 from .._certify import Assurance
+from .._check import Declaration, check_data
 from .._depends import depends
 from .._domain import Box
 from .._potential import CrossEntropy, Truncated
 from .._rollout import EulerInference
 from .._system import DiscreteSystem, System, identity, plain
-from .._types import describe, is_finite, kind
+from .._types import check_arrays, check_norm, describe, is_count, is_finite, kind
 from ._deployed import Deployed, known
 from ._question import widened
 from ._region import box_of
@@ -171,12 +172,14 @@ def certify_robustness(
 
     **Raises:** `ValueError` for a program, radii or rules that are not as above.
     """
+    if not isinstance(getattr(program, "declaration", None), Declaration):
+        raise ValueError(f"program: expected a Program made by lyapunov_dsl.compile, got {kind(program)}")
     steps = euler_steps(program)
     radii = [float(r) for r in np.atleast_1d(radii)]
     if not radii or not all(is_finite(r) and r > 0 for r in radii) or sorted(set(radii)) != radii:
         raise ValueError(f"radii: expected increasing numbers > 0, got {radii}")
-    if norm not in ("2", "inf"):
-        raise ValueError(f"norm: expected '2' or 'inf', got {norm!r}")
+    check_norm(norm)
+    rules = [rules] if isinstance(rules, str) else rules
     if rules is not None and (not rules or any(r not in COST for r in rules)):
         raise ValueError(f"rules: expected some of {tuple(COST)}, got {list(rules)}")
     if method not in ("interval", "backward", "crown"):
@@ -185,8 +188,9 @@ def certify_robustness(
         raise ValueError(f"kappa: expected a positive finite number, got {kappa!r}")
     if not (is_finite(truncation) and truncation >= 0):
         raise ValueError(f"truncation: expected a finite number >= 0, got {truncation!r}")
-    if not (isinstance(together, int) and together > 0):
+    if not is_count(together):
         raise ValueError(f"together: expected a positive whole number, got {together!r}")
+    check_arrays("x", x)
     x, y = np.asarray(x), np.asarray(y)
     if not np.issubdtype(x.dtype, np.floating) or x.ndim < 1:
         raise ValueError(
@@ -194,6 +198,14 @@ def certify_robustness(
         )
     if not np.issubdtype(y.dtype, np.integer) or y.ndim != 1 or len(x) != len(y) or not len(y):
         raise ValueError(f"y: expected one integer class for each of {len(x)} inputs, got {y.dtype}{list(y.shape)}")
+    # Classes out of range too, which JAX would take for others.
+    check_data(program.declaration, program.certificate, x, y)
+    prediction = program.declaration.prediction
+    if len(getattr(prediction, "shape", ())) != 1:
+        raise ValueError(f"readout: expected logits float[classes], got {describe(prediction)}")
+    classes = prediction.shape[0]
+    if y.min() < 0 or y.max() >= classes:
+        raise ValueError(f"y: expected classes in [0, {classes}), got {y.min()} to {y.max()}")
     began = clock.monotonic()
     quiet = plain(eqx.nn.inference_mode(program))
     missing = _missing(quiet.certificate, quiet.system)

@@ -16,9 +16,10 @@ from .._certify import Assurance, Claim, Counterexample
 from .._certify._assurance import weakest
 from .._condition import Condition
 from .._domain import Domain
-from ._branch import Budget, Run, Tree
+from .._types import check_arrays, check_path, describe, shown, struct_of
+from ._branch import CUT, Budget, Run, Tree
 from ._claims import checked_claims, is_steady, questions_of, region_of, tubular
-from ._judge import REST, Rounding
+from ._judge import ABOVE, BELOW, OUTSIDE, REST, Rounding
 from ._known import fingerprint
 from ._proof import Proof, Rest, measured, portable, solved, stays
 from ._question import Functions, doubtful, functions, influenced
@@ -55,11 +56,22 @@ class Verification:
     def __str__(self) -> str:
         lines = [f"{self.status.name} ({self.boxes} boxes, {self.seconds:.1f} s)"]
         lines += [f"  {claim}" for claim in self.claims.values()]
-        for name, (low, _) in self.left.items():
-            lines.append(f"  left of {name}: {len(low)} boxes")
+        for name, (low, high) in self.left.items():
+            lines.append(f"  left of {name}: {len(low)} boxes{_extent(low, high)}")
+        if self.left and self.counterexample is None:
+            lines.append(
+                "  next: a larger budget (with a folder, to go on from there), a smaller domain, equilibrium=... where the boxes that are "
+                "left are about a state of rest, level=(least, c) to leave out its neighborhood"
+            )
         if self.counterexample is not None:
             lines.append(f"counterexample: {self.counterexample}")
         return "\n".join(lines)
+
+
+def _extent(low: np.ndarray, high: np.ndarray) -> str:
+    """Where some boxes of (t, state) are, if that fits on a line."""
+    ends = zip(low.min(axis=0)[1:], high.max(axis=0)[1:], strict=True)
+    return "" if low.shape[1] > 5 else f", in {' x '.join(f'[{a:.4g}, {b:.4g}]' for a, b in ends)}"
 
 
 def verify(
@@ -128,10 +140,16 @@ def verify(
     began = clock.monotonic()
     budget = Budget() if budget is None else budget
     claims = checked_claims(claims, level, equilibrium, perturbation)
+    if not isinstance(budget, Budget):
+        raise ValueError(f"budget: expected a Budget such as Budget(boxes=1000), got {shown(budget)}")
+    if domain is not None and not isinstance(domain, Domain | Tube):
+        raise ValueError(f"domain: expected a Box, a Ball, a Product or a Tube, got {shown(domain)}")
+    if hasattr(system, "declaration"):
+        _check_like(system.declaration, x, y)
+        certificate = system.certificate if certificate is None else certificate
+        system = system.system
     if certificate is None:
-        if not hasattr(system, "certificate"):
-            raise ValueError("certificate: expected a Certificate, as the system has none of its own, got none")
-        system, certificate = system.system, system.certificate
+        raise ValueError("certificate: expected a Certificate, as the system has none of its own, got none")
     condition = Condition(system, certificate)
     names = list(condition.parts)
     if part is None and len(names) > 1:
@@ -204,6 +222,12 @@ def verify(
                 why := doubtful(told, first) or influenced(told, region.low.min(0), region.high.max(0))
             ):
                 level_of, given = Assurance.UNDECIDED, why
+            if (
+                name == "decrease"
+                and (region.least, region.most) != (None, None)
+                and _is_void([trees[key] for key, *_ in boxes])
+            ):
+                given = given or "nothing: no state of H has V between the levels"
             if counter is not None:
                 level_of, example = Assurance.REFUTED, _counterexample(told, part, name, counter)
                 worst = worst or example
@@ -222,6 +246,18 @@ def verify(
     return Verification(status, found, worst, run.looked, clock.monotonic() - began, left, proof)
 
 
+def _check_like(declaration: Any, x: Any, y: Any) -> None:
+    """Raises `ValueError` for an example that is not shaped like that of a program."""
+    for name, data, declared in (("x", x, declaration.x), ("y", y, declaration.y)):
+        check_arrays(name, data)
+        shapes = lambda tree: jax.tree.map(np.shape, tree)
+        if data is not None and shapes(data) != shapes(declared):
+            raise ValueError(
+                f"{name}: expected one example like the one given to compile, {describe(declared)}, without a batch axis, "
+                f"got {describe(struct_of(data)):.200}"
+            )
+
+
 def _check_rest(told: Functions, rest: np.ndarray, region: Region) -> None:
     """Raises `ValueError` for an equilibrium that is none, up to rounding."""
     if told.own_rate:
@@ -234,6 +270,11 @@ def _check_rest(told: Functions, rest: np.ndarray, region: Region) -> None:
             raise ValueError(
                 f"equilibrium: expected a state at which the field is 0, got {rest} with the velocity {velocity} at t = {t:g}"
             )
+
+
+def _is_void(trees: list[Tree]) -> bool:
+    """Whether no box holds a state that a claim is about."""
+    return all(set(np.unique(tree.rule)) <= {CUT, ABOVE, BELOW, OUTSIDE} for tree in trees)
 
 
 def _stays(record: Any) -> Claim:
@@ -276,6 +317,7 @@ def _counterexample(told: Functions, part: str, name: str, z: np.ndarray) -> Cou
 def _file(folder: Any) -> Path | None:
     if folder is None:
         return None
+    check_path("folder", folder)
     path = Path(folder)
     try:
         path.mkdir(parents=True, exist_ok=True)

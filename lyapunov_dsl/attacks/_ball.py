@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float
 
 from .._mesh import Team
-from .._types import describe, is_finite, shown
+from .._types import check_norm, describe, is_finite, shown
 
 
 class Ball(eqx.Module):
@@ -126,8 +126,7 @@ def select(condition: Bool[Array, "batch"], yes: Array, no: Array) -> Array:
 
 def check_ball(radius: Any, norm: Any, clip: Any) -> float:
     """Raises `ValueError` for what is no ball or no range; gives the radius as a number."""
-    if norm not in ("inf", "2"):
-        raise ValueError(f"norm: expected 'inf' or '2', got {norm!r}")
+    check_norm(norm)
     if not (is_finite(radius) and radius > 0):
         raise ValueError(f"radius: expected a positive number, got {shown(radius)}")
     pair = isinstance(clip, (tuple, list)) and len(clip) == 2 and all(np.ndim(c) == 0 for c in clip)

@@ -13,7 +13,7 @@ from .._mesh import Team
 from .._potential import Loss, cross_entropy
 from .._types import describe, is_finite, shown, struct_of
 from ._ball import Ball, around, check_ball, check_counts, check_inputs, direction, settle
-from ._search import batches, check_keys, keys_of, shared, size_here, traced
+from ._search import batches, check_function, check_keys, keys_of, shared, size_here, traced
 
 
 def pgd(
@@ -64,6 +64,7 @@ def pgd(
     """
     team, follow = Team(mesh), surrogate or function
     with team.together():
+        check_function(function)
         radius = check_ball(radius, norm, clip)
         check_counts(steps=steps, **({} if batch_size is None else {"batch_size": batch_size}))
         if not (is_finite(step_size) and step_size > 0):

@@ -12,7 +12,7 @@ from jaxtyping import Array, Bool, Float, Int
 from .._checkpoint import fingerprint
 from .._mesh import Team
 from .._save import structure
-from .._types import check_key, describe
+from .._types import check_key, describe, kind
 from ._ball import Ball, around, check_ball, check_counts, check_inputs, settle
 
 # One attempt at a batch: (function to follow, balls, classes, keys, judge) -> a misleading point where one was found, else
@@ -89,6 +89,7 @@ def _checked(
     function: Callable, x: Any, y: Any, radius: Any, norm: str, clip: Any, key: Any, batch_size: Any, team: Team
 ) -> tuple[np.ndarray, np.ndarray, float, int, int]:
     """What `checked` gives, and the number of classes; the batches are those of this process."""
+    check_function(function)
     radius = check_ball(radius, norm, clip)
     check_counts(batch_size=batch_size)
     x, y = check_inputs(x), np.asarray(y)
@@ -106,6 +107,13 @@ def _checked(
     if y.min() < 0 or y.max() >= shape[1]:
         raise ValueError(f"y: expected classes in [0, {shape[1]}), got {int(y.min())} to {int(y.max())}")
     return x, y.astype(np.int32), radius, size, shape[1]
+
+
+def check_function(function: Any) -> None:
+    """Raises `ValueError` for what cannot be called, a program for one."""
+    if not callable(function):
+        hint = "; give its predict" if hasattr(function, "predict") else ""
+        raise ValueError(f"function: expected a function from inputs to logits, got {kind(function)}{hint}")
 
 
 def size_here(batch_size: int | None, count: int, team: Team) -> int:

@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from .._constant import Constant
-from .._types import is_traced
+from .._types import check_key, check_sizes, describe, is_traced, kind
 
 
 class MLPField(eqx.Module):
@@ -25,6 +25,8 @@ class MLPField(eqx.Module):
     - `width`, `depth`: of the hidden layers, `depth` >= 1.
     - `activation`: between the layers.
     - `key`: a PRNG key.
+
+    **Raises:** `ValueError` for sizes that are not positive, and for a state or a context of another length.
     """
 
     of_state: eqx.nn.Linear
@@ -36,6 +38,8 @@ class MLPField(eqx.Module):
     def __init__(
         self, state: int, context: int, *, width: int = 128, depth: int = 2, activation: Callable = jnp.tanh, key: Any
     ):
+        check_key(key)
+        check_sizes(state=state, width=width, depth=depth, **({"context": context} if context != 0 else {}))
         keys = jax.random.split(key, depth + 2)
         self.of_state = eqx.nn.Linear(state + 1, width, key=keys[0])
         self.of_context = eqx.nn.Linear(context, width, use_bias=False, key=keys[1])
@@ -45,6 +49,12 @@ class MLPField(eqx.Module):
 
     def __call__(self, t: Any, state: Float[Array, " k"], context: Float[Array, " c"]) -> Float[Array, " k"]:
         """The velocity at one time, state and context."""
+        sizes = {"state": self.of_state.weight.shape[-1] - 1, "context": self.of_context.weight.shape[-1]}
+        for (name, size), given in zip(sizes.items(), (state, context), strict=True):
+            if np.shape(given) != (size,):
+                raise ValueError(
+                    f"MLPField: expected a {name} float[{size}], as it was made for, got {describe(given)}"
+                )
         time = jnp.reshape(jnp.asarray(t, state.dtype), (1,))
         hidden = self.activation(self.of_state(jnp.concatenate([state, time])) + self.of_context(context))
         for layer in self.hidden:
@@ -67,6 +77,8 @@ class ConvField(eqx.Module):
     last: eqx.nn.Conv2d
 
     def __init__(self, state: int, context: int, *, width: int = 16, key: Any):
+        check_key(key)
+        check_sizes(state=state, context=context, width=width)
         k1, k2, k3 = jax.random.split(key, 3)
         self.of_state = eqx.nn.Conv2d(state + 1, width, 3, padding=1, key=k1)
         self.of_context = eqx.nn.Conv2d(context, width, 3, padding=1, use_bias=False, key=k2)
@@ -95,7 +107,7 @@ class InvariantField(eqx.Module):
     - `rate`: K > 0, the speed towards g in 1 / unit of time. A rate κ of decay needs K > κ.
     - `center`: of the box.
 
-    **Raises:** `ValueError` for a half-width or a rate that is not positive.
+    **Raises:** `ValueError` for a half-width or a rate that is not positive, and for an inner field that cannot be called.
     """
 
     inner: Callable
@@ -104,6 +116,8 @@ class InvariantField(eqx.Module):
     center: Constant
 
     def __init__(self, inner: Callable, half_width: Any, rate: Any, center: Any = 0.0):
+        if not callable(inner):
+            raise ValueError(f"inner: expected a field (t, state, context) -> array, got {kind(inner)}")
         for name, value in {"half_width": half_width, "rate": rate}.items():
             if not is_traced(value) and not np.all(np.asarray(value) > 0):
                 raise ValueError(f"{name}: expected positive numbers, got {value}")
