@@ -70,6 +70,8 @@ class ConvField(eqx.Module):
     - `state`, `context`: channels of the two.
     - `width`: hidden channels.
     - `key`: a PRNG key.
+
+    **Raises:** `ValueError` for sizes that are not positive whole numbers, or what is no key.
     """
 
     of_state: eqx.nn.Conv2d
