@@ -21,7 +21,7 @@ def check_rate(name: str, rate: Any) -> None:
     if not (is_finite(rate) and rate > 0):
         raise ValueError(f"{name}: expected a positive finite number, got {rate!r}")
     dtype = jnp.result_type(float)
-    if not np.finfo(dtype).tiny <= float(rate) <= np.finfo(dtype).max:
+    if not float(np.finfo(dtype).tiny) <= float(rate) <= float(np.finfo(dtype).max):
         raise ValueError(f"{name}: expected a positive finite number, got {rate!r}, which {dtype} cannot hold")
 
 
