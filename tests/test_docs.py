@@ -176,7 +176,12 @@ def test_train_a_safe_controller_runs_as_printed(here: Path) -> None:
         check(here / "changed.npz")
 
 
-HOWTO = sorted(path.stem for path in (ROOT / "docs/howto").glob("*.md"))
+# Trains twice.
+LONG = {"choose_a_measure"}
+HOWTO = [
+    pytest.param(path.stem, marks=[pytest.mark.full] if path.stem in LONG else [])
+    for path in sorted((ROOT / "docs/howto").glob("*.md"))
+]
 
 
 @pytest.mark.usefixtures("quick", "here")
