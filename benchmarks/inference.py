@@ -62,7 +62,7 @@ def main() -> None:
                 program.system, common.certificate(), (x[0], y[0]), solver=choice
             )  # fmt: skip
             for stop, when in STOPS.items():
-                row = {"trained by": name, "solver": solver, "stop": stop}
+                row: dict[str, Any] = {"trained by": name, "solver": solver, "stop": stop}
                 row["test error"] = 100 * solved.error(x[test], y[test], stop=when)
                 row["steps an image"] = steps(solved, x[test], when)
                 calls[name, solver, stop] = lambda solved=solved, when=when: solved.predict(x[test], stop=when)

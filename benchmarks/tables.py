@@ -85,7 +85,7 @@ def training_step() -> str:
 
 def training_ratios() -> str:
     results = read("training_step")["results"]
-    rows = []
+    rows: list[tuple[Any, ...]] = []
     for field, kind in results.items():
         for name, row in kind["times"].items():
             if row["ratios"]:
@@ -165,7 +165,7 @@ def bounds() -> str:
 
 def certify() -> str:
     record, radii = read("certify"), ("0.1", "0.2", "0.3")
-    rows = []
+    rows, found = [], {}
     for scale in (name for name in record if name.startswith("scale")):
         found = record[scale]["certified"]
         rows.append((f"this program, {scale}", *(f"{100 * found['this program'][r]:.1f} %" for r in radii)))
