@@ -92,7 +92,8 @@ def training_ratios() -> str:
                 rows.append((name, field, *(f"{ratio:.2f}" for ratio in row["ratios"].values())))
     references = list(next(iter(results.values()))["references"])
     order = list(dict.fromkeys(row[0] for row in rows))
-    return table(("solver-free", "field", *references), sorted(rows, key=lambda row: order.index(row[0])))
+    rows.sort(key=lambda row: order.index(row[0]))
+    return table(("solver-free", "field", *references), rows)
 
 
 def training_references() -> str:
