@@ -277,7 +277,7 @@ def _child(folder: Path, tests: str, log: Path) -> None:
             "-o",
             "filterwarnings=",
         ]
-        code = int(pytest.main([*options, "-m", "not slow", *shlex.split(tests)]))
+        code = int(pytest.main([*options, *(() if "mutants" in tests else ("-m", "not slow")), *shlex.split(tests)]))
     except BaseException as error:
         print(type(error).__name__, error, file=sys.stderr)
     finally:

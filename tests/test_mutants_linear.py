@@ -62,6 +62,7 @@ def both(functions, *methods):
                     yield name, method, region[0] is LOW, value, np.asarray(low), np.asarray(high)
 
 
+@pytest.mark.slow
 def test_activations_and_what_only_looks_like_them():
     tight = {"silu", "gelu", "gelu by tanh", "0.5 and 1", "softplus"}
     for name, _, wide, value, low, high in both(LOOKALIKES, "interval"):
@@ -145,6 +146,7 @@ PRODUCTS = {
 }
 
 
+@pytest.mark.slow
 def test_linear_operations_are_exact():
     for name, method, wide, value, low, high in both(OPERATIONS, "crown"):
         assert (low <= value + 1e-12).all(), (name, method)
@@ -159,6 +161,7 @@ def test_linear_operations_are_exact():
             np.testing.assert_allclose(high, ends.max(0), atol=1e-11, err_msg=name)
 
 
+@pytest.mark.slow
 def test_products_quotients_and_choices_hold():
     for name, method, wide, value, low, high in both(PRODUCTS, "interval"):
         assert (low <= value + 1e-12).all(), (name, method)
@@ -175,6 +178,7 @@ def test_products_quotients_and_choices_hold():
             np.testing.assert_allclose([low, high], [[2, 0, 0], [4, 5, 1]], atol=1e-9)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["interval", "crown"])
 def test_rounding_of_sums_grows_with_their_terms(method):
     # In float32 with ranges in float64: the slack is at least what an unlucky order of summation loses, and not much more.
