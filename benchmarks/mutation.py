@@ -75,8 +75,16 @@ TARGETS: dict[str, dict[str, tuple[str, str]]] = {
     "checker": {f"lyapunov_checker/_{name}.py": CHECKED for name in ("rules", "program", "tree", "check", "file")},
 }  # fmt: skip
 
-# (module, expression, what it became) -> why this is the same, or only costs something.
-EQUIVALENT: dict[tuple[str, str, str], str] = {}
+# (end of the module's name, part of the line, expression, what it became, why this is the same or only costs something).
+EQUIVALENT: list[tuple[str, str, str, str, str]] = []
+
+
+def reason(module: str, line: str, was: str, became: str) -> str | None:
+    """Why a mutant changes nothing that matters, where that is known."""
+    for name, part, old, new, why in EQUIVALENT:
+        if module.endswith(f"{name}.py") and part in line and (old, new) == (was, became):
+            return why
+    return None
 
 
 class Mutant(NamedTuple):
@@ -313,15 +321,15 @@ def judged(
             outcome, took = run(folder, tests, seconds, log)
             if outcome != "survived":
                 break
-        why = EQUIVALENT.get((module, was, mutant.new))
+        text = source.splitlines()[line].decode().strip()
+        why = reason(module, text, was, mutant.new)
         if outcome == "survived" and why is not None:
             outcome = "equivalent"
         counts[outcome] += 1
         print(f"  {outcome:10} {took:5.1f} s  {line + 1}: {was!r} -> {mutant.new!r}", flush=True)
         if outcome != "killed":
-            text = source.splitlines()[line].decode().strip()
             record = {"outcome": outcome, "kind": mutant.kind, "line": text, "was": was, "became": mutant.new}
-            left.append(record if why is None else {**record, "why": why})
+            left.append({**record, "why": why} if outcome == "equivalent" else record)
     place.write_bytes(source)
     return {"mutants": len(chosen), **counts, "left": left}
 
@@ -340,7 +348,10 @@ def main() -> None:
     parser.add_argument("--groups", nargs="*", default=list(TARGETS), choices=list(TARGETS))
     parser.add_argument("--modules", default="*", help="a pattern of module names")
     parser.add_argument(
-        "--tests", default="all", choices=("all", "old", "new"), help="without or only tests/test_mutants_*.py"
+        "--tests",
+        default="all",
+        choices=("all", "old", "new"),
+        help="of the table: those written for mutants, the others, or both",
     )
     parser.add_argument("--again", action="store_true", help="only what the record has left, with the same sample")
     parser.add_argument("--seconds", type=float, default=120.0, help="for the tests of one mutant")
@@ -353,6 +364,7 @@ def main() -> None:
         "OPENBLAS_NUM_THREADS": "1",
     }
     record = json.loads(options.out.read_text()) if options.out and options.out.exists() else {}
+    before = copy.deepcopy(record)
     with tempfile.TemporaryDirectory() as name:
         os.environ["JAX_COMPILATION_CACHE_DIR"] = f"{name}/compiled"
         folder = Path(name, "copy")
@@ -364,7 +376,7 @@ def main() -> None:
             importlib.import_module(module)
         gc.freeze()
         for group in options.groups:
-            found = {}
+            found = dict(before.get(group, {}).get(options.tests, {}).get("modules", {}))
             for module, (new, old) in TARGETS[group].items():
                 if fnmatch.fnmatch(module, options.modules):
                     selections = {"all": (new, old), "new": (new,), "old": (old,)}[options.tests]
@@ -372,14 +384,14 @@ def main() -> None:
                     # More of them are the same and others besides.
                     random.Random(f"{options.seed} {module}").shuffle(every)
                     chosen = sorted(every[: options.per_module])
-                    known = record[group][options.tests]["modules"][module] if options.again else None
+                    known = before[group][options.tests]["modules"][module] if options.again else None
                     outcome = judged(module, selections, chosen, folder, options.seconds, known)
                     found[module] = {"possible": len(every), **outcome}
-            summary = {**total(found), "per_module": options.per_module, "seed": options.seed, "modules": found}
-            print(f"{group}: { ({k: v for k, v in summary.items() if k != 'modules'}) }", flush=True)
-            record.setdefault(group, {})[options.tests] = summary
-            if options.out:
-                options.out.write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n")
+                    summary = {**total(found), "per_module": options.per_module, "seed": options.seed, "modules": found}
+                    record.setdefault(group, {})[options.tests] = summary
+                    if options.out:
+                        options.out.write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n")
+            print(f"{group}: {total(found)}", flush=True)
 
 
 if __name__ == "__main__":

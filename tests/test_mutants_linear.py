@@ -123,6 +123,7 @@ PRODUCTS = {
             jnp.abs(x[3] - 1.25),
         ]
     ),
+    "rows": lambda x: jnp.concatenate([jnp.max(x.reshape(2, 3), axis=1), jnp.min(x.reshape(2, 3), axis=0)]),
     "rounded": lambda x: jnp.stack(
         [jnp.floor(x[0]), jnp.ceil(x[3]), jnp.round(x[4]), jnp.sign(x[5]), lax.round(x[3]), lax.erfc(x[0])]
     ),
@@ -227,6 +228,8 @@ def test_indices_out_of_range_and_types_that_are_too_narrow():
         (lambda x: lax.dynamic_slice(x, (jnp.argmax(x),), (1,)), "depend on the input"),
         (lambda x: x.astype(jnp.float16) @ jnp.ones(3, jnp.float16), "half precision"),
         (lambda x: x.astype(int) * 1.0, "made an integer"),
+        (lambda x: x**x, "exponent varies"),
+        (lambda x: jnp.power(x, jnp.asarray([1.5, 2.5, 0.5])), "exponent varies"),
         (lambda x: jnp.where(x > 0, 3, 4) * jnp.where(x > 0, 3, 5), "integers"),
     ):
         with pytest.raises(bounds.UnknownPrimitive, match=message):
