@@ -499,11 +499,11 @@ def about_rest(low, high):
 
 
 def write(
-    path, *, matrix, weight=None, kappa=1.0, constant=0.0, push=None, drift=None, changing=0.0, bent=0.0, forced=0.0, claims=("decrease",),
-    trees=None, rate=None, **header,
+    path, *, matrix, weight=None, kappa=1.0, constant=0.0, push=None, drift=None, changing=0.0, bent=0.0, forced=0.0, aging=0.0,
+    claims=("decrease",), trees=None, rate=None, **header,
 ):  # fmt: skip
-    """A file with a proof by hand. The field is (A + changing t) x + forced t + drift + u, V = xᵀ P x, and the comparison
-    -κ v + c + bent v²."""
+    """A file with a proof by hand. The field is (A + changing t) x + forced t + drift + u, V = (1 + aging t) xᵀ P x, and
+    the comparison -κ v + c + bent v²."""
     p, n = Programs(), len(matrix)
     t, x = p.op("input", [], 1), p.op("input", [], n)
     terms = [(matrix, x)]
@@ -519,10 +519,13 @@ def write(
     if forced:
         f = p.linear(n, (np.eye(n), f), (np.full((n, 1), forced), t))
     programs = {"field": p.done(f)}
-    p.op("input", [], 1)
+    t = p.op("input", [], 1)
     x = p.op("input", [], n)
     squares = p.op("multiply", [x, p.linear(n, (np.eye(n) if weight is None else weight, x))], n)
-    programs["value"] = p.done(p.linear(1, (np.ones((1, n)), squares)))
+    total = p.linear(1, (np.ones((1, n)), squares))
+    if aging:
+        total = p.linear(1, ([[1.0]], total), ([[aging]], p.op("multiply", [t, total], 1)))
+    programs["value"] = p.done(total)
     p.op("input", [], 1)
     v = p.op("input", [], 1)
     c = p.op("constant", [], 1, value=p.array([float(constant)]))
@@ -838,6 +841,9 @@ def test_robust_is_a_bound_and_a_close_one(verdict):
     assert exact <= final <= exact * (1 + 1e-3)
     mirrored = robust(verdict, start={"lower": [-0.5], "upper": [0.25]})
     assert float(mirrored[1].split("is at most ")[1].split(" at t")[0]) >= 0.5 - 0.25 * math.exp(-1.5)
+    # V is what it is at the first time.
+    aging = robust(verdict, aging=-0.5, time=[0.5, 1.5])
+    assert float(aging[1].split("is at most ")[1].split(" at t")[0]) >= 0.5 + (0.75 * 0.25 - 0.5) * math.exp(-1.5)
     falling = robust(verdict, start={"lower": [-0.25], "upper": [1.0]})
     final = float(falling[1].split("is at most ")[1].split(" at t")[0])
     exact = 0.5 + (1 - 0.5) * math.exp(-1.5)
