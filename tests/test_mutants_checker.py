@@ -65,8 +65,11 @@ def test_functions_of_one_number_hold_every_value_and_little_more(name):
         y = rules.unary(name, x)
         found = []
         for e in np.linspace(-1, 1, 65).tolist():
+            # With more digits than the rules have.
+            ctx.prec = 300
             at = arb(low) + (arb(high) - arb(low)) * (1 + arb(e)) / 2
             found.append(EXACT[name](at))
+            ctx.prec = 96
             assert holds(y, [e] if low < high else [], found[-1]), (low, high, e)
         # The range is that of a monotone function, and the line as near as the curvature allows.
         width, slack = high - low, 1e-12
@@ -102,6 +105,10 @@ def test_steps_and_jumps():
     assert at("jump", 0.5, 1.0).high[0] == at("jump", -1.0, -0.5).low[0] == 0
     for ends in ((0.0, 1.0), (-1.0, 0.0), (-1.0, 1.0)):
         assert not at("jump", *ends).high[0] <= 1e300
+    # What may be undefined is, whatever the other end is.
+    for ends in ((arb.nan(), arb(-1)), (arb(1), arb.nan()), (arb.nan(), arb.nan())):
+        assert all(v.is_nan() for v in rules.SHAPES["step"][1](*ends))
+        assert any(v.is_nan() for v in rules.SHAPES["step"][0](*ends))
     nothing = rules.unary("log", rules.box([-1.0], [1.0], itertools.count(1)))
     for name in ("step", "square", "relu", "sin", "tanh"):
         y = rules.unary(name, nothing)
@@ -136,6 +143,7 @@ def test_products_maps_and_means_hold_every_value():
     means = [rules.softmean(x, maps[0]), rules.logsumexp(x), rules.logsumexp(maps[1]), rules.softmean(maps[1], x)]
     matrix = arb_mat(table)
     for e in itertools.product([-1.0, -0.4, 0.0, 1.0], repeat=3):
+        ctx.prec = 300
         point = [(arb(a) + arb(b)) / 2 + (arb(b) - arb(a)) / 2 * arb(s) for a, b, s in zip(low, high, e, strict=True)]
         t = [v[0] for v in (matrix * arb_mat([[p] for p in point])).tolist()]
         t2 = [v[0] for v in (matrix * arb_mat([[p] for p in t])).tolist()]
@@ -143,12 +151,14 @@ def test_products_maps_and_means_hold_every_value():
             sum((a.exp() * b for a, b in zip(z, v, strict=True)), arb(0)) / sum((a.exp() for a in z), arb(0))
         )
         top = lambda z: sum((a.exp() for a in z), arb(0)).log()
+        wanted = (mean(point, t), top(point), top(t), mean(t, point))
+        ctx.prec = 96
         for i in range(3):
             assert all(holds(m, e, t[i], i) for m in maps)
             assert holds(both, e, t[i] + t2[i], i)
             assert holds(products, e, point[i] * t[i], i)
             assert holds(same, e, point[i] ** 2, i)
-        for form, value in zip(means, (mean(point, t), top(point), top(t), mean(t, point)), strict=True):
+        for form, value in zip(means, wanted, strict=True):
             assert holds(form, e, value)
     # The ranges of maps are exact, those of products of two intervals too.
     for m in maps:
@@ -263,6 +273,7 @@ def test_derivatives_of_operations_on_vectors():
     values = {
         "logsumexp": g.add("logsumexp", [twisted], 1),
         "softmean": g.add("softmean", [twisted, g.multiply(x, u)], 1),
+        "constants": g.add("softmean", [twisted, g.constant([1.0, 2.0, 3.0])], 1),
         "of constants": g.add("softmean", [g.constant([1.0, 2.0, 3.0]), x], 1),
         "multiply": g.dot([1.0, -2.0, 3.0], g.multiply(twisted, g.unary("sin", x))),
         "pick": g.pick(1, g.multiply(x, x)),
@@ -488,11 +499,11 @@ def about_rest(low, high):
 
 
 def write(
-    path, *, matrix, weight=None, kappa=1.0, constant=0.0, push=None, drift=None, changing=0.0, bent=0.0, forced=0.0, claims=("decrease",),
-    trees=None, rate=None, **header,
+    path, *, matrix, weight=None, kappa=1.0, constant=0.0, push=None, drift=None, changing=0.0, bent=0.0, forced=0.0, aging=0.0,
+    claims=("decrease",), trees=None, rate=None, **header,
 ):  # fmt: skip
-    """A file with a proof by hand. The field is (A + changing t) x + forced t + drift + u, V = xᵀ P x, and the comparison
-    -κ v + c + bent v²."""
+    """A file with a proof by hand. The field is (A + changing t) x + forced t + drift + u, V = (1 + aging t) xᵀ P x, and
+    the comparison -κ v + c + bent v²."""
     p, n = Programs(), len(matrix)
     t, x = p.op("input", [], 1), p.op("input", [], n)
     terms = [(matrix, x)]
@@ -508,10 +519,13 @@ def write(
     if forced:
         f = p.linear(n, (np.eye(n), f), (np.full((n, 1), forced), t))
     programs = {"field": p.done(f)}
-    p.op("input", [], 1)
+    t = p.op("input", [], 1)
     x = p.op("input", [], n)
     squares = p.op("multiply", [x, p.linear(n, (np.eye(n) if weight is None else weight, x))], n)
-    programs["value"] = p.done(p.linear(1, (np.ones((1, n)), squares)))
+    total = p.linear(1, (np.ones((1, n)), squares))
+    if aging:
+        total = p.linear(1, ([[1.0]], total), ([[aging]], p.op("multiply", [t, total], 1)))
+    programs["value"] = p.done(total)
     p.op("input", [], 1)
     v = p.op("input", [], 1)
     c = p.op("constant", [], 1, value=p.array([float(constant)]))
@@ -827,6 +841,9 @@ def test_robust_is_a_bound_and_a_close_one(verdict):
     assert exact <= final <= exact * (1 + 1e-3)
     mirrored = robust(verdict, start={"lower": [-0.5], "upper": [0.25]})
     assert float(mirrored[1].split("is at most ")[1].split(" at t")[0]) >= 0.5 - 0.25 * math.exp(-1.5)
+    # V is what it is at the first time.
+    aging = robust(verdict, aging=-0.5, time=[0.5, 1.5])
+    assert float(aging[1].split("is at most ")[1].split(" at t")[0]) >= 0.5 + (0.75 * 0.25 - 0.5) * math.exp(-1.5)
     falling = robust(verdict, start={"lower": [-0.25], "upper": [1.0]})
     final = float(falling[1].split("is at most ")[1].split(" at t")[0])
     exact = 0.5 + (1 - 0.5) * math.exp(-1.5)

@@ -62,6 +62,7 @@ def both(functions, *methods):
                     yield name, method, region[0] is LOW, value, np.asarray(low), np.asarray(high)
 
 
+@pytest.mark.slow
 def test_activations_and_what_only_looks_like_them():
     tight = {"silu", "gelu", "gelu by tanh", "0.5 and 1", "softplus"}
     for name, _, wide, value, low, high in both(LOOKALIKES, "interval"):
@@ -122,6 +123,7 @@ PRODUCTS = {
             jnp.abs(x[3] - 1.25),
         ]
     ),
+    "rows": lambda x: jnp.concatenate([jnp.max(x.reshape(2, 3), axis=1), jnp.min(x.reshape(2, 3), axis=0)]),
     "rounded": lambda x: jnp.stack(
         [jnp.floor(x[0]), jnp.ceil(x[3]), jnp.round(x[4]), jnp.sign(x[5]), lax.round(x[3]), lax.erfc(x[0])]
     ),
@@ -145,6 +147,7 @@ PRODUCTS = {
 }
 
 
+@pytest.mark.slow
 def test_linear_operations_are_exact():
     for name, method, wide, value, low, high in both(OPERATIONS, "crown"):
         assert (low <= value + 1e-12).all(), (name, method)
@@ -159,6 +162,7 @@ def test_linear_operations_are_exact():
             np.testing.assert_allclose(high, ends.max(0), atol=1e-11, err_msg=name)
 
 
+@pytest.mark.slow
 def test_products_quotients_and_choices_hold():
     for name, method, wide, value, low, high in both(PRODUCTS, "interval"):
         assert (low <= value + 1e-12).all(), (name, method)
@@ -175,6 +179,7 @@ def test_products_quotients_and_choices_hold():
             np.testing.assert_allclose([low, high], [[2, 0, 0], [4, 5, 1]], atol=1e-9)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["interval", "crown"])
 def test_rounding_of_sums_grows_with_their_terms(method):
     # In float32 with ranges in float64: the slack is at least what an unlucky order of summation loses, and not much more.
@@ -223,6 +228,8 @@ def test_indices_out_of_range_and_types_that_are_too_narrow():
         (lambda x: lax.dynamic_slice(x, (jnp.argmax(x),), (1,)), "depend on the input"),
         (lambda x: x.astype(jnp.float16) @ jnp.ones(3, jnp.float16), "half precision"),
         (lambda x: x.astype(int) * 1.0, "made an integer"),
+        (lambda x: x**x, "exponent varies"),
+        (lambda x: jnp.power(x, jnp.asarray([1.5, 2.5, 0.5])), "exponent varies"),
         (lambda x: jnp.where(x > 0, 3, 4) * jnp.where(x > 0, 3, 5), "integers"),
     ):
         with pytest.raises(bounds.UnknownPrimitive, match=message):

@@ -66,6 +66,7 @@ def test_norms_that_are_known_exactly_are_not_below(wide):
         assert Fraction(float(norms.spectral_norm(np.array([[value]])))) >= Fraction(value)
 
 
+@pytest.mark.slow
 def test_norms_of_jacobians_between_two(wide):
     rng = np.random.default_rng(0)
     for shape in ((3, 4), (1, 5), (4, 1)):
@@ -103,6 +104,7 @@ def dense(kernel, n):
     return np.asarray(out, np.float64).reshape(len(image), -1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shape", [(2, 3, 3, 3), (1, 2, 4, 1)])
 def test_norms_of_convolutions(shape):
     rng = np.random.default_rng(1)
@@ -149,6 +151,7 @@ def slopes_of(weights, slopes, count=300):
     return max(found)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("slopes", [(0.0, 2.0), (0.25, 1.0), (-2.0, 0.5)])
 def test_stacks_are_bounded(slopes):
     rng = np.random.default_rng(4)
@@ -198,6 +201,7 @@ def test_a_quadratic_form_that_is_not_positive_is_not_proved():
     assert value.tolist() == [[0, 0, 0], [0, 1, 1], [0, 1, 1]]
 
 
+@pytest.mark.slow
 def test_lipschitz_constants_of_functions():
     box = bounds.Box(jnp.asarray([0.5, -1.0]), jnp.asarray([1.0, 1.0]))
     function = lambda s, x, c: jnp.stack([x[0] * x[1] * c, s + x[0]])

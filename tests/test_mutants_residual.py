@@ -207,6 +207,7 @@ def test_what_a_residual_counts_at_a_value():
     assert isinstance(ld.MonteCarlo().measure, ld.Trajectory)
 
 
+@pytest.mark.slow
 def test_the_objective_is_the_weighted_mean_by_hand():
     condition = Condition(SYSTEM, Moving(0.5, 0.25))
     x, key = jnp.asarray([[0.3, -0.7], [1.0, 0.5], [-0.2, 0.1]]), jax.random.key(3)

@@ -151,6 +151,21 @@ def test_a_radius_is_the_largest_that_a_rule_allows():
         loss=ld.Exponential(ld.cross_entropy, 1.0).loss, initial=9.0, kappa=1.0, lipschitz=1.0
     )
     assert (always, never) == (math.inf, 0)
+    # Wherever the answer is: small beside the threshold, large, in any unit.
+    for initial, kappa in ((math.log(2) - 1e-9, 0.0), (1e-3, 40.0)):
+        for lipschitz in (1e-40, 1.0, 1e40):
+            given = {
+                "loss": ld.Exponential(ld.cross_entropy, 1.0).loss,
+                "initial": initial,
+                "kappa": kappa,
+                "lipschitz": lipschitz,
+            }
+            radius = rules.certified_radius(**given)
+            assert (
+                rules.comparison_rule(**given, radius=radius)
+                < math.log(2)
+                <= rules.comparison_rule(**given, radius=radius * (1 + 1e-5))
+            )
     # What the other two arguments are passed on to.
     given = {"loss": ld.Exponential(ld.cross_entropy, 1.0).loss, "initial": 1.0, "kappa": 1.0, "lipschitz": 1.0}
     assert rules.certified_radius(**given, norm="2") > rules.certified_radius(**given, norm="inf")

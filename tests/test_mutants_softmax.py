@@ -153,6 +153,7 @@ def test_means(which):
         assert rounding[i] <= 1e-10 * size * (1 + np.abs(middle).max() + wide.max()) ** 2
 
 
+@pytest.mark.slow
 def test_what_is_infinite_or_undefined_says_nothing():
     odd = Interval(
         jnp.asarray([[0.0, -inf, 1.0], [0.0, 1.0, 1.0], [-inf, 0.0, 0.0]]),
@@ -179,6 +180,7 @@ def test_what_is_infinite_or_undefined_says_nothing():
     assert bool(jnp.isfinite(soft.softmax.range(node((1, 3)), one).upper).all())
 
 
+@pytest.mark.slow
 def test_boxes_so_wide_that_exponentials_vanish():
     a = Interval(
         jnp.asarray([[-2000.0, 0.0, 0.0], [-900.0, -900.0, -900.0]]),
