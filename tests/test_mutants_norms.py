@@ -42,6 +42,7 @@ def test_the_largest_singular_value(wide, shape, size):
         assert float(norms.spectral_norm(a, 0)) == pytest.approx(np.linalg.norm(a.astype(np.float64)), rel=1e-4)
 
 
+@pytest.mark.slow
 def test_norms_that_are_known_exactly_are_not_below(wide):
     # Ones, and a Hadamard matrix: 7 and √8.
     ones = np.ones((7, 7))

@@ -113,6 +113,7 @@ def test_softmax():
         assert gaps[i].max() <= 4 * half.max() ** 2 + 1e-9
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("which", range(len(T)))
 def test_means(which):
     center, half = (np.array(v) for v in T[which])
