@@ -66,7 +66,8 @@ TARGETS: dict[str, dict[str, tuple[str, str]]] = {
             f"{BOUNDS} 'products or evaluations or comparisons or logic or choices or integers'", "tests/test_bounds.py -k clarke",
         ),
         "lyapunov_dsl/bounds/_reduce.py": (
-            f"{BOUNDS} 'largest or choices_hold' {LINEAR} 'largest or choices_hold'", "tests/test_bounds.py -k clarke",
+            f"{BOUNDS} 'largest or choices_hold or indices' {LINEAR} 'largest or choices_hold or indices'",
+            "tests/test_bounds.py -k clarke",
         ),
         "lyapunov_dsl/bounds/_softmax.py": ("tests/test_mutants_softmax.py", "tests/test_bounds.py -k 'hair and softmax'"),
         "lyapunov_dsl/bounds/_norms.py": ("tests/test_mutants_norms.py", "tests/test_lipschitz.py -k norm"),
@@ -140,6 +141,11 @@ EQUIVALENT: list[tuple[str, str, str, str, str]] = [
     ("bounds/_softmax", "gaps = jnp.sum", "jnp.maximum", "jnp.minimum", ANY),
     ("bounds/_softmax", "2 * size * jnp.sum(found.rounding", "2", "3", MORE),
     ("bounds/_softmax", "(4 * size + 8 *", "1", "2", "the other terms of the slack are larger"),
+    ("bounds/_linear", "found or graph.add(multiply", "found or graph.add(multiply, [x, y], x.shape, dtype, None, virtual)",
+     "graph.add(multiply, [x, y], x.shape, dtype, None, virtual)", "what is rewritten has closer bounds, not other ones"),
+    ("bounds/_linear", "joined is None or",
+     'joined is None or joined[0] != "concatenate" or joined[1]["dimension"] != at or not any(map(fixed, joined[2]))',
+     "(joined is None or joined[0] != 'concatenate' or joined[1]['dimension'] != at)", SAME),
     (
         "checker/_tree", "rules is None",
         'rules is None\n        or axes is None\n        or places is None\n        or rules.ndim != 1\n        or not len(rules)\n'
@@ -377,6 +383,7 @@ def judged(
     """What becomes of mutants of a module; of those that were looked at before, only of what is left of them."""
     place, log = folder / module, folder / "log.txt"
     source = place.read_bytes()
+    outcome, took = "survived", 0.0
     for tests in selections:
         outcome, took = run(folder, tests, 10 * seconds, log)
         if outcome != "survived":

@@ -261,6 +261,7 @@ def test_ranges_and_lines_hold_and_are_close(name, quick):
         assert max(gaps) <= 2 * most * width**2 / 8 + 1e-9, (start, width, gaps)
 
 
+@pytest.mark.slow
 def test_functions_at_the_ends_of_their_domains(quick):
     at = lambda rule, lower, upper, data=None: ends(
         rule.range(node((), data=data, inputs=[float]), interval(lower, upper))
@@ -309,6 +310,7 @@ def test_functions_at_the_ends_of_their_domains(quick):
         assert (float(below[0]), float(low), float(above[0]), float(high)) == (0, float(out.lower), 0, float(out.upper))
 
 
+@pytest.mark.slow
 def test_waves_reach_their_peaks(quick):
     rng = np.random.default_rng(0)
     lower = np.concatenate([rng.uniform(-20, 20, 200), [0.0, math.pi / 2, -math.pi / 2, 1e8, 1e15]])
@@ -636,6 +638,7 @@ def rows_of(found):
     return [(np.asarray(side.transposes[-1](ones)), np.asarray(side.bias)) for side in (found.lower, found.upper)]
 
 
+@pytest.mark.slow
 def test_the_largest_of_several(quick):
     x = keys()
     here = node((6,), inputs=[float])

@@ -28,6 +28,7 @@ def known(singular, shape, seed=0, size=1.0):
     return size * (u * np.asarray(singular)) @ v.T
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shape", [(5, 5), (3, 8), (8, 3), (1, 1), (1, 6)])
 @pytest.mark.parametrize("size", [1.0, 1e-9, 3e7])
 def test_the_largest_singular_value(wide, shape, size):
@@ -41,6 +42,7 @@ def test_the_largest_singular_value(wide, shape, size):
         assert float(norms.spectral_norm(a, 0)) == pytest.approx(np.linalg.norm(a.astype(np.float64)), rel=1e-4)
 
 
+@pytest.mark.slow
 def test_norms_that_are_known_exactly_are_not_below(wide):
     # Ones, and a Hadamard matrix: 7 and √8.
     ones = np.ones((7, 7))

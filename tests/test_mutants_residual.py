@@ -227,9 +227,11 @@ def test_the_objective_is_the_weighted_mean_by_hand():
             r = jax.vmap(lambda t, s, point=point: condition.residuals(t, s, point)["moving"])(drawn.t, drawn.state)
             each.append(float(sum(w * max(float(v), 0) for w, v in zip(drawn.weight, r, strict=True))))
         means.append(np.mean(each))
-        assert float(ld.MonteCarlo(measure)(condition, x, None, key=key)) == pytest.approx(means[-1], rel=1e-4)
+        assert float(ld.MonteCarlo(measure)(condition, x, jnp.arange(3.0), key=key)) == pytest.approx(
+            means[-1], rel=1e-4
+        )
     # Weights of a mixture add to 1, and those of examples as well.
     mixture = ld.Mixture(ld.Cube(4), ld.Trajectory(2), weights=(1, 3))
     for measure in (*parts.values(), mixture):
-        one = over(condition, measure, lambda t, s, p, k: jnp.ones(()), begun, None, keys, sample_key)
+        one = over(condition, measure, lambda t, s, p, k: jnp.ones(()), begun, jnp.arange(3.0), keys, sample_key)
         assert float(one) == pytest.approx(1, rel=1e-6)

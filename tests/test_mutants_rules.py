@@ -123,6 +123,7 @@ def test_the_comparison_rule_is_above_the_solution_and_close(loss, norm, initial
         assert true * (1 - 1e-8) <= capped <= true * (1 + 2e-2) + 1e-6
 
 
+@pytest.mark.slow
 def test_a_radius_is_the_largest_that_a_rule_allows():
     for loss in (ld.cross_entropy, ld.truncated(ld.cross_entropy, 0.1)):
         for rule in ("comparison", "theorem_3"):

@@ -78,6 +78,7 @@ def test_log_sum_exp():
         assert rounding[i] <= 1e-11 * (1 + np.abs(center).max() + half.max()) ** 2
 
 
+@pytest.mark.slow
 def test_softmax():
     here = node((len(BOX), 3))
     out = soft.softmax.range(here, A)
@@ -112,6 +113,7 @@ def test_softmax():
         assert gaps[i].max() <= 4 * half.max() ** 2 + 1e-9
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("which", range(len(T)))
 def test_means(which):
     center, half = (np.array(v) for v in T[which])
@@ -213,6 +215,7 @@ def test_boxes_so_wide_that_exponentials_vanish():
             assert (sign * (said - jax.nn.logsumexp(x, axis=-1)) >= -np.asarray(lse.rounding) - 1e-9).all()
 
 
+@pytest.mark.slow
 def test_rounding_in_float32_counts():
     # Exponents of 50 lose 50 ulp / 2 of the exponentials; the sum of the logarithm, its ulp.
     a = Interval(jnp.asarray([[50.0, 49.0, 0.0]]), jnp.asarray([[50.0, 49.0, 0.0]]))
