@@ -214,12 +214,21 @@ def import_time() -> str:
 
 
 def mutation() -> str:
-    record = read("mutation")
+    shown = {"comparison": "comparison rule"}
+    seen = lambda r: f"{r['killed']} of {r['mutants'] - r['equivalent']}"
     rows = [
-        (g, r["mutants"], r["killed"], r["timeout"], r["survived"], f"{100 * r['score']:.0f} %")
-        for g, r in record["groups"].items()
+        (
+            shown.get(group, group),
+            r["old"]["mutants"],
+            seen(r["old"]),
+            r["new"]["mutants"],
+            seen(r["new"]),
+            r["new"]["equivalent"],
+        )
+        for group, r in read("mutation").items()
     ]
-    return table(("group", "mutants", "killed", "timed out", "survived", "score"), rows)
+    before, after = "seen by the tests of seconds that were there", "seen by the tests written for them"
+    return table(("group", "mutants", before, "mutants", after, "equivalent"), rows)
 
 
 def summary() -> str:
