@@ -215,7 +215,7 @@ def import_time() -> str:
 
 def mutation() -> str:
     shown = {"comparison": "comparison rule"}
-    seen = lambda r: f"{r['killed']} of {r['mutants'] - r['equivalent']}"
+    seen = lambda r: f"{r['killed'] + r['timeout']} of {r['mutants'] - r['equivalent']}"
     rows = [
         (
             shown.get(group, group),
