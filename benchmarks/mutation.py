@@ -58,6 +58,9 @@ TARGETS: dict[str, dict[str, tuple[str, str]]] = {
         "lyapunov_dsl/bounds/_scalar.py": (
             f"{BOUNDS} 'lines_hold or domains or peaks or steps or rounded or activation'", "tests/test_bounds_rules.py -k real_values",
         ),
+        "lyapunov_dsl/bounds/_lines.py": (
+            f"{BOUNDS} 'lines_hold or domains or peaks or steps or rounded or activation'", "tests/test_bounds_rules.py -k real_values",
+        ),
         "lyapunov_dsl/bounds/_smooth.py": (
             f"{BOUNDS} 'elu or softplus or silu or rounded or activation' {LINEAR} 'elu or softplus or silu or rounded or activation'",
             "tests/test_bounds_rules.py -k 'real_values or second'",
@@ -70,10 +73,14 @@ TARGETS: dict[str, dict[str, tuple[str, str]]] = {
             "tests/test_bounds.py -k clarke",
         ),
         "lyapunov_dsl/bounds/_softmax.py": ("tests/test_mutants_softmax.py", "tests/test_bounds.py -k 'hair and softmax'"),
+        "lyapunov_dsl/bounds/_softmax_mean.py": ("tests/test_mutants_softmax.py", "tests/test_bounds.py -k 'hair and softmax'"),
         "lyapunov_dsl/bounds/_norms.py": ("tests/test_mutants_norms.py", "tests/test_lipschitz.py -k norm"),
-        "lyapunov_dsl/bounds/_linear.py": (f"{LINEAR} 'not activations'", "tests/test_bounds_edges.py"),
+        **{
+            f"lyapunov_dsl/bounds/_{name}.py": (f"{LINEAR} 'not activations'", "tests/test_bounds_edges.py")
+            for name in ("linear", "move", "product")
+        },
     },
-    "checker": {f"lyapunov_checker/_{name}.py": CHECKED for name in ("rules", "program", "tree", "check", "file")},
+    "checker": {f"lyapunov_checker/_{name}.py": CHECKED for name in ("rules", "program", "tree", "proof", "flow", "check", "file")},
 }  # fmt: skip
 
 # (end of the module's name, part of the line, expression, what it became, why this is the same or only costs something).
@@ -107,7 +114,7 @@ EQUIVALENT: list[tuple[str, str, str, str, str]] = [
         "(i not in needed or i not in directions)",
         SAME,
     ),
-    ("checker/_check", "count(1)", "1", "2", "numbers of symbols may leave some out"),
+    ("checker/_proof", "count(1)", "1", "2", "numbers of symbols may leave some out"),
     ("_certify/_rules", "_SLACK =", "1e-13", "2e-13", MORE),
     (
         "_certify/_rules",
@@ -120,7 +127,7 @@ EQUIVALENT: list[tuple[str, str, str, str, str]] = [
     ("_certify/_rules", "high / 2 if holds", "2", "3", ANY),
     ("_certify/_rules", "push * profile(v)[0] > growth * v", "growth * v", "(growth / v)", ANY),
     ("bounds/_interval", "x.lower > largest", "x.lower > largest", "(x.lower >= largest)", SAME),
-    ("bounds/_scalar", "narrow = width", "upper", "lower", ANY),
+    ("bounds/_lines", "narrow = width", "upper", "lower", ANY),
     ("bounds/_smooth", "(-0.13, 0.81)", "0.81", "1.62", ANY),
     (
         "bounds/_smooth",
@@ -138,12 +145,12 @@ EQUIVALENT: list[tuple[str, str, str, str, str]] = [
     ),
     ("bounds/_pairs", "a = jnp.where(x.upper", "y.upper", "y.lower", ANY),
     ("bounds/_pairs", "known & (x.lower ^ y.lower)", "y.lower", "y.upper", SAME),
-    ("bounds/_softmax", "gaps = jnp.sum", "jnp.maximum", "jnp.minimum", ANY),
-    ("bounds/_softmax", "2 * size * jnp.sum(found.rounding", "2", "3", MORE),
+    ("bounds/_softmax_mean", "gaps = jnp.sum", "jnp.maximum", "jnp.minimum", ANY),
+    ("bounds/_softmax_mean", "2 * size * jnp.sum(found.rounding", "2", "3", MORE),
     ("bounds/_softmax", "(4 * size + 8 *", "1", "2", "the other terms of the slack are larger"),
     ("bounds/_linear", "found or graph.add(multiply", "found or graph.add(multiply, [x, y], x.shape, dtype, None, virtual)",
      "graph.add(multiply, [x, y], x.shape, dtype, None, virtual)", "what is rewritten has closer bounds, not other ones"),
-    ("bounds/_linear", "joined is None or",
+    ("bounds/_product", "joined is None or",
      'joined is None or joined[0] != "concatenate" or joined[1]["dimension"] != at or not any(map(fixed, joined[2]))',
      "(joined is None or joined[0] != 'concatenate' or joined[1]['dimension'] != at)", SAME),
     (
@@ -154,7 +161,7 @@ EQUIVALENT: list[tuple[str, str, str, str, str]] = [
         "an empty tree is refused as one whose boxes are missing",
     ),
     (
-        "checker/_check", "n < 1",
+        "checker/_proof", "n < 1",
         "n < 1\n            or len(self.upper) != n\n            or not all(-np.inf < a < b < np.inf for a, b in zip(self.lower, "
         "self.upper, strict=True))",
         "(len(self.upper) != n or not all((-np.inf < a < b < np.inf for a, b in zip(self.lower, self.upper, strict=True))))",
