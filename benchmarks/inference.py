@@ -79,7 +79,12 @@ def main() -> None:
         row["ms"] = 1e3 * float(np.median(seconds[key]))
         row["ratio"] = row["ms"] / (1e3 * float(np.median(seconds[key[0], key[1], "to the horizon"])))
         print("  ".join(str(v if isinstance(v, str) else round(v, 3)) for v in row.values()))
-    record = {"environment": common.environment(), "images": len(test), "results": list(rows.values())}
+    record = {
+        "environment": common.environment(),
+        "quick": options.quick,
+        "images": len(test),
+        "results": list(rows.values()),
+    }
     common.write(options.out, "inference", record)
 
 

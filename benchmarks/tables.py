@@ -113,9 +113,10 @@ def compile_and_memory() -> str:
 def time_to_accuracy(width: str) -> str:
     rows = read("time_to_accuracy")["results"][width]
     targets = list(next(iter(rows.values()))["steps"])
-    quick = {t: min(r["seconds"][t] for n, r in rows.items() if r["seconds"][t] and "MC" in n) for t in targets}
+    reached = lambda t: [r["seconds"][t] for n, r in rows.items() if "MC" in n and r["seconds"][t] is not None]
+    quickest = {t: min(reached(t), default=None) for t in targets}
     shown = lambda value: "not reached" if value is None else f"{value:.1f}"
-    ratio = lambda r, t: None if r["seconds"][t] is None else f"{r['seconds'][t] / quick[t]:.1f}"
+    ratio = lambda r, t: None if None in (r["seconds"][t], quickest[t]) else f"{r['seconds'][t] / quickest[t]:.1f}"
     head = [
         "setting",
         "ms a step",

@@ -124,7 +124,8 @@ def main() -> None:
             print(f"  width {width} {name:40} {row['ms']:8.2f} ms  seconds to {row['seconds']}")
         results[str(width)] = rows
     record = {
-        "environment": common.environment(), "settings": {"seeds": options.seeds, "steps": options.steps, "quick": options.quick},
+        "environment": common.environment(),
+        "quick": options.quick, "settings": {"seeds": options.seeds, "steps": options.steps},
         "results": results,
     }  # fmt: skip
     common.write(options.out, "time_to_accuracy", record)

@@ -91,7 +91,8 @@ def _takes(function: Callable, arguments: tuple[str, ...]) -> bool:
     except (TypeError, ValueError):
         return True
     try:
-        signature.bind(*arguments)
+        # A key is given to what takes one.
+        signature.bind(*arguments, **({"key": None} if "key" in signature.parameters else {}))
     except TypeError:
         return False
     return True

@@ -286,15 +286,15 @@ PROOFS: dict[str, Mistake] = {
     ),
     "robustness for a class that is not there": (
         lambda ld: robust(ld, y=Y + 5),
-        r"cross_entropy: expected integer targets in \[0, 10\), got 10 at example 5",
+        r"y: expected classes in \[0, 10\), got 5 to 10",
     ),
     "robustness of inputs of another shape": (
         lambda ld: robust(ld, X[:, :3]),
-        r"data: expected examples x like .* float32\[4\], got float32\[3\]",
+        r"x: expected examples like the one given to compile, .*float32\[4\].*got float32\[6,3\]",
     ),
     "robustness of NaN": (
         lambda ld: robust(ld, known.hurt(X)),
-        "data: expected finite inputs, got NaN or Inf at example 3",
+        "x: expected finite inputs, got NaN or Inf at example 3",
     ),
     "robustness with steps that adapt": (
         lambda ld: robust(ld, program=compiled(ld)),
@@ -350,6 +350,7 @@ OWN: dict[str, tuple[Callable[[Any], Any], str]] = {
         NUMBERS,
     ),
     "NumPy": (lambda ld: compiled(ld, system(ld, vector_field=lambda t, s, c: np.tanh(s))), NUMPY),
+    "NumPy with a key": (lambda ld: compiled(ld, system(ld, vector_field=lambda t, s, c, *, key: np.tanh(s))), NUMPY),
     "NumPy in a readout": (
         lambda ld: compiled(ld, system(ld, readout=lambda s: np.array(s), domain=ld.Box(-3, 3))),
         NUMPY,

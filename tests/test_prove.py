@@ -1,5 +1,6 @@
 """Proofs over regions: what is true is proved and checked, what is false is refuted, and nothing false is proved."""
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -388,3 +389,26 @@ def test_boxes_that_cannot_be_cut_stay_open():
     found = ld.verify(system, certificate, -np.ones(1) / 2, claims=("invariant",), budget=ld.Budget(boxes=1000))
     assert found.status is not Assurance.PROVED_REAL
     assert found.boxes < 100
+
+
+def test_a_counterexample_in_the_first_of_several_pieces_is_reported():
+    """The other pieces are not looked at then, and nothing is said of them."""
+    tube = ld.Tube(np.array([0.0, 0.5, 1.0]), np.full((2, 1), -1.0), np.full((2, 1), 1.0))
+    system = ld.System(vector_field=lambda t, s, c: s, domain=ld.Box(-2, 2))
+    certificate = ld.Certificate.exponential(loss=lambda s, y: jnp.sum(s**2), kappa=1)
+    found = ld.verify(system, certificate, x=np.ones(1), domain=tube, level=10.0)
+    assert found.status is Assurance.REFUTED
+
+
+def test_a_limit_that_is_infinite_is_none():
+    class Clipped(eqx.Module):
+        limit: float
+
+        def __call__(self, t, s, c):
+            return jnp.minimum(-s, self.limit)
+
+    certificate = ld.Certificate.exponential(loss=lambda s, y: jnp.sum(s**2), kappa=1)
+    system = lambda limit: ld.System(vector_field=Clipped(limit), domain=ld.Box(0.5, 1))
+    assert ld.verify(system(np.inf), certificate, x=np.ones(1)).status is Assurance.PROVED_REAL
+    with pytest.raises(ValueError, match="system: expected finite numbers, got NaN at"):
+        ld.verify(system(np.nan), certificate, x=np.ones(1))

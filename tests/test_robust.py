@@ -370,3 +370,13 @@ def test_a_nominal_context_that_is_rounded_is_not_taken_for_the_real_one():
     found = ld.certify_robustness(program_of(short, straight), x, y, radii=radii, rules=("margin", "tube"))
     exact = (float(x[0, 0]) - float(x[0, 1])) / math.sqrt(2)
     assert (found.radius <= exact).all()
+
+
+def test_a_program_that_is_trained_on_probabilities_is_certified_for_classes():
+    certificate = ld.Certificate.exponential(loss=ld.cross_entropy, kappa=2)
+    system = program_of(vector_field=straight).system
+    program = ld.compile(
+        system, certificate, (X[0], np.eye(3, dtype=np.float32)[Y[0]]), solver=ld.Solver(diffrax.Euler(), dt=0.25)
+    )
+    found = ld.certify_robustness(program, X, Y, radii=(0.01,), rules=("tube",))
+    assert found.accuracy(0.01) > 0.5

@@ -10,6 +10,7 @@ from jaxtyping import Array, Float, PyTree
 
 from .._rollout import time_dtype
 from .._system import Start, System
+from .._types import is_count
 
 
 class Samples(eqx.Module):
@@ -70,7 +71,7 @@ def uniform_weights(count: int, dtype: Any) -> Array:
 
 def check_count(name: str, count: Any) -> None:
     """Raises `ValueError` unless a number of samples is a positive `int`."""
-    if not (isinstance(count, int) and count > 0):
+    if not is_count(count):
         raise ValueError(f"{name}: expected a positive whole number, got {count!r}")
 
 

@@ -84,7 +84,8 @@ def functions(condition: Condition, part: str, x: Any, y: Any) -> tuple[Function
     x = jax.tree.map(jnp.asarray, x)
     condition, x, y = widened(eqx.nn.inference_mode(condition)), widened(x), widened(y)
     system = condition.continuous
-    _check_finite(system=system, certificate=condition.parts[part], x=x, y=y)
+    _refuse(np.isnan, "NaN", system=system, certificate=condition.parts[part])
+    _refuse(lambda v: ~np.isfinite(v), "NaN or Inf", x=x, y=y)
     check_start(system, struct_of(x))
     start = system.start(x)
     check_field(system, start, exactly=False)
@@ -111,13 +112,13 @@ def functions(condition: Condition, part: str, x: Any, y: Any) -> tuple[Function
     return found, flat
 
 
-def _check_finite(**trees: Any) -> None:
-    """Raises `ValueError` for arrays with NaN or Inf, of which nothing can be proved."""
+def _refuse(wrong: Callable, what: str, **trees: Any) -> None:
+    """Raises `ValueError` for arrays of which nothing can be proved."""
     for name, tree in trees.items():
         for where, leaf in jax.tree_util.tree_leaves_with_path(tree):
-            if eqx.is_inexact_array_like(leaf) and not np.isfinite(np.asarray(leaf)).all():
+            if eqx.is_inexact_array_like(leaf) and wrong(np.asarray(leaf)).any():
                 place = jax.tree_util.keystr(where)
-                raise ValueError(f"{name}: expected finite numbers, got NaN or Inf{f' at {place}' if place else ''}")
+                raise ValueError(f"{name}: expected finite numbers, got {what}{f' at {place}' if place else ''}")
 
 
 def _shape(leaf: Any) -> Any:

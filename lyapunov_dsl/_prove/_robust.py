@@ -35,7 +35,7 @@ from jax.flatten_util import ravel_pytree
 
 from .._certificate import Exponential
 from .._certify import Assurance
-from .._check import Declaration, check_data
+from .._check import Declaration, check_batch
 from .._depends import depends
 from .._domain import Box
 from .._potential import CrossEntropy, Truncated
@@ -198,12 +198,14 @@ def certify_robustness(
         )
     if not np.issubdtype(y.dtype, np.integer) or y.ndim != 1 or len(x) != len(y) or not len(y):
         raise ValueError(f"y: expected one integer class for each of {len(x)} inputs, got {y.dtype}{list(y.shape)}")
-    # Classes out of range too, which JAX would take for others.
-    check_data(program.declaration, program.certificate, x, y)
+    check_batch(x=(program.declaration.x, x))
+    if not (finite := np.isfinite(x).reshape(len(x), -1).all(axis=1)).all():
+        raise ValueError(f"x: expected finite inputs, got NaN or Inf at example {np.flatnonzero(~finite)[0]}")
     prediction = program.declaration.prediction
     if len(getattr(prediction, "shape", ())) != 1:
         raise ValueError(f"readout: expected logits float[classes], got {describe(prediction)}")
     classes = prediction.shape[0]
+    # JAX would take a class out of range for another.
     if y.min() < 0 or y.max() >= classes:
         raise ValueError(f"y: expected classes in [0, {classes}), got {y.min()} to {y.max()}")
     began = clock.monotonic()

@@ -224,6 +224,7 @@ def verify(
                 level_of, given = Assurance.UNDECIDED, why
             if (
                 name == "decrease"
+                and counter is None
                 and (region.least, region.most) != (None, None)
                 and _is_void([trees[key] for key, *_ in boxes])
             ):
