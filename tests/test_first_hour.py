@@ -461,7 +461,7 @@ def test_a_folder_of_another_run_says_what_to_do(ld: Any, tmp_path: Path, monkey
         raise Written
 
     module = sys.modules[ld.fit.__module__]
-    monkeypatch.setattr(module, "_advance", stop)
+    monkeypatch.setattr(module, "advance", stop)
     with pytest.raises(Written):
         fitted(ld, program=linear(ld), folder=tmp_path)
     words = rf"one of another key; to go on with that run, give what it was given, and for another run another folder than {tmp_path}"

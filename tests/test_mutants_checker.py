@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from flint import arb, arb_mat, ctx
 
-from lyapunov_checker import Refused, _check, _rules as rules, check
+from lyapunov_checker import Refused, _proof, _rules as rules, check
 from lyapunov_checker._file import read, seal
 from lyapunov_checker._program import UNARY, Graph, read_program
 from lyapunov_checker._tree import leaves
@@ -711,17 +711,17 @@ def test_definite_matrices(n):
         for shift in (0.0, -1.001, -0.999):
             moved = table + shift * np.linalg.eigvalsh(table)[0] * np.eye(n)
             balls = [[arb(float(v)) for v in row] for row in moved]
-            assert _check.definite(balls) == (np.linalg.eigvalsh(moved)[0] > 0)
+            assert _proof.definite(balls) == (np.linalg.eigvalsh(moved)[0] > 0)
         # A ball about the matrix that holds one that is not definite.
         least = np.linalg.eigvalsh(table)[0]
         wide = [
             [arb(float(v), float(least) * 1.01 if i == j else 0.0) for j, v in enumerate(row)]
             for i, row in enumerate(table)
         ]
-        assert not _check.definite(wide)
+        assert not _proof.definite(wide)
     near = [[arb(1.0, 0.2) if i == j else arb(0.0, 0.7 / max(n - 1, 1)) for j in range(n)] for i in range(n)]
-    assert _check.definite(near)
-    assert not _check.definite([[arb(0.0)] * n for _ in range(n)])
+    assert _proof.definite(near)
+    assert not _proof.definite([[arb(0.0)] * n for _ in range(n)])
 
 
 FACES = {f"enclosed.{axis}.{side}": ONE_BOX for axis in range(2) for side in ("lower", "upper")}

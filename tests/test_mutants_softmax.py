@@ -12,6 +12,7 @@ from flint import arb, ctx
 from lyapunov_dsl.bounds import _softmax as soft
 from lyapunov_dsl.bounds._interval import Interval
 from lyapunov_dsl.bounds._rule import NONE, Node
+from lyapunov_dsl.bounds._softmax_mean import _psi, softmax_mean
 
 inf = math.inf
 
@@ -119,9 +120,9 @@ def test_means(which):
     center, half = (np.array(v) for v in T[which])
     t = Interval(*(np.broadcast_to(v, A.lower.shape) for v in (center - half, center + half)))
     here = node((len(BOX),))
-    out = soft.softmax_mean.range(here, A, t)
-    slack = np.asarray(soft.softmax_mean.slack(here, out, A, t))
-    found = soft.softmax_mean.relax(here, out, A, t)
+    out = softmax_mean.range(here, A, t)
+    slack = np.asarray(softmax_mean.slack(here, out, A, t))
+    found = softmax_mean.relax(here, out, A, t)
     ones = jnp.ones(len(BOX))
     sides = [([np.asarray(f(ones)) for f in p.transposes], np.asarray(p.bias)) for p in (found.lower, found.upper)]
     rounding, gaps = np.asarray(found.rounding), np.zeros(len(BOX))
@@ -165,8 +166,8 @@ def test_what_is_infinite_or_undefined_says_nothing():
     for rule, arguments, shape in (
         (soft.logsumexp, (odd,), (3,)),
         (soft.softmax, (odd,), (3, 3)),
-        (soft.softmax_mean, (odd, fine), (3,)),
-        (soft.softmax_mean, (fine, odd), (3,)),
+        (softmax_mean, (odd, fine), (3,)),
+        (softmax_mean, (fine, odd), (3,)),
     ):
         here = node(shape)
         out = rule.range(here, *arguments)
@@ -193,7 +194,7 @@ def test_boxes_so_wide_that_exponentials_vanish():
     assert (p.lower <= 1e-300).all()
     assert float(p.upper[0, 0]) == 1
     assert (p.upper[1] == 1).all()
-    mean = soft.softmax_mean.range(here, a, t)
+    mean = softmax_mean.range(here, a, t)
     assert (mean.lower <= 1 + 1e-12).all()
     assert (mean.upper >= 3 - 1e-12)[1]
     assert float(mean.upper[0]) >= 2.7
@@ -228,7 +229,7 @@ def test_rounding_in_float32_counts():
     assert float(slack[0, 0]) <= 2000 * half
     lse = soft.logsumexp.slack(there, soft.logsumexp.range(there, a), a)
     assert 150 * half <= float(lse[0]) <= 2000 * half
-    mean = soft.softmax_mean.slack(there, soft.softmax_mean.range(there, a, t), a, t)
+    mean = softmax_mean.slack(there, softmax_mean.range(there, a, t), a, t)
     assert 100 * half * 7 <= float(mean[0]) <= 14000 * half
     tie = soft.tie.slack(there, p, p, a, t)
     assert 100 * half * 7 <= float(tie[0]) <= 30000 * half
@@ -236,7 +237,7 @@ def test_rounding_in_float32_counts():
     assert 150 * half <= float(told[0]) <= 6000 * half
     # Exponents of which nothing is left beside their rounding, and averages of what overflows.
     large = Interval(a.lower * 1e6, a.upper * 1e6)
-    for rule, shape, more in ((soft.logsumexp, (1,), ()), (soft.softmax, (1, 3), ()), (soft.softmax_mean, (1,), (t,))):
+    for rule, shape, more in ((soft.logsumexp, (1,), ()), (soft.softmax, (1, 3), ()), (softmax_mean, (1,), (t,))):
         assert np.isinf(
             rule.slack(node(shape, dtype=jnp.float32), rule.range(node(shape), large, *more), large, *more)
         ).all()
@@ -244,12 +245,12 @@ def test_rounding_in_float32_counts():
             rule.slack(node(shape, virtual=True), rule.range(node(shape), large, *more), large, *more)
         ).all()
     huge = Interval(t.lower * 2e37, t.upper * 2e37)
-    assert np.isinf(soft.softmax_mean.slack(there, p, a, huge)).all()
-    assert np.isfinite(soft.softmax_mean.slack(there, p, a, t)).all()
+    assert np.isinf(softmax_mean.slack(there, p, a, huge)).all()
+    assert np.isfinite(softmax_mean.slack(there, p, a, t)).all()
     for rule, inputs, spreads, least in (
         (soft.softmax, (a,), (1e-3,), 1e-3),
-        (soft.softmax_mean, (a, t), (1e-3, NONE), 14e-3),
-        (soft.softmax_mean, (a, t), (NONE, 1e-3), 2e-3),
+        (softmax_mean, (a, t), (1e-3, NONE), 14e-3),
+        (softmax_mean, (a, t), (NONE, 1e-3), 2e-3),
         (soft.tie, (a, a, t), (NONE, 1e-3, 1e-4), 2 * (14e-3 + 2e-4)),
         (soft.told, (a, a, a), (NONE, NONE, 1e-3), 4e-3),
     ):
@@ -261,6 +262,6 @@ def test_rounding_in_float32_counts():
 def test_the_remainder_of_an_exponential_is_rounded_up():
     for d in [*np.geomspace(1e-12, 500, 200).tolist(), 0.0, 0.00999, 0.01, 0.0101]:
         true = arb(d).exp() - 1 - arb(d)
-        found = float(soft._psi(jnp.asarray(d)))
+        found = float(_psi(jnp.asarray(d)))
         assert arb(found) >= true
         assert found <= float(true) * (1 + 1e-3)

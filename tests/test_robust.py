@@ -227,12 +227,15 @@ def test_what_cannot_be_certified_is_refused():
         ld.certify_robustness(program_of(solver=ld.Solver(diffrax.Euler(), dt=0.3)), X, Y)
 
 
-def test_wrong_and_nan_examples_get_nothing():
-    x = np.concatenate([X[:2], np.full((1, 3), np.nan, np.float32)])
-    y = np.array([(Y[0] + 1) % 3, Y[1], 0], np.int32)
-    found = ld.certify_robustness(program_of(vector_field=straight), x, y, radii=(1e-4,), rules=("margin", "reach"))
-    assert list(found.right) == [False, True, False]
-    assert list(found.radius > 0) == [False, True, False]
+def test_wrong_examples_get_nothing_and_nan_is_refused():
+    y = np.array([(Y[0] + 1) % 3, Y[1]], np.int32)
+    options = {"radii": (1e-4,), "rules": ("margin", "reach")}
+    found = ld.certify_robustness(program_of(vector_field=straight), X[:2], y, **options)
+    assert list(found.right) == [False, True]
+    assert list(found.radius > 0) == [False, True]
+    x = np.concatenate([X[:1], np.full((1, 3), np.nan, np.float32)])
+    with pytest.raises(ValueError, match="x: expected finite inputs, got NaN or Inf at example 1"):
+        ld.certify_robustness(program_of(vector_field=straight), x, y, **options)
 
 
 @pytest.mark.full

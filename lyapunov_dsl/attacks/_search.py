@@ -199,8 +199,9 @@ def fold(key: Any, number: int) -> Any:
 
 def check_keys(key: Any, count: int) -> None:
     """Raises `ValueError` for what is neither one key nor one for each input."""
-    check_key(key)
-    if _is_batch(key) and len(key) != count:
+    several = eqx.is_array(key) and _is_batch(key)
+    check_key(key[0] if several and len(key) else key)
+    if several and len(key) != count:
         raise ValueError(f"key: expected one PRNG key, or {count} of them, got {len(key)}")
 
 
