@@ -30,12 +30,18 @@ ONCE = ("test_certify", "test_compile", "test_image_models")
 
 # Each compiles for about half a minute, and its like is tested beside it.
 LONG = {
+    "test_bounds.py::test_gradients_of_bounds_by_weights_and_by_the_box[tanh]",
+    "test_bounds.py::test_jit_vmap_and_eager_agree_and_hold[float64]",
+    "test_bounds.py::test_tighter_methods_are_tighter_and_all_hold[tanh-float64]",
     "test_checkpoint.py::test_ctrl_c_leaves_a_state_that_resumes_to_the_same_numbers[3]",
     "test_family.py::test_proved_where_it_holds_and_refuted_where_it_does_not[asymptotic]",
     "test_family.py::test_proved_where_it_holds_and_refuted_where_it_does_not[input to state]",
+    "test_family.py::test_proved_where_it_holds_and_refuted_where_it_does_not[barrier of degree 2]",
+    "test_image_models.py::test_discrete_systems_learn_a_separable_problem[continuous_net-EndToEnd]",
     "test_image_models.py::test_a_discrete_system_on_images[resnet18]",
     "test_lipschitz.py::test_local_constants_hold_between_any_two_points[2]",
     "test_report.py::test_the_curve_is_what_predict_does[fixed]",
+    "test_robust.py::test_a_linear_system_gets_its_exact_radius[tube-2]",
     "test_robust.py::test_a_readout_with_a_large_constant_counts",
     "test_robust.py::test_a_system_without_a_context",
     "test_scale_out.py::test_several_devices_give_the_numbers_of_one[float32]",

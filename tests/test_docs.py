@@ -18,6 +18,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
+@pytest.mark.usefixtures("quick")
 def test_write_a_certificate_runs_as_printed(capsys):
     names = run("docs/write_a_certificate.md")
     report = capsys.readouterr().out
@@ -60,6 +61,7 @@ def test_the_first_page_has_the_lines_of_the_readme() -> None:
     assert blocks("docs/index.md") == blocks("README.md")
 
 
+@pytest.mark.usefixtures("quick")
 def test_the_readme_runs_as_printed_once_its_names_exist(capsys):
     import equinox as eqx
     import jax
