@@ -87,9 +87,12 @@ def training_ratios() -> str:
     results = read("training_step")["results"]
     rows: list[tuple[Any, ...]] = []
     for field, kind in results.items():
-        for name, row in kind["times"].items():
+        times = kind["times"]
+        alone = times["encoder alone"]["ms"]
+        for name, row in times.items():
             if row["ratios"]:
-                rows.append((name, field, *(f"{ratio:.2f}" for ratio in row["ratios"].values())))
+                beyond = {r: (times[of]["ms"] - alone) / (row["ms"] - alone) for r, of in kind["references"].items()}
+                rows.append((name, field, *(f"{ratio:.2f} ({beyond[r]:.1f})" for r, ratio in row["ratios"].items())))
     references = list(next(iter(results.values()))["references"])
     order = list(dict.fromkeys(row[0] for row in rows))
     rows.sort(key=lambda row: order.index(row[0]))

@@ -1,6 +1,6 @@
-"""Which settings train as well: test errors of the digits network with a field of width 128, over five folds and two initializations.
+"""Which settings train as well: test errors of the digits network with a field of width 128, over five folds.
 
-    python benchmarks/trains_as_well.py    # about a quarter of an hour on two cores; docs/results/trains_as_well.json
+    python benchmarks/trains_as_well.py    # about ten minutes on two cores; docs/results/trains_as_well.json
 
 Every end-to-end setting of `training_step.py` once (an adjoint or a loop changes the time, not the answer), and the solver-free ones.
 Inference is by the setting's own steps where it has some, by the default solver otherwise. A setting trains as well whose mean test error
@@ -59,7 +59,7 @@ def errors(objective: ld.Objective, x: Any, y: Any, *, folds: int, seeds: int, e
 def main() -> None:
     parser = argparse.ArgumentParser(description="Test errors of every setting.")
     parser.add_argument("--folds", type=int, default=5)
-    parser.add_argument("--seeds", type=int, default=2)
+    parser.add_argument("--seeds", type=int, default=1, help="initializations")
     parser.add_argument("--epochs", type=int, default=40)
     parser.add_argument("--out", type=Path, default=None)
     options = parser.parse_args()
