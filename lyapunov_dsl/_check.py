@@ -1,10 +1,7 @@
 """Checks of a declaration by abstract evaluation: nothing is computed, everything is compared."""
 
-import contextlib
 import dataclasses
-import inspect
 import warnings
-from collections.abc import Callable, Iterator
 from typing import Any
 
 import equinox as eqx
@@ -17,6 +14,7 @@ from ._certificate import AllOf, Exponential, Point, each, loss_of, parts_of
 from ._condition import Condition
 from ._depends import check_depends
 from ._domain import Box
+from ._hints import as_one, doing
 from ._potential import CrossEntropy, FunctionLoss, Loss, Truncated, radius_for
 from ._rollout import discrete_path
 from ._system import DiscreteSystem, Start, System, identity
@@ -57,62 +55,6 @@ class Declaration:
         return isinstance(other, Declaration) and self._identity() == other._identity()
 
 
-@contextlib.contextmanager
-def _while(what: str, function: Any = None, *arguments: str) -> Iterator[None]:
-    """Adds to an error of the user's own code what it was being called for, and what to do where that is clear."""
-    try:
-        yield
-    except Exception as error:
-        error.add_note(f"raised while checking {what}")
-        if hint := _hint(error, function, arguments):
-            error.add_note(hint)
-        raise
-
-
-def _hint(error: Exception, function: Any, arguments: tuple[str, ...]) -> str:
-    """What to do about an error of the user's own code, empty where nothing is known."""
-    if isinstance(function, type):
-        return f"expected a function of ({', '.join(arguments)}), got the class {function.__name__}: give an instance of it"
-    if isinstance(function, Callable) and not _takes(function, arguments):
-        return f"expected a function of ({', '.join(arguments)}), got one of {inspect.signature(function)}: wrap it in one that is"
-    if isinstance(error, jax.errors.TracerArrayConversionError):
-        return "NumPy cannot compute what is only traced: use jax.numpy, jnp.tanh in place of np.tanh for example"
-    if isinstance(error, jax.errors.TracerBoolConversionError):
-        return "Python's if, while, and, or cannot look at what is only traced: use jnp.where, jax.lax.cond or jax.lax.while_loop"
-    if isinstance(error, jax.errors.ConcretizationTypeError | jax.errors.TracerIntegerConversionError):
-        return "float(), int(), range() and the functions of math cannot take what is only traced: use jax.numpy and jax.lax"
-    return ""
-
-
-def _takes(function: Callable, arguments: tuple[str, ...]) -> bool:
-    """Whether a function can be called with so many arguments, as far as is known."""
-    try:
-        signature = inspect.signature(function)
-    except (TypeError, ValueError):
-        return True
-    try:
-        # A key is given to what takes one.
-        signature.bind(*arguments, **({"key": None} if "key" in signature.parameters else {}))
-    except TypeError:
-        return False
-    return True
-
-
-@contextlib.contextmanager
-def _as_one(x: Struct, y: Struct) -> Iterator[None]:
-    """Adds to an error that the example looks like a batch, where it does."""
-    try:
-        yield
-    except Exception as error:
-        sizes = {leaf.shape[0] if leaf.shape else None for leaf in jax.tree.leaves((x, y))}
-        if len(sizes) == 1 and None not in sizes and jax.tree.leaves(y):
-            error.add_note(
-                f"the example is one pair without a batch axis; all of x and y begin with an axis of {sizes.pop()} here: "
-                "if that is the batch, give example=(x[0], y[0])"
-            )
-        raise
-
-
 def check_example(example: Any) -> tuple[PyTree, PyTree]:
     """One unbatched pair (x, y) as shapes and dtypes; y is `None` without targets."""
     if not (isinstance(example, tuple | list) and len(example) == 2):
@@ -139,7 +81,7 @@ def check_stateless(system: Any) -> None:
 
 def check_start(system: Any, x: Struct) -> Start:
     """The shapes of the start, which has to be a `Start` with a floating-point state."""
-    with _while(f"input(x: {describe(x)}), called with one example without a batch axis", system.input, "x"):
+    with doing(f"input(x: {describe(x)}), called with one example without a batch axis", system.input, "x"):
         start = eqx.filter_eval_shape(system.start, x)
     if not isinstance(start, Start):
         raise ValueError(f"input: expected a lyapunov_dsl.Start(state, context), got {describe(start):.200}")
@@ -158,7 +100,7 @@ def check_field(system: System, start: Start, *, exactly: bool = True) -> None:
     """The vector field returns something shaped like the state, and `exactly`: of its dtypes."""
     t = jax.ShapeDtypeStruct((), jnp.result_type(*jax.tree.leaves(start.state)))
     what = f"vector_field(t: {describe(t)}, state: {describe(start.state)}, context: {describe(start.context)})"
-    with _while(what, system.vector_field, "t", "state", "context"):
+    with doing(what, system.vector_field, "t", "state", "context"):
         velocity = eqx.filter_eval_shape(system.velocity, t, start.state, start.context)
     shapes = lambda tree: struct_of(tree) if exactly else jax.tree.map(np.shape, struct_of(tree))
     if shapes(velocity) != shapes(start.state):
@@ -172,7 +114,7 @@ def check_layers(system: DiscreteSystem, start: Start) -> PyTree:
     state = start.state
     for i in range(len(system.steps)):
         what = f"steps[{i}](state: {describe(state)}, context: {describe(start.context)})"
-        with _while(what, system.steps[i], "state", "context"):
+        with doing(what, system.steps[i], "state", "context"):
             state = eqx.filter_eval_shape(system.step, i, state, start.context)
         leaves = jax.tree.leaves(state)
         if not leaves or not all(
@@ -184,7 +126,7 @@ def check_layers(system: DiscreteSystem, start: Start) -> PyTree:
 
 def check_readout(system: Any, state: Struct) -> PyTree:
     """The prediction, which has to be floating-point."""
-    with _while(f"readout(state: {describe(state)})", system.readout, "state"):
+    with doing(f"readout(state: {describe(state)})", system.readout, "state"):
         prediction = eqx.filter_eval_shape(system.decode, state)
     for leaf in jax.tree.leaves(prediction):
         if not (hasattr(leaf, "dtype") and jnp.issubdtype(leaf.dtype, jnp.floating)):
@@ -223,7 +165,7 @@ def check_potentials(
             value = part.value(t, state, point)
             return value, part.comparison(t, value)
 
-        with _while(f"the value of {name} at a state {describe(start.state)}"):
+        with doing(f"the value of {name} at a state {describe(start.state)}"):
             value, comparison = eqx.filter_eval_shape(evaluate, start.state, start.context, target)
         for what, out in {"value": value, "comparison": comparison}.items():
             if getattr(out, "shape", None) != () or not jnp.issubdtype(out.dtype, jnp.floating):
@@ -385,7 +327,7 @@ def declare(system: Any, certificate: Any, example: Any) -> tuple[Any, Any, Decl
         raise ValueError("certificate: expected at least one part, got none")
     x, y = check_example(example)
     quiet = eqx.nn.inference_mode(system)
-    with _as_one(x, y):
+    with as_one(x, y):
         start = check_start(quiet, x)
         if isinstance(quiet, System):
             check_field(quiet, start)

@@ -266,7 +266,7 @@ PROOFS: dict[str, Mistake] = {
     "NaN as the state": (lambda ld: verified(ld, x=(NAN, 0.0)), "x: expected finite numbers, got NaN or Inf"),
     "weights of NaN": (
         lambda ld: ld.verify(broken(linear(ld)), None, X[0], 3),
-        r"system: expected finite numbers, got NaN or Inf at \.vector_field\.layer\.bias",
+        r"system: expected finite numbers, got NaN at \.vector_field\.layer\.bias",
     ),
     "a field of another shape": (
         lambda ld: verified(ld, rest(ld, vector_field=lambda t, s, c: s[:1])),
