@@ -253,8 +253,7 @@ def summary() -> str:
 TABLES = {
     "summary": summary, "digits folds": digits_folds, "digits measures": digits_measures, "trains as well": trains_as_well,
     "training step": training_step, "training ratios": training_ratios, "training references": training_references,
-    "compile and memory": compile_and_memory, "time to accuracy, 128": lambda: time_to_accuracy("128"),
-    "time to accuracy, 512": lambda: time_to_accuracy("512"), "inference": inference, "bounds": bounds, "certify": certify,
+    "compile and memory": compile_and_memory, "time to accuracy, 128": lambda: time_to_accuracy("128"), "inference": inference, "bounds": bounds, "certify": certify,
     "certify rules": certify_rules, "control": control, "import time": import_time, "mutation": mutation,
     **{f"scaling, {what}": (lambda what=what: scaling(what)) for what in ("states", "samples", "steps", "batch")},
 }  # fmt: skip
