@@ -1,6 +1,6 @@
 """Training time to equal test accuracy on MNIST: without a solver, by flow matching, and end to end with every adjoint of diffrax.
 
-    python benchmarks/time_to_accuracy.py --data-dir DIR            # about a quarter of an hour on two cores; docs/results/time_to_accuracy.json
+    python benchmarks/time_to_accuracy.py --data-dir DIR            # about twenty minutes; docs/results/time_to_accuracy.json
     python benchmarks/time_to_accuracy.py --data-dir DIR --quick    # a smoke test
 
 A small convolutional encoder and a dense field that keeps H, of width 128; Adam at 1e-3, batches of 64, all 60,000 training images,
