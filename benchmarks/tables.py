@@ -259,7 +259,8 @@ TABLES = {
     "training step": training_step, "training ratios": training_ratios, "training references": training_references,
     "compile and memory": compile_and_memory,
     "time to accuracy, 128": lambda: time_to_accuracy("128"), "inference": inference,
-    "bounds": bounds, "certify": certify, "certify rules": certify_rules, "control": control, "import time": import_time, "mutation": mutation,
+    "bounds": bounds, "certify": certify, "certify rules": certify_rules,
+    "control": control, "import time": import_time, "mutation": mutation,
     **{f"scaling, {what}": (lambda what=what: scaling(what)) for what in ("states", "samples", "steps", "batch")},
 }  # fmt: skip
 
