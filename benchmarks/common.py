@@ -51,20 +51,25 @@ class Encoder(eqx.Module):
     """η(0) = 0, and what the field may know of the image."""
 
     convolutions: ld.nn.ConvEncoder
+    states: int = eqx.field(static=True, default=CLASSES)
 
     def __call__(self, image: Any) -> ld.Start:
-        return ld.Start(state=jnp.zeros(CLASSES, image.dtype), context=self.convolutions(image))
+        return ld.Start(state=jnp.zeros(self.states, image.dtype), context=self.convolutions(image))
 
 
-def make_system(key: Any, kappa: Any = KAPPA, *, width: int = 64) -> ld.System:
-    """The digits network: a small convolutional encoder and a dense field that keeps the cube H invariant."""
+def make_system(
+    key: Any, kappa: Any = KAPPA, *, width: int = 64, shape: tuple[int, int, int] = (1, 8, 8), states: int = CLASSES
+) -> ld.System:
+    """The digits network: a small convolutional encoder and a dense field that keeps the cube H invariant. Of more states than classes the
+    first ones are the logits."""
     encoder_key, field_key = jax.random.split(key)
     # Twice the half-width of eq. 49, so that H has room below the promised V(1).
     half_width = 2 * ld.radius_for(ld.cross_entropy, kappa, CLASSES)
-    inner = ld.nn.MLPField(CLASSES, 64, width=width, key=field_key)
+    inner = ld.nn.MLPField(states, 64, width=width, key=field_key)
     return ld.System(
-        input=Encoder(ld.nn.ConvEncoder((1, 8, 8), 64, key=encoder_key)),
+        input=Encoder(ld.nn.ConvEncoder(shape, 64, key=encoder_key), states),
         vector_field=ld.nn.InvariantField(inner, half_width, rate=RATE),
+        readout=ld.identity if states == CLASSES else lambda state: state[:CLASSES],
         domain=ld.Box(-half_width, half_width),
     )
 

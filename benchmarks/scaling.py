@@ -14,41 +14,17 @@ from typing import Any
 
 import common
 import diffrax
-import equinox as eqx
 import jax
-import jax.numpy as jnp
 
 import lyapunov_dsl as ld
 
 STATES, SAMPLES, STEPS, BATCHES = (10, 30, 100, 300), (1, 8, 64, 512), (4, 8, 16, 32, 64), (16, 64, 256, 1024)
 
 
-def system(key: Any, states: int) -> ld.System:
-    """The digits network with a state of any length; the readout is its first ten numbers."""
-    encoder_key, field_key = jax.random.split(key)
-    half_width = 2 * ld.radius_for(ld.cross_entropy, common.KAPPA, common.CLASSES)
-    inner = ld.nn.MLPField(states, 64, width=128, key=field_key)
-    return ld.System(
-        _Start(ld.nn.ConvEncoder((1, 8, 8), 64, key=encoder_key), states),
-        ld.nn.InvariantField(inner, half_width, rate=common.RATE),
-        lambda state: state[: common.CLASSES],
-        domain=ld.Box(-half_width, half_width),
-    )
-
-
-class _Start(eqx.Module):
-    convolutions: ld.nn.ConvEncoder
-    states: int = eqx.field(static=True)
-
-    def __call__(self, image: Any) -> ld.Start:
-        return ld.Start(jnp.zeros(self.states, image.dtype), self.convolutions(image))
-
-
 def program(objective: ld.Objective, x: Any, y: Any, states: int = common.CLASSES) -> ld.Program:
     """A program of the digits network for an objective."""
-    return ld.compile(
-        system(jax.random.key(0), states), common.certificate(), (x[0], y[0]), objective=objective, solver=ld.Solver()
-    )
+    system = common.make_system(jax.random.key(0), width=128, states=states)
+    return ld.compile(system, common.certificate(), (x[0], y[0]), objective=objective, solver=ld.Solver())
 
 
 FAMILY: dict[str, ld.Objective] = {

@@ -49,14 +49,7 @@ def settings() -> dict[str, ld.Objective]:
 
 def program(objective: ld.Objective, width: int, seed: int, example: Any) -> ld.Program:
     """The network for images of 28 x 28."""
-    encoder_key, field_key = jax.random.split(jax.random.key(seed))
-    half_width = 2 * ld.radius_for(ld.cross_entropy, common.KAPPA, common.CLASSES)
-    inner = ld.nn.MLPField(common.CLASSES, 64, width=width, key=field_key)
-    system = ld.System(
-        input=common.Encoder(ld.nn.ConvEncoder((1, 28, 28), 64, key=encoder_key)),
-        vector_field=ld.nn.InvariantField(inner, half_width, rate=common.RATE),
-        domain=ld.Box(-half_width, half_width),
-    )
+    system = common.make_system(jax.random.key(seed), width=width, shape=(1, 28, 28))
     return ld.compile(system, common.certificate(), example, objective=objective, solver=solver_of(objective))
 
 

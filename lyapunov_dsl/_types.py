@@ -55,7 +55,7 @@ def check_file(path: Path) -> None:
 
 def is_count(x: Any) -> bool:
     """Whether a value is a positive whole number, of Python or of NumPy."""
-    return isinstance(x, int | np.integer) and bool(x > 0)
+    return isinstance(x, int | np.integer) and not isinstance(x, bool) and bool(x > 0)
 
 
 def check_sizes(**sizes: Any) -> None:

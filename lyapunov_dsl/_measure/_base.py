@@ -10,7 +10,6 @@ from jaxtyping import Array, Float, PyTree
 
 from .._rollout import time_dtype
 from .._system import Start, System
-from .._types import is_count
 
 
 class Samples(eqx.Module):
@@ -67,12 +66,6 @@ def stratified_times(key: Any, count: int, horizon: float, dtype: Any) -> Array:
 def uniform_weights(count: int, dtype: Any) -> Array:
     """Equal weights that sum to 1."""
     return jnp.full((count,), 1 / count, dtype)
-
-
-def check_count(name: str, count: Any) -> None:
-    """Raises `ValueError` unless a number of samples is a positive `int`."""
-    if not is_count(count):
-        raise ValueError(f"{name}: expected a positive whole number, got {count!r}")
 
 
 def shared_samples(draw: Any, start: Start, count: int, horizon: float, key: Any) -> Samples:

@@ -10,8 +10,8 @@ from jaxtyping import PyTree
 
 from .._domain import Box
 from .._system import Start, System
-from .._types import kind
-from ._base import Measure, Samples, check_count, shared_samples
+from .._types import check_sizes, kind
+from ._base import Measure, Samples, shared_samples
 
 
 class Boundary(Measure):
@@ -28,7 +28,7 @@ class Boundary(Measure):
     per_example: ClassVar[bool] = False
 
     def __init__(self, samples: int = 64):
-        check_count("samples", samples)
+        check_sizes(samples=samples)
         self.samples = samples
 
     def check(self, system: System, state: PyTree) -> None:

@@ -12,8 +12,8 @@ from jaxtyping import PyTree
 from .._constant import Constant
 from .._rollout import time_dtype
 from .._system import Start, System
-from .._types import describe
-from ._base import Measure, Samples, check_count, uniform_weights
+from .._types import check_sizes, describe
+from ._base import Measure, Samples, uniform_weights
 
 
 class Boxes(Measure):
@@ -33,7 +33,7 @@ class Boxes(Measure):
     per_example: ClassVar[bool] = False
 
     def __init__(self, low: Any, high: Any, samples: int = 64):
-        check_count("samples", samples)
+        check_sizes(samples=samples)
         ends = [np.asarray(v, float) for v in (low, high)]
         same = ends[0].ndim == 2 and ends[0].shape == ends[1].shape and len(ends[0]) and ends[0].shape[1] > 1
         if not same or not all(np.isfinite(v).all() for v in ends) or not (ends[0] <= ends[1]).all():

@@ -7,7 +7,8 @@ from jaxtyping import PyTree
 
 from .._domain import Box
 from .._system import Start, System
-from ._base import Measure, Samples, check_count, shared_samples
+from .._types import check_sizes
+from ._base import Measure, Samples, shared_samples
 
 
 class Cube(Measure):
@@ -26,7 +27,7 @@ class Cube(Measure):
     per_example: ClassVar[bool] = False
 
     def __init__(self, samples: int = 64, half_width: Any = None):
-        check_count("samples", samples)
+        check_sizes(samples=samples)
         self.samples = samples
         self.box = None if half_width is None else Box(-half_width, half_width)
 

@@ -11,8 +11,8 @@ from jaxtyping import PyTree
 from .._constant import Constant
 from .._domain import Ball, Box
 from .._system import Start, System
-from .._types import is_finite
-from ._base import Measure, Samples, check_count, shared_samples
+from .._types import check_sizes, is_finite
+from ._base import Measure, Samples, shared_samples
 
 
 class Sphere(Measure):
@@ -33,7 +33,7 @@ class Sphere(Measure):
     per_example: ClassVar[bool] = False
 
     def __init__(self, samples: int = 64, radius: Any = None):
-        check_count("samples", samples)
+        check_sizes(samples=samples)
         if radius is not None and not (is_finite(radius) and radius > 0):
             raise ValueError(f"radius: expected a positive finite number, got {radius!r}")
         self.samples = samples

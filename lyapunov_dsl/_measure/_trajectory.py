@@ -10,8 +10,8 @@ from jaxtyping import PyTree
 
 from .._rollout import rollout, time_dtype
 from .._system import Start, System
-from .._types import is_finite
-from ._base import Measure, Samples, check_count, stratified_times, uniform_weights
+from .._types import check_sizes, is_finite
+from ._base import Measure, Samples, stratified_times, uniform_weights
 
 
 class Trajectory(Measure):
@@ -36,8 +36,7 @@ class Trajectory(Measure):
     per_example: ClassVar[bool] = True
 
     def __init__(self, points: int = 8, samples: int = 1, noise: Any = 0.25):
-        check_count("points", points)
-        check_count("samples", samples)
+        check_sizes(points=points, samples=samples)
         if not (is_finite(noise) and noise >= 0):
             raise ValueError(f"noise: expected a finite number >= 0, got {noise!r}")
         self.points, self.samples = points, samples

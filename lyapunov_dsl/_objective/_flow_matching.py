@@ -10,10 +10,10 @@ from jaxtyping import PyTree
 
 from .._condition import Condition
 from .._constant import Constant
-from .._measure._base import check_count, stratified_times
+from .._measure._base import stratified_times
 from .._rollout import time_dtype
 from .._system import DiscreteSystem, Start
-from .._types import Key, Scalar, Struct, describe, is_finite, kind, struct_of
+from .._types import Key, Scalar, Struct, check_sizes, describe, is_finite, kind, struct_of
 from ._base import Objective, example_keys, starts
 
 
@@ -66,7 +66,7 @@ class FlowMatching(Objective):
     def __init__(self, goal: Any, *, samples: int = 8, noise: Any = 0.0):
         if not callable(goal):
             raise ValueError(f"goal: expected a function (target, state) -> state, got {kind(goal)}")
-        check_count("samples", samples)
+        check_sizes(samples=samples)
         if not (is_finite(noise) and noise >= 0):
             raise ValueError(f"noise: expected a finite number >= 0, got {noise!r}")
         self.goal, self.noise, self.samples = goal, Constant(noise), samples

@@ -8,10 +8,9 @@ import jax.numpy as jnp
 from jaxtyping import PyTree
 
 from .._condition import Condition
-from .._measure._base import check_count
 from .._rollout import layout
 from .._system import DiscreteSystem
-from .._types import Scalar, Struct, kind
+from .._types import Scalar, Struct, check_sizes, kind
 from ._base import Objective, example_keys, starts
 
 
@@ -34,7 +33,7 @@ class PathIntegral(Objective):
     solver: diffrax.AbstractSolver
 
     def __init__(self, steps: int = 8, solver: Any = None):
-        check_count("steps", steps)
+        check_sizes(steps=steps)
         if solver is not None and not isinstance(solver, diffrax.AbstractSolver):
             raise ValueError(f"solver: expected a diffrax solver such as diffrax.Euler(), got {kind(solver)}")
         self.steps = steps

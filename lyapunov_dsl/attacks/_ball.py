@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float
 
 from .._mesh import Team
-from .._types import check_norm, describe, is_finite, shown
+from .._types import check_norm, describe, is_count, is_finite, shown
 
 
 class Ball(eqx.Module):
@@ -138,7 +138,7 @@ def check_ball(radius: Any, norm: Any, clip: Any) -> float:
 def check_counts(**counts: Any) -> None:
     """Raises `ValueError` for what is no positive integer."""
     for name, count in counts.items():
-        if isinstance(count, bool) or not isinstance(count, (int, np.integer)) or count < 1:
+        if not is_count(count):
             raise ValueError(f"{name}: expected a positive integer, got {shown(count)}")
 
 

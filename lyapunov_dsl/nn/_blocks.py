@@ -6,12 +6,11 @@ from typing import Any
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-import numpy as np
 from einops import rearrange
 from jaxtyping import Array, Float
 
 from .._system import Start
-from .._types import is_finite, shown
+from .._types import is_count, is_finite, shown
 
 _CHANNELS_A_GROUP = 16
 
@@ -155,21 +154,9 @@ class Head(eqx.Module):
         return self.dense(jnp.mean(state, axis=(1, 2)))
 
 
-def is_size(value: Any) -> bool:
-    """Whether a value is a positive whole number."""
-    return isinstance(value, int | np.integer) and not isinstance(value, bool) and bool(value > 0)
-
-
-def check_sizes(**sizes: Any) -> None:
-    """Raises `ValueError` for the first of these that is not a positive whole number."""
-    for name, size in sizes.items():
-        if not is_size(size):
-            raise ValueError(f"{name}: expected a positive whole number, got {size!r}")
-
-
 def check_image(shape: Any) -> tuple[int, int, int]:
     """The shape of an image. Raises `ValueError` where it is none."""
-    if not (isinstance(shape, tuple | list) and len(shape) == 3 and all(is_size(size) for size in shape)):
+    if not (isinstance(shape, tuple | list) and len(shape) == 3 and all(is_count(size) for size in shape)):
         raise ValueError(
             f"shape: expected (channels, height, width) of one image, three positive whole numbers, got {shown(shape)}"
         )

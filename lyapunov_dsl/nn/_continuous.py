@@ -8,7 +8,7 @@ import jax
 from jaxtyping import Array, Float, PyTree
 
 from .._system import DiscreteSystem
-from .._types import is_finite
+from .._types import check_sizes, is_finite
 from ._blocks import (
     BasicBlock,
     Convolution,
@@ -19,7 +19,6 @@ from ._blocks import (
     channels_last,
     check_image,
     check_positive,
-    check_sizes,
 )
 
 

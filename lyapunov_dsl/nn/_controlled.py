@@ -11,8 +11,8 @@ from einops import rearrange
 from jaxtyping import Array, Float
 
 from .._system import Start
-from .._types import is_finite
-from ._blocks import check_positive, check_sizes
+from .._types import check_sizes, is_finite
+from ._blocks import check_positive
 
 
 class ControlledStart(eqx.Module):

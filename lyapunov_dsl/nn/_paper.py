@@ -10,8 +10,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from .._constant import Constant
-from .._types import Scalar, is_traced
-from ._blocks import check_sizes
+from .._types import Scalar, check_sizes, is_traced
 from ._controlled import ControlledField
 
 _VARIANTS = ("direction", "simplex")

@@ -7,7 +7,8 @@ import jax
 from jaxtyping import Array, Float
 
 from .._system import DiscreteSystem
-from ._blocks import BasicBlock, Head, Stem, check_image, check_sizes
+from .._types import check_sizes
+from ._blocks import BasicBlock, Head, Stem, check_image
 
 _STRIDES = (1, 2, 2, 2)
 
