@@ -38,8 +38,8 @@ def settings() -> dict[str, ld.Objective]:
     """What is trained."""
     free, end = training_step.solver_free("dense 128"), {**training_step.adjoints(), **training_step.fixed()}
     names = (
+        "MC Trajectory(4, 1)",
         "MC Trajectory(8, 1)",
-        "MC Trajectory(8, 2)",
         "MC Trajectory(8, 8)",
         "flow matching, 1",
         "flow matching, 8",

@@ -38,7 +38,13 @@ def field_term(system: System, key: Key) -> diffrax.ODETerm:
 
 
 def rollout(
-    system: System, start: Start, key: Key, *, solver: diffrax.AbstractSolver, steps: int
+    system: System,
+    start: Start,
+    key: Key,
+    *,
+    solver: diffrax.AbstractSolver,
+    steps: int,
+    after: Callable[[State], State] = lambda state: state,
 ) -> tuple[Array, State]:
     """Equal steps of a diffrax solver over [0, horizon] for one example.
 
@@ -47,6 +53,7 @@ def rollout(
     - `system`, `start`, `key`: the system, its start and the example's key (or `None`).
     - `solver`: any diffrax solver that can be stepped with a fixed step.
     - `steps`: how many.
+    - `after`: what becomes of a state after each step.
 
     **Returns:** times of shape (steps + 1,) and the states there, with that leading axis on every leaf. Differentiable.
     """
@@ -59,6 +66,7 @@ def rollout(
         state, memory = carry
         t0, t1 = interval
         state, _, _, memory, _ = solver.step(term, t0, t1, state, start.context, memory, made_jump=False)
+        state = after(state)
         return (state, memory), state
 
     unroll = jax.default_backend() == "cpu" and steps <= _LONGEST_UNROLLED

@@ -255,6 +255,14 @@ def test_the_tube_is_projected_onto_the_domain(domain):
     assert -1e-6 <= float(jnp.max(excess)) <= 1e-6
 
 
+def test_every_step_of_the_rollout_ends_in_the_domain():
+    """Steps of 1/4 turn this field's states over and double them: 1, -2 -> -1, 2 -> 1 and so on."""
+    declared = system(ld.Box(-1, 1), field=lambda t, s, c: -12 * s)
+    samples = draws(ld.Trajectory(4, 8, noise=0), declared, ld.Start(jnp.ones(1)))
+    expected = np.interp(samples.t, np.linspace(0, 1, 5), [1, -1, 1, -1, 1])
+    np.testing.assert_allclose(np.asarray(samples.state)[..., 0], expected, atol=1e-5)
+
+
 def test_the_tube_is_not_differentiated():
     def spread(scale):
         declared = system(ld.Box(-5, 5), field=lambda t, s, c: scale * s)

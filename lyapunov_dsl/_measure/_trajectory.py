@@ -18,11 +18,12 @@ class Trajectory(Measure):
     """States near those that inference visits: a short Euler rollout of the current system plus Gaussian noise.
 
     The rollout is not differentiated. Times are stratified, and a state between two points of the rollout is
-    interpolated, so that every t in [0, T] is covered. States are projected onto the domain.
+    interpolated, so that every t in [0, T] is covered. States are projected onto the domain after every step, which keeps the few steps of
+    a fast field from leaving it, and with the noise.
 
     **Arguments:**
 
-    - `points`: how many Euler steps the rollout has.
+    - `points`: how many Euler steps the rollout has. More where T/points is long beside the fastest motion in the domain.
     - `samples`: how many states are taken from it. A step of the rollout costs one evaluation of the field, a sample about three, since
         it is differentiated.
     - `noise`: the standard deviation of the noise, as a fraction of the half-width of the domain.
@@ -35,7 +36,7 @@ class Trajectory(Measure):
     noise: float = eqx.field(static=True)
     per_example: ClassVar[bool] = True
 
-    def __init__(self, points: int = 8, samples: int = 1, noise: Any = 0.25):
+    def __init__(self, points: int = 4, samples: int = 1, noise: Any = 0.25):
         check_sizes(points=points, samples=samples)
         if not (is_finite(noise) and noise >= 0):
             raise ValueError(f"noise: expected a finite number >= 0, got {noise!r}")
@@ -49,9 +50,11 @@ class Trajectory(Measure):
         dtype = time_dtype(start.state)
         time_key, noise_key = jax.random.split(key)
         # Not the example's own key: the tube is around the trajectories of inference.
-        grid, states = jax.lax.stop_gradient(
-            rollout(eqx.nn.inference_mode(system), start, None, solver=diffrax.Euler(), steps=self.points)
-        )
+        path = rollout(
+            eqx.nn.inference_mode(system), start, None,
+            solver=diffrax.Euler(), steps=self.points, after=system.region.project,
+        )  # fmt: skip
+        grid, states = jax.lax.stop_gradient(path)
         t = stratified_times(time_key, self.samples, system.horizon, dtype)
         step = jnp.clip((t * (self.points / system.horizon)).astype(int), 0, self.points - 1)
         fraction = (t - grid[step]) / (grid[step + 1] - grid[step])
