@@ -18,6 +18,7 @@ import optax
 import scipy.linalg
 import scipy.optimize
 import scipy.special
+from _folder import folder
 
 import lyapunov_dsl as ld
 
@@ -30,14 +31,13 @@ BEGAN = time.monotonic()
 def options(description, rounds, **more):
     """What the command line says, for options of some defaults, each with what it means."""
     parser = argparse.ArgumentParser(description=description)
-    parser.add_argument("--out", type=Path, default=Path("out"))
+    parser.add_argument("--out", type=folder, default="out", help="folder for the record and the pictures")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--rounds", type=int, default=rounds, help="of training and proof, at most")
     for name, (default, meaning) in more.items():
         how: Any = {"action": "store_true"} if default is False else {"type": type(default), "default": default}
         parser.add_argument(f"--{name}", help=meaning, **how)
     found = parser.parse_args()
-    found.out.mkdir(parents=True, exist_ok=True)
     mpl.use("Agg")
     return found
 

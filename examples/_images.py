@@ -22,6 +22,7 @@ import jax.numpy as jnp
 import matplotlib as mpl
 import numpy as np
 import optax
+from _folder import folder
 
 import lyapunov_dsl as ld
 from lyapunov_dsl import data
@@ -263,7 +264,7 @@ def main(name, title, preset="fast"):
     """The whole script for one data set."""
     parser = argparse.ArgumentParser(description=f"The five methods of the paper's Table 1 on {title}, and one more.")
     parser.add_argument("--data-dir", type=Path, help="a folder of TensorFlow Datasets or an .npz file")
-    parser.add_argument("--out", type=Path, default=Path("out"), help="folder for everything that is written")
+    parser.add_argument("--out", type=folder, default="out", help="folder for everything that is written")
     parser.add_argument("--preset", choices=PRESETS, default=preset)
     parser.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS)[:5])
     parser.add_argument("--seed", type=int, default=0)
@@ -291,7 +292,6 @@ def main(name, title, preset="fast"):
         parser.error("--kappa: not for the paper's dynamics, whose rate is ln(15 √C)")
     try:
         dataset = data.load(name, options.data_dir)
-        options.out.mkdir(parents=True, exist_ok=True)
     except (ImportError, OSError, ValueError) as error:
         sys.exit(f"{name}.py: {error}")
     train = (dataset.train[0][: preset.count], dataset.train[1][: preset.count])

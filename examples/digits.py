@@ -10,7 +10,6 @@ import argparse
 import json
 import platform
 import time
-from pathlib import Path
 
 import equinox as eqx
 import jax
@@ -18,6 +17,7 @@ import jax.numpy as jnp
 import matplotlib as mpl
 import numpy as np
 import optax
+from _folder import folder
 from sklearn.datasets import load_digits
 from sklearn.model_selection import StratifiedKFold
 
@@ -162,14 +162,10 @@ def draw_time(programs, x, y, out):
 
 def main():
     parser = argparse.ArgumentParser(description="One network on handwritten digits, trained three ways.")
-    parser.add_argument("--out", type=Path, default=Path("out"), help="folder for results.json and the pictures")
+    parser.add_argument("--out", type=folder, default="out", help="folder for results.json and the pictures")
     parser.add_argument("--epochs", type=int, default=40)
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
-    try:
-        options.out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        parser.error(f"--out: expected a folder that can be written, got {options.out} ({error.strerror})")
     mpl.use("Agg")
 
     train, held_out, test = load(options.seed)

@@ -12,7 +12,6 @@ import argparse
 import json
 import platform
 import time
-from pathlib import Path
 
 import equinox as eqx
 import jax
@@ -20,6 +19,7 @@ import jax.numpy as jnp
 import matplotlib as mpl
 import numpy as np
 import optax
+from _folder import folder
 from sklearn.datasets import make_moons
 
 import lyapunov_dsl as ld
@@ -192,11 +192,10 @@ def draw_time(programs, mlp_error, x, y, out):
 
 def main():
     parser = argparse.ArgumentParser(description="Two moons: an MLP, a Neural ODE and LyaNet.")
-    parser.add_argument("--out", type=Path, default=Path("out"), help="folder for results.json and the pictures")
+    parser.add_argument("--out", type=folder, default="out", help="folder for results.json and the pictures")
     parser.add_argument("--epochs", type=int, default=100)
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
-    options.out.mkdir(parents=True, exist_ok=True)
     mpl.use("Agg")
 
     train, test = load(options.seed)

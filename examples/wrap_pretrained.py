@@ -18,6 +18,7 @@ import jax.numpy as jnp
 import matplotlib as mpl
 import numpy as np
 import optax
+from _folder import folder
 from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
 
@@ -109,11 +110,10 @@ def declare(model, x, kappa):
 
 def main():
     parser = argparse.ArgumentParser(description="A report on a neural ODE that was trained elsewhere.")
-    parser.add_argument("--out", type=Path, default=Path("out"), help="folder for report.txt and potential.png")
+    parser.add_argument("--out", type=folder, default="out", help="folder for report.txt and potential.png")
     parser.add_argument("--weights", type=Path, help="leaves written by eqx.tree_serialise_leaves")
     parser.add_argument("--kappa", type=float, default=1.0, help="the rate of decay that is asked about")
     options = parser.parse_args()
-    options.out.mkdir(parents=True, exist_ok=True)
 
     pixels, labels = load_digits(return_X_y=True)
     x, y = (pixels / 16).astype(np.float32), labels.astype(np.int32)

@@ -469,11 +469,13 @@ def test_a_folder_of_another_run_says_what_to_do(ld: Any, tmp_path: Path, monkey
         fitted(ld, program=linear(ld), folder=tmp_path, key=jax.random.key(1))
 
 
+@pytest.mark.parametrize("name", ["digits", "planar", "wrap_pretrained", "mnist", "van_der_pol"])
 def test_an_output_folder_that_is_a_file_ends_the_example_at_once(
-    tmp_path: Path, monkeypatch: Any, capsys: Any
+    name: str, tmp_path: Path, monkeypatch: Any, capsys: Any
 ) -> None:
     (tmp_path / "out").touch()
-    script = Path(__file__).parent.parent / "examples" / "digits.py"
+    script = Path(__file__).parent.parent / "examples" / f"{name}.py"
+    monkeypatch.syspath_prepend(str(script.parent))
     monkeypatch.setattr(sys, "argv", [str(script), "--out", str(tmp_path / "out")])
     with pytest.raises(SystemExit):
         runpy.run_path(str(script), run_name="__main__")

@@ -20,7 +20,8 @@ REDUCED = "LYAPUNOV_DSL_REDUCED" in os.environ
 
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", [0] if REDUCED else [0, 1, 2])
-def test_monte_carlo_learns_the_digits_and_keeps_its_promise(seed):
+def test_monte_carlo_learns_the_digits_and_keeps_its_promise(seed, monkeypatch):
+    monkeypatch.syspath_prepend(str(EXAMPLE.parent))
     digits = runpy.run_path(str(EXAMPLE))
     train, _, (x, y) = digits["load"](seed)
     epochs = 15 if REDUCED else 40

@@ -30,7 +30,7 @@ class Budget:
     """
 
     boxes: int = 1_000_000
-    seconds: float | None = None
+    seconds: float | int | None = None
     batch: int = 512
 
     def __post_init__(self) -> None:
