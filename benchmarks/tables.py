@@ -238,7 +238,7 @@ def mutation() -> str:
 
 def summary() -> str:
     """What one looks for first, each row from another record."""
-    ours, rows = "MC Trajectory(4, 1)", []
+    ours, rows = "MC Trajectory(8, 1)", []
     shown = lambda ratio: f"{ratio:.1f} times faster" if ratio > 1 else f"{1 / ratio:.1f} times slower"
     for field, kind in read("training_step")["results"].items():
         for reference, ratio in kind["times"][ours]["ratios"].items():

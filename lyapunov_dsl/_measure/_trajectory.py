@@ -36,7 +36,7 @@ class Trajectory(Measure):
     noise: float = eqx.field(static=True)
     per_example: ClassVar[bool] = True
 
-    def __init__(self, points: int = 4, samples: int = 1, noise: Any = 0.25):
+    def __init__(self, points: int = 8, samples: int = 1, noise: Any = 0.25):
         check_sizes(points=points, samples=samples)
         if not (is_finite(noise) and noise >= 0):
             raise ValueError(f"noise: expected a finite number >= 0, got {noise!r}")
