@@ -264,7 +264,7 @@ def main(name, title, preset="fast"):
     """The whole script for one data set."""
     parser = argparse.ArgumentParser(description=f"The five methods of the paper's Table 1 on {title}, and one more.")
     parser.add_argument("--data-dir", type=Path, help="a folder of TensorFlow Datasets or an .npz file")
-    parser.add_argument("--out", type=folder, default="out", help="folder for everything that is written")
+    parser.add_argument("--out", type=Path, default=Path("out"), help="folder for everything that is written")
     parser.add_argument("--preset", choices=PRESETS, default=preset)
     parser.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS)[:5])
     parser.add_argument("--seed", type=int, default=0)
@@ -294,6 +294,11 @@ def main(name, title, preset="fast"):
         dataset = data.load(name, options.data_dir)
     except (ImportError, OSError, ValueError) as error:
         sys.exit(f"{name}.py: {error}")
+    try:
+        # Made here and not by the parser: without data nothing is written.
+        folder(options.out)
+    except argparse.ArgumentTypeError as error:
+        parser.error(f"--out: {error}")
     train = (dataset.train[0][: preset.count], dataset.train[1][: preset.count])
     test = (data.to_float(dataset.test[0][: preset.tested]), dataset.test[1][: preset.tested])
     print(f"{title}, preset {options.preset}: {preset.note}")

@@ -469,7 +469,7 @@ def test_a_folder_of_another_run_says_what_to_do(ld: Any, tmp_path: Path, monkey
         fitted(ld, program=linear(ld), folder=tmp_path, key=jax.random.key(1))
 
 
-@pytest.mark.parametrize("name", ["digits", "planar", "wrap_pretrained", "mnist", "van_der_pol"])
+@pytest.mark.parametrize("name", ["digits", "planar", "wrap_pretrained", "van_der_pol"])
 def test_an_output_folder_that_is_a_file_ends_the_example_at_once(
     name: str, tmp_path: Path, monkeypatch: Any, capsys: Any
 ) -> None:
