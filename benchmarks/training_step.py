@@ -133,9 +133,8 @@ def main() -> None:
         quick = ("Tsit5 PID, whole batch as one state", "8 Euler, diffrax", "8 Euler, unrolled", "8 RK4, unrolled")
         end_to_end = {name: end_to_end[name] for name in quick}
     # The two ways to take the same steps give the same numbers.
-    well, accurate = (
-        {n for n in end_to_end if n in names or n.replace("diffrax", "unrolled") in names} for names in as_well.values()
-    )
+    alike = lambda names: {n for n in end_to_end if n in names or n.replace("diffrax", "unrolled") in names}
+    well, accurate = alike(as_well["own"]), alike(as_well["accurate"])
     results, slower = {}, []
     for kind in kinds:
         free = {**solver_free(kind), **PATH_INTEGRAL}

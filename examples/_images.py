@@ -292,13 +292,10 @@ def main(name, title, preset="fast"):
         parser.error("--kappa: not for the paper's dynamics, whose rate is ln(15 √C)")
     try:
         dataset = data.load(name, options.data_dir)
-    except (ImportError, OSError, ValueError) as error:
-        sys.exit(f"{name}.py: {error}")
-    try:
         # Made here and not by the parser: without data nothing is written.
         folder(options.out)
-    except argparse.ArgumentTypeError as error:
-        parser.error(f"--out: {error}")
+    except (argparse.ArgumentTypeError, ImportError, OSError, ValueError) as error:
+        sys.exit(f"{name}.py: {error}")
     train = (dataset.train[0][: preset.count], dataset.train[1][: preset.count])
     test = (data.to_float(dataset.test[0][: preset.tested]), dataset.test[1][: preset.tested])
     print(f"{title}, preset {options.preset}: {preset.note}")

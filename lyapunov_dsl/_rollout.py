@@ -53,7 +53,7 @@ def rollout(
     - `system`, `start`, `key`: the system, its start and the example's key (or `None`).
     - `solver`: any diffrax solver that can be stepped with a fixed step.
     - `steps`: how many.
-    - `after`: what becomes of a state after each step.
+    - `after`: what becomes of a state after each step, for solvers that remember nothing from one step to the next, such as Euler.
 
     **Returns:** times of shape (steps + 1,) and the states there, with that leading axis on every leaf. Differentiable.
     """
