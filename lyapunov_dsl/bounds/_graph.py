@@ -317,7 +317,6 @@ WRAPPING = {
     "dot_general",
     "integer_pow",
     "neg",
-    "reduce_min",
     "reduce_window_sum",
     "square",
 }

@@ -232,30 +232,35 @@ select = Rule("select_n", _select_range, exactly, _select_relax, again=_select_a
 def _convert_range(node: Node, x: Interval) -> Interval:
     """From booleans and integers."""
     if node.is_float:
-        return Interval(x.lower.astype(wide()), x.upper.astype(wide()))
+        return _real(x)
     if node.dtype == bool:
         return Interval((x.lower > 0) | (x.upper < 0), (x.lower != 0) | (x.upper != 0))
     if node.inputs[0].dtype == bool:
         return Interval(x.lower.astype(node.dtype), x.upper.astype(node.dtype))
-    return _wrapped(node, x, x.lower.astype(wide()), x.upper.astype(wide()))
+    return _wrapped(node, x, _real(x), magnitude(_real(x)))
 
 
-def _wrapped(node: Node, x: Interval, low: Any, high: Any) -> Interval:
-    """A range of integers, given also as floating-point numbers: anything where these do not fit, since then it wraps."""
+def _wrapped(node: Node, out: Interval, real: Interval, size: Any, terms: int = 2) -> Interval:
+    """A range of integers, given also as floating-point numbers: anything where these do not fit, since then it wraps.
+    The latter are sums of `terms` numbers whose absolute values sum to `size`."""
     info = jnp.iinfo(node.dtype)
-    # Numbers near the limits may have been rounded.
-    room = 4 * eps(wide()) * max(abs(float(info.min)), float(info.max))
-    fits = (low >= info.min + (room if info.min else 0)) & (high <= info.max - room)
+    # What rounding may have hidden; sums of small integers are exact.
+    room = jnp.where(size * eps(wide()) < 1, 0, terms * eps(wide()) * size)
+    fits = (real.lower >= float(info.min) + room) & (real.upper <= float(info.max) - room)
     least, most = (jnp.asarray(v, node.dtype) for v in (info.min, info.max))
     return Interval(
-        jnp.where(fits, x.lower.astype(node.dtype), least), jnp.where(fits, x.upper.astype(node.dtype), most)
+        jnp.where(fits, out.lower.astype(node.dtype), least), jnp.where(fits, out.upper.astype(node.dtype), most)
     )
+
+
+def _real(x: Interval) -> Interval:
+    return Interval(x.lower.astype(wide()), x.upper.astype(wide()))
 
 
 def _convert_slack(node: Node, out: Interval, x: Interval) -> Any:
     """Integers of more digits than the type has are rounded."""
     size = magnitude(out)
-    return jnp.where(size * eps(node.dtype) < 1, 0, roundoff(node, 1, size))
+    return jnp.where(size * eps(node.dtype) < 2, 0, roundoff(node, 1, size))
 
 
 convert = Rule("convert_element_type", _convert_range, _convert_slack)
@@ -264,9 +269,10 @@ convert = Rule("convert_element_type", _convert_range, _convert_slack)
 def integer(name: str, low: Callable, high: Callable) -> Rule:
     """Arithmetic of integers, which does not round, but wraps."""
 
-    def span(node: Node, x: Interval, y: Interval) -> Interval:
-        real = [Interval(v.lower.astype(wide()), v.upper.astype(wide())) for v in (x, y)]
-        return _wrapped(node, Interval(low(x, y), high(x, y)), low(*real), high(*real))
+    def span(node: Node, *x: Interval) -> Interval:
+        real = [_real(v) for v in x]
+        size = sum(magnitude(v) for v in real)
+        return _wrapped(node, Interval(low(*x), high(*x)), Interval(low(*real), high(*real)), size)
 
     return Rule(name, span, exactly)
 
@@ -275,16 +281,29 @@ def counted(axes: tuple[int, ...]) -> Rule:
     """Sums of integers: it is the sum as a whole that must not wrap around, since it is taken modulo the type's size."""
 
     def span(node: Node, x: Interval) -> Interval:
-        real = [jnp.sum(v.astype(wide()), axis=axes) for v in (x.lower, x.upper)]
-        low, high = (jnp.sum(v, axis=axes, dtype=node.dtype) for v in (x.lower, x.upper))
-        return _wrapped(node, Interval(low, high), *real)
+        add = lambda v: jnp.sum(v, axis=axes, dtype=v.dtype)
+        count = math.prod(x.lower.shape[a] for a in axes)
+        real = _real(x)
+        sums = [Interval(add(v.lower), add(v.upper)) for v in (x, real)]
+        return _wrapped(node, *sums, add(magnitude(real)), count + 2)
 
     return Rule("reduce_sum", span, exactly)
+
+
+def ordered(name: str, function: Callable) -> Rule:
+    """What neither rounds nor wraps, and increases in every operand."""
+    return Rule(
+        name, lambda node, *x: Interval(function(*(v.lower for v in x)), function(*(v.upper for v in x))), exactly
+    )
 
 
 INTEGERS = {
     "add": integer("add", lambda x, y: x.lower + y.lower, lambda x, y: x.upper + y.upper),
     "sub": integer("sub", lambda x, y: x.lower - y.upper, lambda x, y: x.upper - y.lower),
-    "max": integer("max", lambda x, y: jnp.maximum(x.lower, y.lower), lambda x, y: jnp.maximum(x.upper, y.upper)),
-    "min": integer("min", lambda x, y: jnp.minimum(x.lower, y.lower), lambda x, y: jnp.minimum(x.upper, y.upper)),
+    "max": ordered("max", jnp.maximum),
+    "min": ordered("min", jnp.minimum),
+    "clamp": ordered("clamp", lambda low, x, high: jnp.minimum(jnp.maximum(x, low), high)),
+    "sign": ordered("sign", jnp.sign),
+    "reduce_max": ordered("reduce_max", lambda x: jnp.max(x, axis=-1)),
+    "reduce_min": ordered("reduce_min", lambda x: jnp.min(x, axis=-1)),
 }

@@ -103,16 +103,21 @@ def _last(graph: Graph, x: Node, axes: tuple[int, ...]) -> Node:
     return linear(graph, lambda v: jnp.transpose(v, order).reshape(shape), x)
 
 
-def _reduce_max(graph: Graph, equation: Any, x: Node) -> Value:
-    axes = tuple(int(a) for a in equation.params["axes"])
-    flat = _last(graph, x, axes)
-    return graph.add(largest, [flat], flat.shape[:-1], x.dtype)
+def _top(graph: Graph, x: Node, sign: int = 1) -> Node:
+    """The largest (smallest) value along the last axis."""
+    if not x.is_float:
+        rule = INTEGERS["reduce_max" if sign > 0 else "reduce_min"]
+        return graph.add(rule, [x], x.shape[:-1], x.dtype)
+    if sign > 0:
+        return graph.add(largest, [x], x.shape[:-1], x.dtype)
+    return negative(graph, _top(graph, negative(graph, x)))
 
 
-def _reduce_min(graph: Graph, equation: Any, x: Node) -> Value:
-    axes = tuple(int(a) for a in equation.params["axes"])
-    flat = negative(graph, _last(graph, x, axes))
-    return negative(graph, graph.add(largest, [flat], flat.shape[:-1], x.dtype))
+def _reduce_extreme(sign: int) -> Any:
+    def translate(graph: Graph, equation: Any, x: Node) -> Value:
+        return _top(graph, _last(graph, x, tuple(int(a) for a in equation.params["axes"])), sign)
+
+    return translate
 
 
 def _argmax(graph: Graph, equation: Any, x: Node, sign: int = 1) -> Value:
@@ -143,8 +148,7 @@ def _windows(graph: Graph, equation: Any, x: Node) -> Node:
 
 
 def _window_max(graph: Graph, equation: Any, x: Node) -> Value:
-    windows = _windows(graph, equation, x)
-    return graph.add(largest, [windows], windows.shape[:-1], x.dtype)
+    return _top(graph, _windows(graph, equation, x))
 
 
 def _window_winner(graph: Graph, equation: Any, values: Value, keys: Value) -> Value:
@@ -238,6 +242,8 @@ def _clamp(graph: Graph, equation: Any, low: Value, x: Value, high: Value) -> Va
         wide_.append(value)
     low, x, high = nodes_of(graph, wide_)
     dtype = equation.outvars[0].aval.dtype
+    if not jnp.issubdtype(dtype, jnp.floating):
+        return graph.add(INTEGERS["clamp"], [low, x, high], shape, dtype)
     above = graph.add(maximum, [low, x], shape, dtype)
     return negative(graph, graph.add(maximum, [negative(graph, above), negative(graph, high)], shape, dtype))
 
@@ -289,6 +295,10 @@ def _exp(graph: Graph, equation: Any, x: Node) -> Value:
     return graphs.rewrite_exp(graph, x) or graph.add(RULES["exp"], [x], x.shape, x.dtype)
 
 
+def _sign(graph: Graph, equation: Any, x: Node) -> Value:
+    return graph.add(RULES["sign"] if x.is_float else INTEGERS["sign"], [x], x.shape, x.dtype)
+
+
 def _abs(graph: Graph, equation: Any, x: Node) -> Value:
     return graphs.rewrite_abs(graph, x) or graph.add(RULES["abs"], [x], x.shape, x.dtype)
 
@@ -307,13 +317,14 @@ TRANSLATIONS |= {
     "is_finite": _elementwise(is_finite),
     "round": _round,
     "abs": _abs,
+    "sign": _sign,
     "erfc": _erfc,
     "pow": _pow,
     "max": _extreme(1),
     "min": _extreme(-1),
     "clamp": _clamp,
-    "reduce_max": _reduce_max,
-    "reduce_min": _reduce_min,
+    "reduce_max": _reduce_extreme(1),
+    "reduce_min": _reduce_extreme(-1),
     "argmax": _argmax,
     "argmin": lambda graph, equation, x: _argmax(graph, equation, x, -1),
     "reduce_window_max": _window_max,

@@ -93,7 +93,8 @@ class Ball(eqx.Module):
     - `center`: a floating-point array, of the type of the function's argument.
     - `radius`: a real number >= 0; a radius such as 0.1, which is no binary number, is rounded upward.
 
-    **Raises:** `ValueError` for a center that is no floating-point array and a radius that is negative or NaN.
+    **Raises:** `ValueError` for a center that is no finite floating-point array and a radius that is negative or NaN (a ball
+    whose center or radius is traced and none of this gets bounds that say nothing).
     """
 
     center: Array
@@ -103,6 +104,8 @@ class Ball(eqx.Module):
         self.center = jnp.asarray(center)
         if not jnp.issubdtype(self.center.dtype, jnp.floating):
             raise ValueError(f"Ball: expected a floating-point center, got {describe(self.center)}")
+        if not is_traced(self.center) and not bool(jnp.all(jnp.isfinite(self.center))):
+            raise ValueError("Ball: expected a finite center, got one with infinite entries or NaN")
         if not is_traced(radius) and not (np.shape(radius) == () and float(radius) >= 0):
             raise ValueError(f"Ball: expected a radius >= 0, got {radius!r}")
         radius = _no_subnormal(jnp.asarray(radius, wide()))
@@ -118,7 +121,7 @@ class Ball(eqx.Module):
         center = jnp.asarray(self.center, wide())
         slack = self.radius + 2 * eps(wide()) * (jnp.abs(center) + self.radius)
         slack = jnp.where(self.radius > 0, slack + tiny(self.center.dtype), 0)
-        good = self.radius >= 0
+        good = (self.radius >= 0) & jnp.isfinite(center)
         lower, upper = _subnormal(self.center, -1) - slack, _subnormal(self.center, 1) + slack
         return Interval(jnp.where(good, lower, -jnp.inf), jnp.where(good, upper, jnp.inf))
 

@@ -4,13 +4,12 @@ With p = softmax(a): lse is convex with gradient p; p_j = exp(-lse(a - a_j)); an
 lse along t is.
 """
 
-import math
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-from ._interval import Interval, eps, magnitude, tiny, wide
+from ._interval import Interval, eps, magnitude, middle, tiny, wide
 from ._rule import NONE, Node, Plane, Relaxation, Rule, added, once, roundoff
 
 
@@ -30,9 +29,15 @@ def voided(bad: Any, out: Interval) -> Interval:
     return Interval(jnp.where(bad, -jnp.inf, out.lower), jnp.where(bad, jnp.inf, out.upper))
 
 
-def _safe(a: Interval) -> tuple[Any, Any, Any]:
-    bad = not_finite(a)
-    return jnp.where(bad, 0, a.lower), jnp.where(bad, 0, a.upper), bad
+def flat_where(a: Interval) -> Any:
+    """Where the planes are the range itself: sums of four exponents are not finite, of which differences of two half-widths
+    are made; bool[..., 1]."""
+    return ~jnp.isfinite(4 * jnp.max(magnitude(a), axis=-1, keepdims=True))
+
+
+def without(bad: Any, a: Interval) -> Interval:
+    """Numbers where there are none."""
+    return Interval(jnp.where(bad, 0, a.lower), jnp.where(bad, 0, a.upper))
 
 
 def lost_exponents(node: Node, a: Interval) -> Any:
@@ -44,8 +49,8 @@ def lost_exponents(node: Node, a: Interval) -> Any:
 
 
 def _lse_range(node: Node, a: Interval) -> Interval:
-    lower, upper, bad = _safe(a)
-    lse = jax.nn.logsumexp
+    bad, lse = not_finite(a), jax.nn.logsumexp
+    lower, upper = without(bad, a)
     return voided(bad[..., 0], Interval(lse(lower, axis=-1), lse(upper, axis=-1)))
 
 
@@ -57,78 +62,86 @@ def _lse_slack(node: Node, out: Interval, a: Interval) -> Any:
 
 
 class Start(NamedTuple):
-    """A box of exponents with what its planes are made of: center, half-widths, their exponentials, up to a cap, softmax and
-    log-sum-exp at the center."""
+    """A box of exponents with what its planes are made of: center, half-widths, and at the center log-sum-exp and the
+    logarithms of the softmax."""
 
     center: Any
     half: Any
-    grown: Any
-    p: Any
+    log_p: Any
     lse: Any
 
 
 def start(lower: Any, upper: Any) -> Start:
     """That of a box."""
-    center, half = 0.5 * (lower + upper), 0.5 * (upper - lower) * (1 + 4 * eps(wide()))
-    most = jnp.max(center, axis=-1, keepdims=True)
-    weights = jnp.exp(center - most)
-    total = jnp.sum(weights, axis=-1, keepdims=True)
-    return Start(center, half, jnp.exp(jnp.minimum(half, 0.25 * _most())), weights / total, jnp.log(total) + most)
+    center, half = middle(Interval(lower, upper))
+    lse = jax.nn.logsumexp(center, axis=-1, keepdims=True)
+    return Start(center, half * (1 + 2 * eps(wide())), center - lse, lse)
 
 
-def pairs(x: Start) -> Start:
-    """That of the boxes of a - a_j, a row for each j: nothing but the half-widths is new, and their exponentials are products."""
-    count = x.center.shape[-1]
-    off = 1 - jnp.eye(count, dtype=wide())
-    half = (x.half[..., None, :] + x.half[..., :, None]) * off
-    grown = jnp.where(off > 0, x.grown[..., None, :] * x.grown[..., :, None], 1)
-    center = x.center[..., None, :] - x.center[..., :, None]
-    return Start(center, half, grown, x.p[..., None, :], (x.lse - x.center)[..., None])
+def falling(x: Any) -> Any:
+    """(1 - exp(-x)) / x for x >= 0, which is 1 at 0."""
+    some = x > 0
+    return jnp.where(some, -jnp.expm1(-x) / jnp.where(some, x, 1), 1)
+
+
+def chords(log_p: Any, half: Any) -> tuple[Any, Any]:
+    """(coefficients c, bias b) with log Σ p exp(d) <= Σ c d + b for all |d| <= half: exponentials are below their chords,
+    exp(d) <= cosh(r) + d sinh(r)/r, and the logarithm of the sum is below a tangent.
+
+    Everything is relative to the largest p exp(r), so that nothing overflows, and what vanishes is less than rounding beside it.
+    """
+    tops = log_p + half
+    top = jnp.max(tops, axis=-1, keepdims=True)
+    share = jnp.exp(tops - top)
+    total = jnp.sum(share * (0.5 + 0.5 * jnp.exp(-2 * half)), axis=-1, keepdims=True)
+    return share * falling(2 * half) / total, top + jnp.log(total)
+
+
+def beside(half: Any, own: Any) -> Any:
+    """Half-widths of the differences to one entry, where `own` is 1."""
+    return (half + jnp.sum(own * half, axis=-1, keepdims=True)) * (1 - own)
+
+
+def largest(x: Start) -> Any:
+    """1 at the entry that is largest at the center."""
+    return jax.nn.one_hot(jnp.argmax(x.center, axis=-1), x.center.shape[-1], dtype=x.center.dtype)
+
+
+def rest(coefficients: Any, own: Any) -> Any:
+    """Coefficients of differences to one entry as those of the entries, whose sum is 1."""
+    return jnp.where(own > 0, 1 - jnp.sum(coefficients * (1 - own), axis=-1, keepdims=True), coefficients)
+
+
+def closer(*planes: tuple[Any, Any]) -> tuple[Any, Any]:
+    """Of planes (coefficients, bias) above one function, the one that is lowest at the center."""
+    (first, one), (second, other) = planes
+    return jnp.where(other < one, second, first), jnp.minimum(one, other)
 
 
 def lse_above(x: Start) -> tuple[Any, Any]:
-    """(coefficients, bias) of a plane above log-sum-exp on a box: the exponentials are below their chords, the logarithm of
-    the sum is below a tangent. All entries are taken relative to the center, or to the largest of them, whichever
-    leaves less between plane and function at the center."""
+    """(coefficients, bias) of a plane above log-sum-exp on a box. All entries are taken relative to the center, or to the
+    largest of them, whichever leaves less between plane and function at the center."""
+    top = largest(x)
+    coefficients, gap = chords(x.log_p, beside(x.half, top))
+    coefficients, gap = closer(chords(x.log_p, x.half), (rest(coefficients, top), gap))
+    return coefficients, (x.lse + gap - jnp.sum(coefficients * x.center, axis=-1, keepdims=True))[..., 0]
 
-    def chords(half: Any, grown: Any) -> tuple[Any, Any]:
-        """exp(d) <= cosh(r) + d sinh(r)/r on [-r, r]."""
-        up, down = 0.5 * grown, 0.5 / grown
-        small = half < 1e-4
-        return up + down, jnp.where(small, 1 + half**2 / 5, (up - down) / jnp.where(small, 1, half))
 
-    cosh, slope = chords(x.half, x.grown)
-    total = jnp.sum(x.p * cosh, axis=-1, keepdims=True)
-    first = x.p * slope / total
-    gap_first = jnp.log(total)
-    # Relative to the largest entry, of which the others differ by both half-widths at most.
-    top = jax.nn.one_hot(jnp.argmax(x.center, axis=-1), x.center.shape[-1], dtype=x.center.dtype)
-    pick = lambda v: jnp.sum(top * v, axis=-1, keepdims=True)
-    cosh, slope = chords(x.half + pick(x.half), x.grown * pick(x.grown))
-    others = (1 - top) * x.p
-    total = pick(x.p) + jnp.sum(others * cosh, axis=-1, keepdims=True)
-    second = others * slope / total
-    second = second + top * (1 - jnp.sum(second, axis=-1, keepdims=True))
-    gap_second = jnp.log(total)
-    better = gap_second < gap_first
-    coefficients = jnp.where(better, second, first)
-    gap = jnp.where(better, gap_second, gap_first)
-    # Beyond the cap the chords are no bounds: the largest value is.
-    huge = jnp.max(x.half, axis=-1, keepdims=True) > 0.4 * _most()
-    coefficients = jnp.where(huge, 0, coefficients)
-    bias = x.lse + gap - jnp.sum(coefficients * x.center, axis=-1, keepdims=True)
-    highest = jnp.max(x.center + x.half, axis=-1, keepdims=True) + math.log(x.center.shape[-1])
-    return coefficients, jnp.where(huge, highest, bias)[..., 0]
+def rows_above(x: Start) -> tuple[Any, Any]:
+    """The same above lse(a - a_j) for every j: its entries are relative to a_j, or to the largest."""
+    own = jnp.eye(x.center.shape[-1], dtype=x.center.dtype)
+    top = largest(x)
+    other, gap = chords(x.log_p, beside(x.half, top))
+    one, gaps = chords(x.log_p[..., None, :], beside(x.half[..., None, :], own))
+    coefficients, gap = closer((rest(one, own), gaps), (rest(other, top)[..., None, :], gap[..., None]))
+    bias = x.lse + gap[..., 0] - jnp.sum(coefficients * x.center[..., None, :], axis=-1)
+    return coefficients - own, bias
 
 
 def lse_below(x: Start) -> tuple[Any, Any]:
     """(coefficients, bias) of the tangent at the center."""
-    return x.p, (x.lse - jnp.sum(x.p * x.center, axis=-1, keepdims=True))[..., 0]
-
-
-def _most() -> float:
-    """The largest number whose exponential is finite."""
-    return math.log(float(jnp.finfo(wide()).max))
+    p = jnp.exp(x.log_p)
+    return p, (x.lse - jnp.sum(p * x.center, axis=-1, keepdims=True))[..., 0]
 
 
 def by_rows(coefficients: Any) -> Any:
@@ -137,18 +150,23 @@ def by_rows(coefficients: Any) -> Any:
 
 
 def _lse_relax(node: Node, out: Interval, a: Interval) -> Relaxation:
-    lower, upper, bad = _safe(a)
-    box = start(lower, upper)
+    bad = flat_where(a)
+    box = start(*without(bad, a))
     low, low_bias = lse_below(box)
     high, high_bias = lse_above(box)
     void = bad[..., 0]
-    size = jnp.max(jnp.where(bad, 0, magnitude(a)), axis=-1) + 1
-    rounding = jnp.where(void, 0, (4 * size + 8 * node.inputs[0].shape[-1] + 64) * 4 * eps(wide()) * size)
     return Relaxation(
         Plane((by_rows(jnp.where(bad, 0, low)),), jnp.where(void, out.lower, low_bias)),
         Plane((by_rows(jnp.where(bad, 0, high)),), jnp.where(void, out.upper, high_bias)),
-        rounding + tiny(wide()),
+        jnp.where(void, 0, rounding_of(box)) + tiny(wide()),
     )
+
+
+def rounding_of(x: Start) -> Any:
+    """What the planes of a box are off: exponents, and so their exponentials relatively, are off by units of rounding times
+    their size, which moves a plane by as much times the half-widths; and biases are sums of numbers of that size."""
+    size = jnp.max(jnp.abs(x.center) + x.half, axis=-1) + 1
+    return 4 * eps(wide()) * size * (8 * x.center.shape[-1] + 72 + 8 * jnp.max(x.half, axis=-1))
 
 
 logsumexp = Rule("logsumexp", _lse_range, _lse_slack, _lse_relax, again=once)
@@ -162,21 +180,16 @@ def exponentials(lower: Any, upper: Any) -> tuple[Any, Any]:
 
 
 def softmax_bounds(lower: Any, upper: Any) -> Interval:
-    """The exact ranges of the entries of a softmax on a box, up to rounding: its largest entry and the least others."""
+    """The ranges of the entries of a softmax on a box: its largest entry and the least others."""
     low, high = exponentials(lower, upper)
-    count = lower.shape[-1]
-    off = 1 - jnp.eye(count, dtype=lower.dtype)
-    # Sums without the own entry, not differences: these would cancel.
-    others_low, others_high = low @ off, high @ off
-    least = low / jnp.maximum(low + others_high, tiny(wide()))
-    most = high / jnp.maximum(high + others_low, tiny(wide()))
-    most = jnp.where(high + others_low > 1e3 * tiny(wide()), most, 1.0)
-    return Interval(least, most)
+    off = 1 - jnp.eye(lower.shape[-1], dtype=lower.dtype)
+    # Sums without the own entry, not differences: these would cancel. None of the divisors is less than an upper exponential.
+    return Interval(low / (low + high @ off), high / (high + low @ off))
 
 
 def _softmax_range(node: Node, a: Interval) -> Interval:
-    lower, upper, bad = _safe(a)
-    return voided(bad, softmax_bounds(lower, upper))
+    bad = not_finite(a)
+    return voided(bad, softmax_bounds(*without(bad, a)))
 
 
 def _softmax_slack(node: Node, out: Interval, a: Interval) -> Any:
@@ -195,43 +208,36 @@ class Planes(NamedTuple):
     rounding: Any
 
 
-def softmax_planes(lower: Any, upper: Any) -> Planes:
+def softmax_planes(a: Interval) -> Planes:
     """p_j = exp(-L_j) with L_j = lse(a - a_j): its chord with L_j's plane below, its tangent with L_j's plane above."""
-    count = lower.shape[-1]
-    identity = jnp.eye(count, dtype=lower.dtype)
-    rows = pairs(start(lower, upper))
-    below, below_bias = lse_below(rows)
-    above, above_bias = lse_above(rows)
-    # The range of L_j, from the same exponentials for all j.
-    shift = jnp.max(upper, axis=-1, keepdims=True)
-    weak, strong = jnp.exp(lower - shift), jnp.exp(upper - shift)
-    first = jnp.log(strong + weak @ (1 - identity)) - (upper - shift)
-    last = jnp.log(weak + strong @ (1 - identity)) - (lower - shift)
+    lower, upper = a
+    own = jnp.eye(lower.shape[-1], dtype=lower.dtype)
+    box = start(lower, upper)
+    below, below_bias = lse_below(box)
+    above, above_bias = rows_above(box)
+    # The range of L_j.
+    entries = lambda one, other: jnp.where(own > 0, 0, one[..., None, :] - other[..., :, None])
+    first = jax.nn.logsumexp(entries(lower, upper), axis=-1)
+    last = jax.nn.logsumexp(entries(upper, lower), axis=-1)
     most, least = jnp.exp(-first), jnp.exp(-last)
-    width = last - first
-    slope = jnp.where(width > 1e-9, (least - most) / jnp.where(width > 1e-9, width, 1), -most)
+    slope = -most * falling(last - first)
     # The chord of exp(-L), raised to hold at both ends.
     intercept = jnp.maximum(most - slope * first, least - slope * last)
-    middle_log = 0.5 * (first + last)
-    tangent = -jnp.exp(-middle_log)
-    # c · (a - a_j): what row j takes from entry j.
-    turn = lambda rows: rows - identity * jnp.sum(rows, axis=-1, keepdims=True)
-    # On boxes so wide that these exponentials may vanish, p_j is between 0 and 1.
-    huge = jnp.max(shift - lower, axis=-1, keepdims=True) > 0.8 * _most()
-    none = huge[..., None]
-    size = jnp.max(jnp.maximum(jnp.abs(lower), jnp.abs(upper)), axis=-1, keepdims=True) + 1
+    at = 0.5 * first + 0.5 * last
+    tangent = -jnp.exp(-at)
     return Planes(
-        jnp.where(none, 0, turn(tangent[..., None] * above)),
-        jnp.where(huge, 0, tangent * above_bias - tangent * (1 + middle_log)),
-        jnp.where(none, 0, turn(slope[..., None] * below)),
-        jnp.where(huge, 1, slope * below_bias + intercept),
-        (8 * size + 16 * count + 128) * 4 * eps(wide()) * size * (1 + jnp.where(huge, 0, first)),
+        tangent[..., None] * above,
+        tangent * above_bias - tangent * (1 + at),
+        slope[..., None] * (below[..., None, :] - own),
+        slope * below_bias[..., None] + intercept,
+        # Of the planes of L_j, which is a difference of two, times slopes of at most 1; and of exponentials of L_j.
+        4 * rounding_of(box)[..., None] * jnp.ones_like(first),
     )
 
 
 def _softmax_relax(node: Node, out: Interval, a: Interval) -> Relaxation:
-    lower, upper, bad = _safe(a)
-    found = softmax_planes(lower, upper)
+    bad = flat_where(a)
+    found = softmax_planes(without(bad, a))
     zero = bad[..., None]
     transposes = lambda rows: (lambda c: jnp.einsum("f...j,...jk->f...k", c, rows, precision="highest"),)
     return Relaxation(

@@ -12,82 +12,86 @@ from ._interval import Interval, eps, intersect, magnitude, tiny, wide, zero_saf
 from ._rule import NONE, Node, Plane, Relaxation, Rule, added, once, roundoff
 from ._softmax import (
     Planes,
+    Start,
     by_rows,
     exponentials,
+    flat_where,
     lost_exponents,
     not_finite,
     softmax_bounds,
     softmax_planes,
+    start,
     steps_of,
     voided,
     widest_spread,
+    without,
 )
 
 
-def _mean_bad(a: Interval, t: Interval) -> Any:
-    return (not_finite(a) | not_finite(t))[..., 0]
-
-
-def _mean_most(lower: Any, upper: Any, t: Any) -> Any:
+def _mean_most(a: Interval, t: Any) -> Any:
     """The largest mean of t over all softmaxes of the box: the weights of all t above some level are largest, the others
     least."""
-    low, high = exponentials(lower, upper)
+    low, high = exponentials(*a)
     chosen = t[..., None, :] >= t[..., :, None]
     weights = jnp.where(chosen, high[..., None, :], low[..., None, :])
-    total = jnp.maximum(jnp.sum(weights, axis=-1), tiny(wide()))
-    return jnp.max(jnp.sum(weights * t[..., None, :], axis=-1) / total, axis=-1)
+    # Shares first: products of weights and values may vanish where all weights are small.
+    share = weights / jnp.sum(weights, axis=-1, keepdims=True)
+    return jnp.max(jnp.sum(share * t[..., None, :], axis=-1), axis=-1)
 
 
 def _mean_range(node: Node, a: Interval, t: Interval) -> Interval:
-    bad = _mean_bad(a, t)
-    lower, upper = (jnp.where(bad[..., None], 0, v) for v in a)
-    low, high = (jnp.where(bad[..., None], 0, v) for v in t)
-    return voided(bad, Interval(-_mean_most(lower, upper, -low), _mean_most(lower, upper, high)))
+    bad = not_finite(a) | not_finite(t)
+    exponents, (low, high) = without(bad, a), without(bad, t)
+    return voided(bad[..., 0], Interval(-_mean_most(exponents, -low), _mean_most(exponents, high)))
 
 
 def _mean_slack(node: Node, out: Interval, a: Interval, t: Interval) -> Any:
     size = jnp.max(magnitude(t), axis=-1)
-    slack = added(roundoff(node, steps_of(a), jnp.where(jnp.isfinite(size), size, 0)), lost_exponents(node, a))
-    # The sum that is divided may overflow though the mean does not.
-    return jnp.where(size * t.lower.shape[-1] < 0.25 * float(jnp.finfo(node.dtype).max), slack, jnp.inf)
+    steps = steps_of(a)
+    slack = added(roundoff(node, steps, jnp.where(jnp.isfinite(size), size, 0)), lost_exponents(node, a))
+    # The sum that is divided, of numbers up to those of t, may overflow though the mean does not.
+    share = size / float(jnp.finfo(node.dtype).max) * (1 + steps * eps(node.dtype))
+    return jnp.where(share * t.lower.shape[-1] < 1, slack, jnp.inf)
 
 
-def _psi(d: Any) -> Any:
-    """exp(d) - 1 - d for d >= 0, rounded up."""
-    small = d < 0.01
-    series = d * d * (0.5 + d * (1 / 6 + d * (1 / 24 + d / 100)))
-    safe = jnp.minimum(d, 600.0)
-    return jnp.where(small, series, jnp.expm1(safe) - safe) * (1 + 512 * eps(wide()))
+def _remainder(d: Any) -> Any:
+    """exp(-d) (exp(d) - 1 - d) at most, for d >= 0: the same at 0, and increases faster, since 3 sinh(d / 3) >= d."""
+    return 9 / 8 * jnp.expm1(-2 / 3 * d) ** 2 * (1 + 1024 * eps(wide()))
 
 
-def _by_curvature(lower: Any, upper: Any, t: Any) -> tuple[Any, Any, Any]:
+def _by_curvature(box: Start, t: Any) -> tuple[Any, Any, Any]:
     """(coefficients, bias, gap at the center) of a plane above m(a, t) for one t, good on small boxes.
 
     With p the softmax at the center c, u = t - Σ p t and d = a - c - Σ p (a - c), exactly
     m(a, t) = Σ p t + A + Σ p_j (u_j - A) ψ(d_j) / Z, with A = Σ p u d, ψ(d) = exp(d) - 1 - d >= 0 and Z = 1 + Σ p ψ(d).
     """
-    center, half = 0.5 * (lower + upper), 0.5 * (upper - lower) * (1 + 8 * eps(wide()))
-    p = jax.nn.softmax(center, axis=-1)
+    half, p = box.half, jnp.exp(box.log_p)
     mean = jnp.sum(p * t, axis=-1, keepdims=True)
     u = t - mean
     slope = p * u
     # |A| and |d_j| at most.
     largest = jnp.sum(jnp.abs(slope) * half, axis=-1, keepdims=True)
     moved = jnp.sum(p * half, axis=-1, keepdims=True)
-    weights = p * _psi(jnp.maximum(half * (1 - p) + (moved - p * half), 0))
+    most = jnp.maximum(half * (1 - p) + (moved - p * half), 0)
+    # p ψ(d) relative to the largest p exp(d), or to 1.
+    grown = box.log_p + most
+    top = jnp.maximum(jnp.max(grown, axis=-1, keepdims=True), 0)
+    weights = jnp.exp(grown - top) * _remainder(most)
+    one = jnp.exp(-top)
     total = jnp.sum(weights, axis=-1, keepdims=True)
     above = jnp.maximum(u + largest, 0)
     remainder = jnp.sum(above * weights, axis=-1, keepdims=True)
-    gap = jnp.minimum(remainder, jnp.max(above, axis=-1, keepdims=True) * (total / (1 + total)))
-    return slope, (mean + gap - jnp.sum(slope * center, axis=-1, keepdims=True))[..., 0], gap[..., 0]
+    limit = jnp.max(above, axis=-1, keepdims=True) * (total / (one + total))
+    # Where this holds, exp(top) is finite.
+    less = remainder < limit * one
+    gap = jnp.where(less, remainder * jnp.exp(jnp.where(less, top, 0)), limit)
+    return slope, (mean + gap - jnp.sum(slope * box.center, axis=-1, keepdims=True))[..., 0], gap[..., 0]
 
 
-def _by_entries(lower: Any, upper: Any, t: Any, found: Planes) -> tuple[Any, Any, Any]:
+def _by_entries(box: Start, t: Any, found: Planes) -> tuple[Any, Any, Any]:
     """The same from the planes of every p_j: those above where t_j - τ is positive, those below elsewhere, for the τ among
     the t_j with the least gap. Σ p = 1 makes τ free."""
-    center = 0.5 * (lower + upper)
-    p = jax.nn.softmax(center, axis=-1)
-    at = lambda rows, bias: jnp.sum(rows * center[..., None, :], axis=-1) + bias - p
+    at = lambda rows, bias: jnp.sum(rows * box.center[..., None, :], axis=-1) + bias - jnp.exp(box.log_p)
     over, under = jnp.maximum(at(found.high, found.high_bias), 0), jnp.maximum(-at(found.low, found.low_bias), 0)
     u = t[..., None, :] - t[..., :, None]
     gaps = jnp.sum(jnp.maximum(u, 0) * over[..., None, :] + jnp.maximum(-u, 0) * under[..., None, :], axis=-1)
@@ -99,26 +103,26 @@ def _by_entries(lower: Any, upper: Any, t: Any, found: Planes) -> tuple[Any, Any
     return slope, bias, jnp.take_along_axis(gaps, best, axis=-1)[..., 0]
 
 
-def _mean_above(lower: Any, upper: Any, least: Any, t: Any, found: Planes) -> tuple[Any, Any, Any]:
+def _mean_above(box: Start, least: Any, t: Any, found: Planes) -> tuple[Any, Any, Any]:
     """(coefficients of a, coefficients of t, bias) of a plane above m(a, t) for t up to the one given: with b_j <= q_j the
     least of each weight, Σ q t <= Σ b t + Σ (q - b) t_most, which is Σ b (t - t_most) + m(a, t_most)."""
-    slope, bias, gap = _by_curvature(lower, upper, t)
-    other, other_bias, other_gap = _by_entries(lower, upper, t, found)
+    slope, bias, gap = _by_curvature(box, t)
+    other, other_bias, other_gap = _by_entries(box, t, found)
     better = other_gap < gap
     slope, bias = jnp.where(better[..., None], other, slope), jnp.where(better, other_bias, bias)
     return slope, least, bias - jnp.sum(least * t, axis=-1)
 
 
 def _mean_relax(node: Node, out: Interval, a: Interval, t: Interval) -> Relaxation:
-    bad = _mean_bad(a, t)
-    zero = bad[..., None]
-    lower, upper, low, high = (jnp.where(zero, 0, v) for v in (*a, *t))
-    found = softmax_planes(lower, upper)
-    least = softmax_bounds(lower, upper).lower
+    zero = flat_where(a) | flat_where(t)
+    bad = zero[..., 0]
+    exponents, (low, high) = without(zero, a), without(zero, t)
+    box, found = start(*exponents), softmax_planes(exponents)
+    least = softmax_bounds(*exponents).lower
     # Rounded down, so that no weight is below it.
     least = jnp.maximum(least * (1 - (4 * steps_of(a)[..., None] + 64) * eps(wide())) - tiny(wide()), 0)
-    above = _mean_above(lower, upper, least, high, found)
-    below = _mean_above(lower, upper, least, -low, found)
+    above = _mean_above(box, least, high, found)
+    below = _mean_above(box, least, -low, found)
     size = jnp.max(jnp.where(zero, 0, magnitude(t)), axis=-1)
     reach = 1 + jnp.max(jnp.where(zero, 0, magnitude(a)), axis=-1)
     rounding = (8 * node.inputs[0].shape[-1] + 256) * 4 * eps(wide()) * size * reach
@@ -143,8 +147,7 @@ softmax_mean = Rule("softmax_mean", _mean_range, _mean_slack, _mean_relax, again
 def _tie_slack(node: Node, out: Interval, exact: Interval, a: Interval, t: Interval) -> Any:
     """That of the composite, and of the difference."""
     size = jnp.max(magnitude(t), axis=-1)
-    size = jnp.where(jnp.isfinite(size), size, 0)
-    return added(roundoff(node, steps_of(a), size) + roundoff(node, 8, size), lost_exponents(node, a))
+    return added(_mean_slack(node, out, a, t), roundoff(node, 8, jnp.where(jnp.isfinite(size), size, 0)))
 
 
 def _first(node: Node, out: Interval, *inputs: Interval) -> Relaxation:
