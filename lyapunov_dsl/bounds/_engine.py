@@ -58,6 +58,8 @@ def forward(node: Node, ranges: Sequence[Interval], spreads: Sequence[Any]) -> t
     if not node.is_float:
         return out, NONE
     slack = node.rule.slack(node, out, *ranges)
+    if node.lost is not None:
+        slack = added(slack, node.lost(node, out, *ranges))
     if node.rule.within is not None and any(s is not NONE for s in spreads):
         slack = added(slack, node.rule.within(node, *ranges, *spreads))
     return clean(widen(out, slack), node.dtype), slack
@@ -121,7 +123,8 @@ class Pass:
         bent = {i for n in self.order if n.rule not in (None, affine) for i in n.inputs[: n.rule.guides] if i.is_float}
         exact = _exact(self.order, self.regions)
         for node in self.order:
-            node.virtual = node.virtual or real
+            if real:
+                node.virtual, node.lost = True, None
             if node.rule is None:
                 self.ranges[node] = self.regions[node].ranges() if node in self.regions else node.data.range()
                 self.spreads[node] = NONE if node in self.regions or real else node.data.spread()

@@ -66,8 +66,10 @@ class Graph:
         self.outputs: list[Value] = []
         self.premises: list[Node] = []
         self.marks: dict[Any, Any] = {}
-        # Of products of a node and constants: all constants, as one number.
+        # What compilers may take out of a value and merge: constants that are factors or summands, and divisors.
         self.factors: dict[Node, Any] = {}
+        self.shifts: dict[Node, Any] = {}
+        self.ratios: dict[Node, Any] = {}
         self.known: dict[Any, list[Value]] = {}
         # Constants whose identity is part of a key stay alive.
         self.kept: list[Const] = []
@@ -109,6 +111,8 @@ class Graph:
     def apply(self, equation: Any, operands: list[Value]) -> Sequence[Value]:
         """The results of one equation."""
         name = equation.primitive.name
+        if name in PRINTS and not equation.outvars:
+            return []
         if name in CALLS:
             found = rewrite_call(self, equation, operands)
             if found is not None:
@@ -123,6 +127,8 @@ class Graph:
             found = CONTROL[name](self, equation, operands)
             self._part = outer
             return found
+        if _has_effects(equation):
+            raise self.unsupported("a call of the host, or another side effect, whose result may be any")
         constant = all(isinstance(value, Const) for value in operands)
         if constant and any(jnp.issubdtype(v.dtype, jax.dtypes.extended) for v in operands):
             return self.fold(equation, operands)  # pyright: ignore[reportArgumentType]
@@ -139,7 +145,7 @@ class Graph:
         elif key not in self.known:
             if name in WRAPPING and any(_is_integer(v.dtype) for v in operands):
                 raise self.unsupported("arithmetic of integers that vary, which may wrap around")
-            out = TRANSLATIONS[name](self, equation, *operands)
+            out = merge(self, equation, operands, TRANSLATIONS[name](self, equation, *operands))
             if isinstance(out, Node) and out.tag is None:
                 out.tag = (name, equation.params, tuple(operands))
             self.known[key] = out if isinstance(out, list) else [out]
@@ -213,6 +219,16 @@ class Graph:
 def _is_integer(dtype: Any) -> bool:
     """Whether numbers of a type are integers that may wrap around; booleans are none."""
     return bool(jnp.issubdtype(dtype, jnp.integer))
+
+
+def _has_effects(equation: Any) -> bool:
+    """Whether an equation does more than compute a result from its operands, or one within it does."""
+    if equation.effects or equation.primitive.name in IMPURE or "callback" in equation.primitive.name:
+        return True
+    inner = [
+        getattr(v, "jaxpr", v) for p in equation.params.values() for v in (p if isinstance(p, tuple | list) else [p])
+    ]
+    return any(_has_effects(each) for body in inner for each in getattr(body, "eqns", ()))
 
 
 def _where(equation: Any) -> str:
@@ -304,6 +320,7 @@ rewrite_abs: Callable[..., Any]
 rewrite_activation: Callable[..., Any]
 rewrite_call: Callable[..., Any]
 rewrite_exp: Callable[..., Any]
+merge: Callable[..., Any]
 fit: Callable[..., Any]
 index: Callable[[Graph, Value, int], Value]
 stack: Callable[[Graph, list[Value]], Value]
@@ -320,6 +337,10 @@ WRAPPING = {
     "reduce_window_sum",
     "square",
 }
+# Operations that print and return nothing.
+PRINTS = {"debug_print", "debug_callback"}
+# Operations whose result is not determined by their operands, though they declare no effect.
+IMPURE = {"rng_uniform", "ffi_call", "infeed", "outfeed"}
 # Operations that move numbers and round nothing.
 EXACT: set[str] = set()
 RANDOM = {

@@ -5,14 +5,13 @@ import math
 from typing import Any
 
 import jax.numpy as jnp
-import numpy as np
 from jax import lax
 
 from . import _graph as graphs
 from ._graph import TRANSLATIONS, Graph, Value
-from ._interval import Interval, eps, tiny, wide, widest
+from ._interval import Interval, eps, wide, widest
 from ._move import fit, linear, nodes_of
-from ._pairs import INTEGERS, convert, counted, multiply, select, turned
+from ._pairs import INTEGERS, convert, counted, multiply, select
 from ._rule import NONE, Affine, Const, Node, Rule, affine, ends, exactly
 from ._scalar import power, reciprocal
 
@@ -120,32 +119,7 @@ def scale(graph: Graph, x: Node, factor: Const, dtype: Any, virtual: bool = Fals
         low, high = jnp.minimum(one, other), jnp.maximum(one, other)
         return Interval(jnp.where(bad, -jnp.inf, low), jnp.where(bad, jnp.inf, high))
 
-    whole = None if virtual else _whole(graph, x, factor, divide)
-    lost = None if whole is None else _lost(whole, dtype)
-    if lost is not None:
-        more["uncertain"] = lambda v: jnp.where((lost > 0) & (v > 0), lost * absolute(v), 0)
-    node = graph.add(affine, [x], x.shape, dtype, Affine(apply, absolute, 1, span, **more), virtual)
-    if whole is not None:
-        graph.factors[node] = whole
-    return node
-
-
-def _whole(graph: Graph, x: Node, factor: Const, divide: bool) -> Any:
-    """What compilers make one number of: a constant factor, or one over a divisor, and those before it."""
-    known = graphs.concrete(factor)
-    if known is None:
-        return None
-    size = np.abs(known.astype(np.float64))
-    with np.errstate(divide="ignore", over="ignore", under="ignore"):
-        return graph.factors.get(x, 1.0) * (1 / size if divide else size)
-
-
-def _lost(whole: Any, dtype: Any) -> Any:
-    """The share of a product that is lost where its factor, as one number, has become 0 or infinite."""
-    least, most = tiny(dtype), float(jnp.finfo(dtype).max)
-    # Divisors and factors of one number are safe up to the largest one.
-    share = np.where((whole != 0) & (whole < 2 * least), 1.0, np.where(whole > most, np.inf, 0.0))
-    return share if share.any() else None
+    return graph.add(affine, [x], x.shape, dtype, Affine(apply, absolute, 1, span, **more), virtual)
 
 
 def _mul(graph: Graph, equation: Any, *operands: Value) -> Value:
@@ -178,7 +152,7 @@ def _div(graph: Graph, equation: Any, *operands: Value) -> Value:
     found = graphs.rewrite_div(graph, x, y)
     if found is not None:
         return found
-    return _turned(graph, x, y, _quotient(graph, x, y, out))
+    return _quotient(graph, x, y, out)
 
 
 def _quotient(graph: Graph, x: Value, y: Node, out: Any) -> Node:
@@ -190,20 +164,6 @@ def _quotient(graph: Graph, x: Value, y: Node, out: Any) -> Node:
     if isinstance(x, Const):
         return scale(graph, inverse, x, out.dtype)
     return graph.add(multiply, [x, inverse], out.shape, out.dtype)
-
-
-def _turned(graph: Graph, x: Value, y: Value, quotient: Node) -> Node:
-    """A quotient of quotients, which compilers evaluate as one of products: (a/b) / (c/d) as (a d) / (b c)."""
-    parts = [v.tag[2] if isinstance(v, Node) and v.tag is not None and v.tag[0] == "div" else None for v in (x, y)]
-    if parts == [None, None]:
-        return quotient
-    (a, b), (c, d) = (p or (v, None) for p, v in zip(parts, (x, y), strict=True))
-    values = [v for v in (a, d, b, c) if v is not None]
-    if any(v.shape not in ((), quotient.shape) for v in values):
-        return quotient
-    count = 2 if d is not None else 1
-    filled = [graph.point(v) if isinstance(v, Const) else v for v in values]
-    return graph.add(turned, [quotient, *filled], quotient.shape, quotient.dtype, count)
 
 
 def _integer_pow(graph: Graph, equation: Any, x: Node) -> Value:
@@ -237,7 +197,7 @@ def total(graph: Graph, x: Node, axes: tuple[int, ...], virtual: bool = False) -
 
 def _cumsum(graph: Graph, equation: Any, x: Node) -> Value:
     function = functools.partial(lax.cumsum, axis=equation.params["axis"], reverse=equation.params["reverse"])
-    return linear(graph, function, x, terms=x.shape[equation.params["axis"]], span=ends(function))
+    return linear(graph, function, x, terms=max(x.shape[equation.params["axis"]] - 1, 0), span=ends(function))
 
 
 def _window_sum(graph: Graph, equation: Any, x: Node) -> Value:
@@ -245,7 +205,7 @@ def _window_sum(graph: Graph, equation: Any, x: Node) -> Value:
     names = ("window_dimensions", "window_strides", "padding", "base_dilation", "window_dilation")
     window, strides, padding, base, dilation = (p[n] for n in names)
     function = lambda v: lax.reduce_window(v, 0.0, lax.add, window, strides, padding, base, dilation)
-    return linear(graph, function, x, terms=math.prod(window), span=ends(function))
+    return linear(graph, function, x, terms=max(math.prod(window) - 1, 0), span=ends(function))
 
 
 def _convert(graph: Graph, equation: Any, x: Node) -> Value:

@@ -1,13 +1,12 @@
 """Functions of two numbers, comparisons, and choices between values."""
 
-import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax.numpy as jnp
 
-from ._interval import Interval, eps, finite_magnitude, is_anything, magnitude, tiny, wide
-from ._rule import NONE, Node, Plane, Relaxation, Rule, added, elementwise, exactly, once, roundoff, steep
+from ._interval import Interval, eps, finite_magnitude, is_anything, magnitude, wide
+from ._rule import NONE, Node, Relaxation, Rule, added, elementwise, exactly, once, roundoff, steep
 
 
 def _unknown(out: Interval, *x: Interval) -> Interval:
@@ -73,26 +72,6 @@ def _mul_again(node: Node, slack: Any, ranges: Sequence[Interval], spreads: Sequ
 
 _factors = steep(lambda node, x, y: (magnitude(y), magnitude(x)), product=True)
 multiply = Rule("mul", _mul_range, _one(1), _mul_relax, again=_mul_again)
-
-
-def _turned_slack(node: Node, out: Interval, quotient: Interval, *parts: Interval) -> Any:
-    """What is lost where the products above or below are too small or too large; `data` of the factors are above."""
-    above, below = parts[: node.data], parts[node.data :]
-    least, most = tiny(node.dtype), 0.25 * float(jnp.finfo(node.dtype).max)
-    size, bottom = (math.prod(magnitude(v) for v in side) for side in (above, below))
-    nearest = math.prod(jnp.maximum(jnp.maximum(v.lower, -v.upper), 0) for v in below)
-    good = (size < most) & (bottom < most) & (nearest > 2 * least)
-    # A product above that becomes 0.
-    lost = 4 * least / jnp.where(good, nearest, 1)
-    return jnp.where(good, roundoff(node, 6, finite_magnitude(out)) + lost, jnp.inf)
-
-
-def _turned_relax(node: Node, out: Interval, *inputs: Interval) -> Relaxation:
-    plane = Plane((lambda c: c, *[None] * (len(inputs) - 1)), NONE)
-    return Relaxation(plane, plane, NONE)
-
-
-turned = Rule("quotient of products", lambda node, x, *_: x, _turned_slack, _turned_relax, guides=0, again=once)
 
 
 def _max_range(node: Node, x: Interval, y: Interval) -> Interval:

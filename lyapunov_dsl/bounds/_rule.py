@@ -115,6 +115,8 @@ class Node:
         self.shape, self.dtype = tuple(shape), np.dtype(dtype)
         # (primitive, parameters, operands) of the equation it was made of, by which composites are recognized.
         self.tag: Any = None
+        # What more a compiler may lose where it rewrites the program: (node, its range, ranges of the inputs) -> slack.
+        self.lost: Callable[..., Any] | None = None
 
     @property
     def size(self) -> int:
