@@ -140,7 +140,7 @@ class Graph:
             if name in WRAPPING and any(_is_integer(v.dtype) for v in operands):
                 raise self.unsupported("arithmetic of integers that vary, which may wrap around")
             out = TRANSLATIONS[name](self, equation, *operands)
-            if isinstance(out, Node) and out.tag is None:
+            if isinstance(out, Node) and out.tag is None and out not in operands:
                 out.tag = (name, equation.params, tuple(operands))
             self.known[key] = out if isinstance(out, list) else [out]
         return self.known[key]
