@@ -13,6 +13,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from ..bounds import UnknownPrimitive
+from ..bounds._graph import TURNS
+from ._export_rules import RULES
 
 # Linear in every operand that varies while the others are constants; all that depend on indices need those constant.
 LINEAR = {
@@ -200,8 +202,8 @@ def _apply(out: Exported, equation: Any, operands: list[Any]) -> list[Any]:
             soft = out.unary("softplus", out.combine((1, x), (-1, y)))
             return [Varying(out.combine((1, y), (1, soft)), equation.outvars[0].aval.shape)]
         return _read(out, inner, consts, operands)
-    if name == "scan":
-        return _scan(out, equation, operands)
+    if name in CONTROL:
+        return CONTROL[name](out, equation, operands)
     floats = any(jnp.issubdtype(v.aval.dtype, jnp.floating) for v in equation.outvars)
     if not any(isinstance(v, Varying) for v in operands) and (
         not floats or name in MOVES or _is_exact(equation, operands)
@@ -303,15 +305,66 @@ def _dot(out: Exported, equation: Any, x: Varying, y: Varying) -> int:
 
 
 def _scan(out: Exported, equation: Any, operands: list[Any]) -> list[Any]:
-    """A loop without stacked results or inputs, turn by turn."""
+    """A loop turn by turn."""
     params = equation.params
     first, last = params["num_consts"], params["num_consts"] + params["num_carry"]
-    if last != len(operands) or params["num_carry"] != len(equation.outvars):
-        raise _unknown(equation, "a scan over arrays")
-    consts, carry = operands[:first], operands[first:]
-    for _ in range(params["length"]):
-        carry = _read(out, params["jaxpr"].jaxpr, params["jaxpr"].consts, [*consts, *carry])
-    return carry
+    consts, carry, arrays = operands[:first], operands[first:last], operands[last:]
+    turns = range(params["length"])
+    stacked: list[list[Any]] = []
+    for turn in reversed(turns) if params["reverse"] else turns:
+        rows = [_row(out, v, turn) for v in arrays]
+        found = _read(out, params["jaxpr"].jaxpr, params["jaxpr"].consts, [*consts, *carry, *rows])
+        carry = found[: params["num_carry"]]
+        stacked.append(found[params["num_carry"] :])
+    if params["reverse"]:
+        stacked.reverse()
+    results = [v.aval for v in equation.outvars[params["num_carry"] :]]
+    return [*carry, *(_stacked(out, [row[i] for row in stacked], aval) for i, aval in enumerate(results))]
+
+
+def _row(out: Exported, value: Any, turn: int) -> Any:
+    """One entry of the first axis."""
+    if not isinstance(value, Varying):
+        return jnp.asarray(value)[turn]
+    shape = value.shape[1:]
+    size = math.prod(shape)
+    pick = np.eye(_count(value.shape))[turn * size : (turn + 1) * size]
+    return Varying(out.affine(size, (value.node, pick)), shape)
+
+
+def _stacked(out: Exported, rows: list[Any], aval: Any) -> Any:
+    """Values along a new first axis."""
+    if not any(isinstance(v, Varying) for v in rows):
+        return jnp.stack(rows) if rows else jnp.zeros(aval.shape, aval.dtype)
+    size = math.prod(aval.shape[1:])
+    place = np.eye(len(rows) * size).reshape(len(rows), size, -1)
+    return Varying(out.affine(len(rows) * size, *((_node(out, v), m.T) for v, m in zip(rows, place, strict=True))), aval.shape)
+
+
+def _while(out: Exported, equation: Any, operands: list[Any]) -> list[Any]:
+    """A loop whose number of turns is known."""
+    params = equation.params
+    first, last = params["cond_nconsts"], params["cond_nconsts"] + params["body_nconsts"]
+    cond_consts, body_consts, carry = operands[:first], operands[first:last], operands[last:]
+    body, condition = params["body_jaxpr"], params["cond_jaxpr"]
+    for _ in range(TURNS):
+        (going,) = _read(out, condition.jaxpr, condition.consts, [*cond_consts, *carry])
+        if isinstance(going, Varying):
+            raise _unknown(equation, "a loop whose number of turns depends on the state")
+        if not going:
+            return carry
+        carry = _read(out, body.jaxpr, body.consts, [*body_consts, *carry])
+    raise _unknown(equation, f"a loop of more than {TURNS} turns")
+
+
+def _cond(out: Exported, equation: Any, operands: list[Any]) -> list[Any]:
+    """The branch that a constant chooses."""
+    which, *args = operands
+    branches = equation.params["branches"]
+    if isinstance(which, Varying):
+        raise _unknown(equation, "a branch that depends on the state")
+    branch = branches[int(np.clip(np.asarray(which), 0, len(branches) - 1))]
+    return _read(out, branch.jaxpr, branch.consts, args)
 
 
 def _is_logaddexp(equation: Any) -> bool:
@@ -321,58 +374,4 @@ def _is_logaddexp(equation: Any) -> bool:
     return source.startswith("logaddexp at") and "/jax/_src/" in source.replace("\\", "/")
 
 
-def _reduce_max(out: Exported, equation: Any, x: int, sign: float = 1.0) -> int:
-    """The largest along axes, by max(a, b) = b + max(a - b, 0)."""
-    shape, axes = equation.invars[0].aval.shape, equation.params["axes"]
-    places = np.arange(_count(shape)).reshape(shape)
-    kept = [i for i in range(len(shape)) if i not in axes]
-    rows = places.transpose(*kept, *axes).reshape(math.prod(shape[i] for i in kept), -1)
-    entries = [out.affine(len(rows), (x, sign * np.eye(_count(shape))[column])) for column in rows.T]
-    most = entries[0]
-    for other in entries[1:]:
-        most = out.combine((1, most), (1, out.relu(out.combine((1, other), (-1, most)))))
-    return most if sign > 0 else out.combine((-1, most))
-
-
-def _power(out: Exported, equation: Any, x: int) -> int:
-    exponent = equation.params["y"]
-    size = out.size(x)
-    if exponent == 0:
-        return out.constant(np.ones(size))
-    base, result, left = x, None, abs(exponent)
-    while left:
-        if left % 2:
-            result = base if result is None else out.add("multiply", (result, base), size)
-        left //= 2
-        if left:
-            base = out.unary("square", base)
-    assert result is not None
-    return result if exponent > 0 else out.unary("reciprocal", result)
-
-
-def _clamp(out: Exported, equation: Any, low: int, x: int, high: int) -> int:
-    spread = lambda v: v if out.size(v) == out.size(x) else out.affine(out.size(x), (v, np.ones((out.size(x), 1))))
-    low, high = spread(low), spread(high)
-    above = out.combine((1, low), (1, out.relu(out.combine((1, x), (-1, low)))))
-    return out.combine((1, high), (-1, out.relu(out.combine((1, high), (-1, above)))))
-
-
-def _ones(out: Exported, x: int) -> int:
-    return out.constant(np.ones(out.size(x)))
-
-
-RULES: dict[str, Callable[..., int]] = {
-    "div": lambda out, e, x, y: out.add("multiply", (x, out.unary("reciprocal", y)), out.size(x)),
-    "integer_pow": _power,
-    "rsqrt": lambda out, e, x: out.unary("reciprocal", out.unary("sqrt", x)),
-    "log1p": lambda out, e, x: out.unary("log", out.combine((1, _ones(out, x)), (1, x))),
-    "expm1": lambda out, e, x: out.combine((1, out.unary("exp", x)), (-1, _ones(out, x))),
-    "abs": lambda out, e, x: out.combine((2, out.relu(x)), (-1, x)),
-    "max": lambda out, e, x, y: out.combine((1, y), (1, out.relu(out.combine((1, x), (-1, y))))),
-    "min": lambda out, e, x, y: out.combine((1, x), (-1, out.relu(out.combine((1, x), (-1, y))))),
-    "reduce_max": _reduce_max,
-    "reduce_min": lambda out, e, x: _reduce_max(out, e, x, -1.0),
-    "clamp": _clamp,
-    "lyapunov_dsl_logsumexp": lambda out, e, x: out.add("logsumexp", (x,), 1),
-    "lyapunov_dsl_softmax_mean": lambda out, e, x, t: out.add("softmean", (x, t), 1),
-}
+CONTROL = {"scan": _scan, "while": _while, "cond": _cond}

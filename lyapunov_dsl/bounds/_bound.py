@@ -5,12 +5,24 @@ from typing import Any, Literal
 
 import equinox as eqx
 import jax
+import jax.numpy as jnp
 from jaxtyping import PyTree
 
-from .._types import shown
-from . import _product, _quotients, _reduce, _rewrite, _smooth  # noqa: F401  (they register their rules)
+from .._types import describe, is_traced, shown
+from . import (  # noqa: F401  (they register their rules)
+    _factors,
+    _order,
+    _product,
+    _quotients,
+    _reduce,
+    _rewrite,
+    _scatter,
+    _smooth,
+    _solve,
+    _trigonometric,
+)
 from ._engine import Pass, finite_or_all
-from ._graph import trace
+from ._graph import UnknownPrimitive, trace
 from ._interval import intersect
 from ._region import Ball, Box
 from ._rule import Const, Node
@@ -73,7 +85,20 @@ def bound(
         return function(*jax.tree.unflatten(tree, filled))
 
     graph, out = trace(of_arrays, *(region.like for region in regions))
+    for value in graph.outputs:
+        if 0 in value.shape or not (jnp.issubdtype(value.dtype, jnp.number) or value.dtype == bool):
+            raise ValueError(f"bound: expected results with entries, which are numbers, got {describe(value)}")
+        if jnp.issubdtype(value.dtype, jnp.complexfloating):
+            raise ValueError(f"bound: expected results that are real numbers, got {describe(value)}")
+    if rounding == "real" and graph.evaluated:
+        raise UnknownPrimitive(
+            f"bounds: what {graph.evaluated[0]} makes of constants is known as it is evaluated, not in real numbers: compute it "
+            'outside of the function, so that it is a constant, or ask for rounding="float"'
+        )
     found = Pass(graph, regions, method == "crown", rounding == "real")
+    for node, error in graph.errors.items():
+        if not is_traced(found.good) and not bool(jnp.all(found.ranges[node].upper == 0)):
+            raise error
     results = []
     for value in graph.outputs:
         span = value.range() if isinstance(value, Const) else found.ranges[value]

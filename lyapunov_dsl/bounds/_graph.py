@@ -11,8 +11,9 @@ import numpy as np
 from jax.extend import core
 
 from .._types import is_traced
+from ._constants import has_effect, is_exact
 from ._interval import Interval, tiny, wide, widest
-from ._rule import Const, Node, Rule
+from ._rule import Const, Node, Rule, exactly
 
 Value = Node | Const
 
@@ -73,6 +74,10 @@ class Graph:
         self.known: dict[Any, list[Value]] = {}
         # Constants whose identity is part of a key stay alive.
         self.kept: list[Const] = []
+        # Functions of constants without a rule, which are what they evaluate to here.
+        self.evaluated: list[str] = []
+        # Errors that the function raises itself, by the premise that it does not.
+        self.errors: dict[Node, UnknownPrimitive] = {}
         # Counts loops and branches: a compiler may evaluate an operation within one of them otherwise than outside.
         self._part, self._parts = 0, 0
         self._equation: Any = None
@@ -121,7 +126,10 @@ class Graph:
             out = self.call(equation.params[CALLS[name]], operands)
             self._callers.pop()
             return out
-        if name in ("scan", "while", "cond"):
+        if all(0 in v.aval.shape for v in equation.outvars) and equation.outvars and not has_effect(equation):
+            # There is nothing to know of arrays without entries, and nothing varies in them.
+            return [Const(jnp.zeros(v.aval.shape, v.aval.dtype)) for v in equation.outvars]
+        if name in CONTROL:
             outer, self._parts = self._part, self._parts + 1
             self._part = self._parts
             found = CONTROL[name](self, equation, operands)
@@ -134,6 +142,8 @@ class Graph:
             return self.fold(equation, operands)  # pyright: ignore[reportArgumentType]
         if not constant and name not in TRANSLATIONS:
             raise self.unsupported("no rule")
+        if not constant and any(jnp.issubdtype(v.aval.dtype, jnp.complexfloating) for v in equation.outvars):
+            raise self.unsupported("complex numbers that vary, of which there are no ranges")
         key = (
             self._part,
             name,
@@ -146,7 +156,7 @@ class Graph:
             if name in WRAPPING and any(_is_integer(v.dtype) for v in operands):
                 raise self.unsupported("arithmetic of integers that vary, which may wrap around")
             out = merge(self, equation, operands, TRANSLATIONS[name](self, equation, *operands))
-            if isinstance(out, Node) and out.tag is None:
+            if isinstance(out, Node) and out.tag is None and out not in operands:
                 out.tag = (name, equation.params, tuple(operands))
             self.known[key] = out if isinstance(out, list) else [out]
         return self.known[key]
@@ -175,6 +185,8 @@ class Graph:
 
     def _fold(self, equation: Any, operands: Sequence[Const], known: bool) -> list[Value]:
         name = equation.primitive.name
+        if has_effect(equation):
+            raise self.unsupported("a side effect, or a value from outside of the function")
         out = equation.primitive.bind(*(v.value for v in operands), **equation.params)
         out = list(out) if equation.primitive.multiple_results else [out]
         sure = all(v.slack is None for v in operands)
@@ -183,7 +195,9 @@ class Graph:
         if name in ("conv_general_dilated", "dot_general"):
             # A linear function of the first, as there is no rule for, or a costly one of, a product of two that vary.
             points[1] = operands[1]
-        exact = sure and (name in EXACT or not floats)
+        if name == "triangular_solve":
+            points[0] = operands[0]
+        exact = sure and (name in EXACT or not floats or (known and is_exact(name, [v.value for v in operands], out[0])))
         if known and name in ("eq", "ne") and operands[0] is operands[1]:
             # Whether a number is NaN, which no rounding of a finite one changes.
             ends = operands[0].range()
@@ -191,7 +205,11 @@ class Graph:
         if exact or (name in RANDOM and name not in TRANSLATIONS) or all(isinstance(v, Const) for v in points):
             return [Const(value) for value in out]
         if name not in TRANSLATIONS:
-            raise self.unsupported("no rule")
+            if not sure:
+                raise self.unsupported("no rule, and constants that rounding may change")
+            # The numbers that it evaluates to here.
+            self.evaluated.append(name)
+            return [Const(value) for value in out]
         found = TRANSLATIONS[name](self, equation, *points)
         found = found if isinstance(found, list) else [found]
         return [
@@ -246,7 +264,8 @@ def trace(function: Callable, *args: Any) -> tuple[Graph, Any]:
     graph = Graph()
     leaves = jax.tree.leaves(args)
     graph.inputs = [Node(None, (), jnp.shape(leaf), jnp.result_type(leaf)) for leaf in leaves]
-    graph.outputs = graph.read(closed.jaxpr, [given(c) for c in closed.consts], graph.inputs)
+    values = [Const(jnp.zeros(n.shape, n.dtype)) if 0 in n.shape else n for n in graph.inputs]
+    graph.outputs = graph.read(closed.jaxpr, [given(c) for c in closed.consts], values)
     return graph, jax.tree.structure(shape)
 
 
@@ -302,9 +321,35 @@ def _cond(graph: Graph, equation: Any, operands: list[Value]) -> Sequence[Value]
     known = concrete(which)
     if known is not None:
         return graph.call(branches[int(np.clip(known, 0, len(branches) - 1))], args)
-    results = [graph.call(branch, args) for branch in branches]
+    raising = [any(has_effect(e) for e in branch.jaxpr.eqns) for branch in branches]
+    for turn, raises in enumerate(raising):
+        if raises:
+            avoid(graph, which, turn)
+    results = [graph.call(branch, args) for branch, raises in zip(branches, raising, strict=True) if not raises]
     graph._equation = equation
+    if any(raising):
+        if len(results) != 1:
+            raise graph.unsupported("a branch with a side effect beside several without one")
+        return results[0]
     return [choose(graph, which, list(cases)) for cases in zip(*results, strict=True)]
+
+
+def _avoided(node: Node, which: Interval) -> Interval:
+    """0 where a branch is not taken, anything where it may be."""
+    taken = (which.lower <= node.data) & (which.upper >= node.data)
+    return Interval(jnp.where(taken, -jnp.inf, 0.0), jnp.where(taken, jnp.inf, 0.0))
+
+
+avoided = Rule("branch not taken", _avoided, exactly)
+
+
+def avoid(graph: Graph, which: Value, turn: int) -> None:
+    """Makes it a premise that a branch, in which the function raises an error, is not taken."""
+    node = graph.add(avoided, [which] if isinstance(which, Node) else [graph.point(which)], (), wide(), turn)
+    graph.premises.append(node)
+    graph.errors[node] = graph.unsupported(
+        "a side effect, such as the error of eqx.error_if, that is not proved to be avoided everywhere in the region"
+    )
 
 
 CONTROL = {"scan": _scan, "while": _while, "cond": _cond}

@@ -210,6 +210,9 @@ def _window_sum(graph: Graph, equation: Any, x: Node) -> Value:
 
 def _convert(graph: Graph, equation: Any, x: Node) -> Value:
     dtype = equation.params["new_dtype"]
+    if dtype == x.dtype:
+        # A weak type made a strong one.
+        return x
     if x.is_float and jnp.issubdtype(dtype, jnp.floating):
         if eps(dtype) <= eps(x.dtype) and float(jnp.finfo(dtype).max) >= float(jnp.finfo(x.dtype).max):
             return linear_as(graph, x, dtype, 0)

@@ -138,7 +138,7 @@ def monotone(
         lower, upper, finite = ends(x)
         # A place inside of the domain for what has no lines.
         finite = finite & (lower >= shape.domain) & jnp.isfinite(out.lower) & jnp.isfinite(out.upper)
-        safe = 1.0 if shape.domain == 0 else 0.0
+        safe = shape.domain + 1 if math.isfinite(shape.domain) else 0.0
         return jnp.where(finite, lower, safe), jnp.where(finite, upper, safe), finite
 
     def relax(node: Node, out: Interval, x: Interval) -> Relaxation:

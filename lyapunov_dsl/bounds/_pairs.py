@@ -114,6 +114,9 @@ maximum = Rule("max", _max_range, exactly, _max_relax, band=lambda *_: None, aga
 
 def _compare(name: str, true: Callable, false: Callable) -> Rule:
     def span(node: Node, x: Interval, y: Interval) -> Interval:
+        if not node.inputs[0].is_float:
+            # Integers have no derivatives, and may be known.
+            return Interval(*_EXACTLY[name](x, y))
         unknown = is_anything(x) | is_anything(y)
         return Interval(true(x, y) & ~unknown, ~false(x, y) | unknown)
 
@@ -126,6 +129,21 @@ def _less(x: Interval, y: Interval) -> Any:
 
 def _apart(x: Interval, y: Interval) -> Any:
     return (x.upper < y.lower) | (y.upper < x.lower)
+
+
+def _known(x: Interval, y: Interval) -> Any:
+    return (x.lower == x.upper) & (y.lower == y.upper) & (x.lower == y.lower)
+
+
+# Of integers and booleans: whether a comparison is true for sure, and whether it may be.
+_EXACTLY: dict[str, Callable] = {
+    "lt": lambda x, y: (x.upper < y.lower, x.lower < y.upper),
+    "le": lambda x, y: (x.upper <= y.lower, x.lower <= y.upper),
+    "gt": lambda x, y: (x.lower > y.upper, x.upper > y.lower),
+    "ge": lambda x, y: (x.lower >= y.upper, x.upper >= y.lower),
+    "eq": lambda x, y: (_known(x, y), ~_apart(x, y)),
+    "ne": lambda x, y: (_apart(x, y), ~_known(x, y)),
+}
 
 
 def _never(x: Interval, y: Interval) -> Any:

@@ -1,5 +1,7 @@
 """Regions of inputs: boxes and Euclidean balls."""
 
+import functools
+import math
 from typing import Any
 
 import equinox as eqx
@@ -28,12 +30,56 @@ def _no_subnormal(x: Array) -> Array:
     return jnp.maximum(_subnormal(x, 1).astype(x.dtype), x)
 
 
+def _outward(value: Any, dtype: Any, way: float) -> Array:
+    """Numbers in a type, those that the type does not have rounded toward `way`, an infinity."""
+    if isinstance(value, jax.Array):
+        near = jnp.asarray(value, dtype)
+        if jnp.finfo(value.dtype).bits <= jnp.finfo(dtype).bits:
+            return near
+        beyond = near.astype(value.dtype) > value if way < 0 else near.astype(value.dtype) < value
+        return jnp.where(beyond, jnp.nextafter(near, jnp.asarray(way, dtype)), near)
+    exact = np.asarray(value)
+    with np.errstate(over="ignore"):
+        near = exact.astype(dtype)
+    if exact.dtype == near.dtype:
+        return jnp.asarray(near)
+    # Python compares integers and floats without rounding.
+    pairs = [(a.item(), b.item()) for a, b in zip(near.reshape(-1), exact.reshape(-1), strict=True)]
+    beyond = np.reshape([a > b if way < 0 else a < b for a, b in pairs], near.shape)
+    return jnp.asarray(np.where(beyond, np.nextafter(near, np.asarray(way, dtype)), near))
+
+
+def _ends(expected: str, *values: Any) -> tuple[Any, list[Any]]:
+    """The floating-point type that numbers and arrays of one shape are in, and the same with lists as arrays. Arrays say what
+    the type is, else NumPy's numbers, else it is the default one."""
+    joined = [jnp.asarray(v) if any(isinstance(u, jax.Array) for u in jax.tree.leaves(v)) else v for v in values]
+    joined = [v if isinstance(v, jax.Array | np.ndarray | np.generic) else np.asarray(v) for v in joined]
+    # Integers of Python's own have no type, those of arrays do.
+    typed = [isinstance(v, jax.Array | np.ndarray | np.generic) for v in values]
+    good = [
+        jnp.issubdtype(v.dtype, jnp.floating) or (jnp.issubdtype(v.dtype, jnp.integer) and (not own or not v.shape))
+        for v, own in zip(joined, typed, strict=True)
+    ]
+    arrays = {v.dtype for v in values if isinstance(v, jax.Array) and not v.weak_type}
+    arrays |= {v.dtype for v in values if isinstance(v, np.ndarray)}
+    numbers = {v.dtype for v in values if isinstance(v, np.generic) and jnp.issubdtype(v.dtype, jnp.floating)}
+    kinds = {np.dtype(jax.dtypes.canonicalize_dtype(kind)) for kind in arrays or numbers}
+    if not all(good) or len({v.shape for v in joined}) > 1 or (arrays and len(kinds) > 1):
+        raise ValueError(f"{expected}, got {' and '.join(describe(v) for v in values)}")
+    kind = functools.reduce(jnp.promote_types, kinds) if kinds else wide()
+    if not jnp.issubdtype(kind, jnp.floating):
+        raise ValueError(f"{expected}, got {' and '.join(describe(v) for v in values)}")
+    return kind, joined
+
+
 class Box(eqx.Module):
     """All arrays between two, faces included.
 
     **Arguments:**
 
-    - `lower`, `upper`: floating-point arrays of one shape and type, the type of the function's argument.
+    - `lower`, `upper`: floating-point arrays of one shape and type, the type of the function's argument. An end that is a
+        Python or NumPy number, or a list of them, takes the type of the other end, or else the default floating-point type,
+        and is rounded outward where that type does not have it, as float32 does not have 0.1.
 
     **Raises:** `ValueError` for other arrays, and where `lower <= upper` does not hold (a box that is traced and empty
     gets bounds that say nothing).
@@ -43,25 +89,23 @@ class Box(eqx.Module):
     upper: Array
 
     def __init__(self, lower: Any, upper: Any):
-        lower, upper = jnp.asarray(lower), jnp.asarray(upper)
-        same = lower.shape == upper.shape and lower.dtype == upper.dtype
-        if not same or not jnp.issubdtype(lower.dtype, jnp.floating):
-            raise ValueError(
-                f"Box: expected floating-point arrays of one shape and type, got {describe(lower)} and {describe(upper)}"
-            )
+        expected = "Box: expected floating-point arrays of one shape and type"
+        dtype, (lower, upper) = _ends(expected, lower, upper)
+        lower, upper = _outward(lower, dtype, -math.inf), _outward(upper, dtype, math.inf)
         if not (is_traced(lower) or is_traced(upper)) and not bool(jnp.all(lower <= upper)):
             raise ValueError("Box: expected lower <= upper in every entry, and no NaN")
         self.lower, self.upper = lower, upper
 
     @classmethod
     def around(cls, center: Any, radius: Any) -> "Box":
-        """All arrays within `radius` of `center` in every entry, rounded outward."""
-        center = jnp.asarray(center)
-        radius = jnp.asarray(radius, center.dtype)
+        """All arrays within `radius` of `center` in every entry, rounded outward. Both may be Python numbers."""
+        dtype, (center,) = _ends("Box.around: expected a floating-point center", center)
+        least, most = _outward(center, dtype, -math.inf), _outward(center, dtype, math.inf)
+        radius = jnp.asarray(radius, dtype)
         # The radius may itself have been rounded down, as 8/255 is in float32.
         radius = _no_subnormal(radius)
         radius = jnp.where(radius > 0, jnp.nextafter(radius, jnp.inf), radius)
-        lower, upper = center - radius, center + radius
+        lower, upper = least - radius, most + radius
         return cls(
             jnp.where(radius > 0, jnp.nextafter(lower, -jnp.inf), lower),
             jnp.where(radius > 0, jnp.nextafter(upper, jnp.inf), upper),
@@ -90,7 +134,7 @@ class Ball(eqx.Module):
 
     **Arguments:**
 
-    - `center`: a floating-point array, of the type of the function's argument.
+    - `center`: a floating-point array, of the type of the function's argument; or numbers, as for a `Box`.
     - `radius`: a real number >= 0; a radius such as 0.1, which is no binary number, is rounded upward.
 
     **Raises:** `ValueError` for a center that is no finite floating-point array and a radius that is negative or NaN (a ball
@@ -101,13 +145,16 @@ class Ball(eqx.Module):
     radius: Array
 
     def __init__(self, center: Any, radius: Any):
-        self.center = jnp.asarray(center)
-        if not jnp.issubdtype(self.center.dtype, jnp.floating):
-            raise ValueError(f"Ball: expected a floating-point center, got {describe(self.center)}")
-        if not is_traced(self.center) and not bool(jnp.all(jnp.isfinite(self.center))):
-            raise ValueError("Ball: expected a finite center, got one with infinite entries or NaN")
+        dtype, (center,) = _ends("Ball: expected a floating-point center", center)
         if not is_traced(radius) and not (np.shape(radius) == () and float(radius) >= 0):
             raise ValueError(f"Ball: expected a radius >= 0, got {radius!r}")
+        self.center = jnp.asarray(center, dtype)
+        if not is_traced(self.center) and not bool(jnp.all(jnp.isfinite(self.center))):
+            raise ValueError("Ball: expected a finite center, got one with infinite entries or NaN")
+        # The ball around the center as it was written is in one around the number that it was rounded to.
+        if not isinstance(center, jax.Array) and center.dtype != dtype:
+            moved = np.asarray(self.center, np.float64) - np.asarray(center, np.float64)
+            radius = radius + float(np.sqrt(np.sum(moved**2))) * (1 + 1e-6)
         radius = _no_subnormal(jnp.asarray(radius, wide()))
         self.radius = jnp.where(radius > 0, radius * (1 + 2 * eps(radius.dtype)) + tiny(radius.dtype), radius)
 

@@ -1,0 +1,49 @@
+"""What is known of operations on constants alone."""
+
+from collections.abc import Sequence
+from fractions import Fraction
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ._interval import tiny
+
+# Of arrays of more entries, arithmetic is taken to round.
+FEW = 4096
+_ARITHMETIC = {
+    "add": lambda x, y: x + y,
+    "add_any": lambda x, y: x + y,
+    "sub": lambda x, y: x - y,
+    "mul": lambda x, y: x * y,
+    "div": lambda x, y: x / y if y else None,
+}
+
+
+def is_exact(name: str, operands: Sequence[Any], out: Any) -> bool:
+    """Whether arithmetic of known numbers rounds nothing, nor is flushed to zero: then its result is the same however it is
+    evaluated."""
+    out = np.asarray(out)
+    if name not in _ARITHMETIC or out.size > FEW or not jnp.issubdtype(out.dtype, jnp.floating):
+        return False
+    x, y, total = (np.asarray(v).astype(np.float64).reshape(-1) for v in np.broadcast_arrays(*operands, out))
+    if not (np.isfinite(x) & np.isfinite(y) & ((total == 0) | (np.abs(total) >= tiny(out.dtype)))).all():
+        return False
+    real = _ARITHMETIC[name]
+    pairs = zip(x.tolist(), y.tolist(), total.tolist(), strict=True)
+    return all(np.isfinite(c) and real(Fraction(a), Fraction(b)) == Fraction(c) for a, b, c in pairs)
+
+
+def has_effect(equation: Any) -> bool:
+    """Whether an operation does more than compute: callbacks and prints, also within functions that it calls."""
+    if equation.effects or "callback" in equation.primitive.name:
+        return True
+    return any(has_effect(e) for inner in inner_jaxprs(equation) for e in inner.eqns)
+
+
+def inner_jaxprs(equation: Any) -> list[Any]:
+    """The functions that an equation is made of."""
+    is_jaxpr = lambda v: hasattr(v, "eqns") or hasattr(v, "jaxpr")
+    leaves = jax.tree.leaves(list(equation.params.values()), is_leaf=is_jaxpr)
+    return [getattr(v, "jaxpr", v) for v in leaves if is_jaxpr(v)]
