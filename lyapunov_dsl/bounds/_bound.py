@@ -8,7 +8,7 @@ import jax
 from jaxtyping import PyTree
 
 from .._types import shown
-from . import _product, _reduce, _rewrite, _smooth  # noqa: F401  (they register their rules)
+from . import _powers, _product, _reduce, _rewrite, _smooth  # noqa: F401  (they register their rules)
 from ._engine import Pass, finite_or_all
 from ._graph import trace
 from ._interval import intersect

@@ -177,7 +177,7 @@ class Graph:
         if name in ("conv_general_dilated", "dot_general"):
             # A linear function of the first, as there is no rule for, or a costly one of, a product of two that vary.
             points[1] = operands[1]
-        exact = sure and (name in EXACT or not floats)
+        exact = sure and (name in EXACT or not floats or (known and _is_exact(name, operands, out[0])))
         if known and name in ("eq", "ne") and operands[0] is operands[1]:
             # Whether a number is NaN, which no rounding of a finite one changes.
             ends = operands[0].range()
@@ -208,6 +208,27 @@ class Graph:
         node = Node(None, (), value.shape, value.dtype)
         node.data = value
         return node
+
+
+def _is_exact(name: str, operands: Sequence[Const], out: Any) -> bool:
+    """Whether an operation on constants rounds nothing: then its result is the same however it is evaluated."""
+    if name not in ("add", "add_any", "sub", "convert_element_type"):
+        return False
+    values = [np.asarray(v.value) for v in operands]
+    if any(v.dtype.kind == "c" for v in values):
+        return False
+    result = np.asarray(out).astype(np.float64)
+    if ((result != 0) & (np.abs(result) < tiny(np.asarray(out).dtype))).any():
+        return False
+    if name == "convert_element_type":
+        return bool((values[0].astype(np.float64) == result).all())
+    x, y = (v.astype(np.float64) for v in values)
+    y = -y if name == "sub" else y
+    # What a sum in floating point loses is a number of its type (Knuth 1997).
+    with np.errstate(all="ignore"):
+        back = result - x
+        lost = (x - (result - back)) + (y - back)
+    return bool((np.isfinite(result) & (lost == 0)).all())
 
 
 def _is_integer(dtype: Any) -> bool:

@@ -14,9 +14,21 @@ from . import _graph as graphs
 from ._graph import TRANSLATIONS, Graph, Value, concrete
 from ._interval import Interval, wide
 from ._linear import add, is_zero, mul, negative, sub
+from ._masks import over_kept
 from ._move import linear, nodes_of
 from ._pairs import COMPARISONS
-from ._pattern import axis_of, core_of, exponential_sum, factor_of, is_same, is_spread, operands_of, places_of
+from ._pattern import (
+    axis_of,
+    core_of,
+    exponential_sum,
+    factor_of,
+    is_exponential,
+    is_same,
+    is_spread,
+    operands_of,
+    peel,
+    places_of,
+)
 from ._rule import Const, Node, Rule
 from ._softmax import logsumexp, softmax
 from ._softmax_mean import softmax_mean, tie, told
@@ -25,17 +37,25 @@ from ._softmax_mean import softmax_mean, tie, told
 def composite(graph: Graph, rule: Rule, axis: int, a: Node, *more: Value) -> Node:
     """A composite over one axis, moved to the end and back."""
     others = [v if isinstance(v, Node) else graph.point(v) for v in more]
+    mask = peel(graph, a)
     key = (rule.name, axis, a, *map(graph.name_of, more))
     if key in graph.marks:
         return graph.marks[key]
     last = len(a.shape) - 1
     order = [i for i in range(last + 1) if i != axis] + [axis]
-    nodes = [a, *others]
+    nodes = [mask.base if mask.vanishes else a, *others]
     if axis != last:
         nodes = [linear(graph, lambda v: v.transpose(order), node) for node in nodes]
     reduced = rule is not softmax
     shape = nodes[0].shape[:-1] if reduced else nodes[0].shape
-    node = graph.add(rule, nodes, shape, a.dtype)
+    node = None
+    if mask.vanishes:
+        node = over_kept(graph, rule, nodes, mask.keep.transpose(order), mask.fill)
+        if node is None:
+            nodes = [a if axis == last else linear(graph, lambda v: v.transpose(order), a), *nodes[1:]]
+        elif not reduced:
+            graph.marks["masked softmax", node] = nodes[0], a
+    node = node or graph.add(rule, nodes, shape, a.dtype)
     if axis != last and not reduced:
         node = linear(graph, lambda v: v.transpose(np.argsort(order)), node)
     graph.marks[key] = node
@@ -53,7 +73,7 @@ def rewrite_div(graph: Graph, x: Value, y: Node) -> Node | None:
         return None
     core, movers, terms, a, axis = found
     if x.shape == terms.shape and is_spread(core, movers, terms.shape, axis):
-        if x is terms:
+        if is_exponential(graph, x, terms):
             return composite(graph, softmax, axis, a)
         b = factor_of(graph, x, terms)
         if b is not None:
@@ -77,7 +97,7 @@ def rewrite_mul(graph: Graph, x: Node, y: Node) -> Node | None:
         parts = operands_of(inverse, "div")
         if parts is not None and concrete(parts[0]) is not None and (concrete(parts[0]) == 1).all():
             found = exponential_sum(graph, parts[1])
-            if found is not None and found[2] is one and is_same(found[0], found[1]):
+            if found is not None and is_exponential(graph, one, found[2]) and is_same(found[0], found[1]):
                 core, _, terms, a, axis = found
                 if inverse.shape == core.shape and is_spread(inverse, movers, terms.shape, axis):
                     return composite(graph, softmax, axis, a)
@@ -127,18 +147,19 @@ def rewrite_sum(graph: Graph, x: Node, axes: tuple[int, ...]) -> Node | None:
         return None
     (axis,) = axes
     for one, other in (x.inputs, x.inputs[::-1]):
-        core, movers = core_of(one)
+        core, movers = core_of(_unmasked(graph, one))
         parts = operands_of(core, "add_any") or operands_of(core, "add") or ()
         pairs = [(core, None)]
         if parts:
             pairs += [(p, q) for p, q in (parts, parts[::-1]) if concrete(q) is not None]
         for p, constant in pairs:
             last = axis == len(x.shape) - 1
-            if not (isinstance(p, Node) and p.rule is softmax and p.shape == x.shape == core.shape and last):
+            if not (isinstance(p, Node) and p.shape == x.shape == core.shape and last):
                 continue
-            if not is_same(core, movers):
+            a = p.inputs[0] if p.rule is softmax else graph.marks.get(("masked softmax", p), (None, None))[1]
+            if a is None or not is_same(core, movers):
                 continue
-            mean = composite(graph, softmax_mean, axis, p.inputs[0], other)
+            mean = composite(graph, softmax_mean, axis, a, other)
             if constant is None:
                 return mean
             row = concrete(constant)
@@ -148,6 +169,14 @@ def rewrite_sum(graph: Graph, x: Node, axes: tuple[int, ...]) -> Node | None:
             weighted = _weighted(graph, other, row, axis)
             return add(graph, mean, weighted, shape=mean.shape, dtype=mean.dtype)
     return None
+
+
+def _unmasked(graph: Graph, value: Any) -> Any:
+    """The masked softmax that a value is, also where the mask is laid over it once more."""
+    cover = peel(graph, value)
+    mark = graph.marks.get(("masked softmax", cover.base))
+    again = mark is not None and cover.is_zero and bool((cover.keep | ~peel(graph, mark[1]).keep).all())
+    return cover.base if again else value
 
 
 def _one_hot(place: int, size: int) -> np.ndarray:
