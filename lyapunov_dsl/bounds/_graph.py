@@ -65,6 +65,8 @@ class Graph:
         self.inputs: list[Node] = []
         self.outputs: list[Value] = []
         self.premises: list[Node] = []
+        # Whether gradients that are stopped are operations of their own.
+        self.stops = False
         self.marks: dict[Any, Any] = {}
         # Of products of a node and constants: all constants, as one number.
         self.factors: dict[Node, Any] = {}

@@ -11,10 +11,13 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
-from ._graph import Graph
+from ._graph import Graph, Value
 from ._interval import Interval, magnitude, tiny
-from ._move import linear
+from ._linear import sub
+from ._move import linear, nodes_of
+from ._pattern import operands_of, peel
 from ._rule import NONE, Const, Node, Plane, Relaxation, Rule, once
+from ._scalar import RULES
 from ._softmax import softmax
 
 # The exponential of minus this is far below the smallest number of any type.
@@ -78,3 +81,55 @@ def over_kept(graph: Graph, rule: Rule, nodes: Sequence[Node], keep: np.ndarray,
     shape = keep.shape if rule is softmax else lead
     together = linear(graph, lambda *v: jnp.concatenate(v)[back].reshape(shape), *parts)
     return graph.add(kept, [together, *nodes], shape, a.dtype, (keep, fill))
+
+
+def composite(graph: Graph, rule: Rule, axis: int, a: Node, *more: Value) -> Node:
+    """A composite over one axis, moved to the end and back."""
+    others = nodes_of(graph, list(more))
+    mask = peel(graph, a)
+    key = (rule.name, axis, a, *map(graph.name_of, more))
+    if key in graph.marks:
+        return graph.marks[key]
+    last = len(a.shape) - 1
+    order = [i for i in range(last + 1) if i != axis] + [axis]
+    nodes = [mask.base if mask.vanishes else a, *others]
+    if axis != last:
+        nodes = [linear(graph, lambda v: v.transpose(order), node) for node in nodes]
+    reduced = rule is not softmax
+    shape = nodes[0].shape[:-1] if reduced else nodes[0].shape
+    node = None
+    if mask.vanishes:
+        node = over_kept(graph, rule, nodes, mask.keep.transpose(order), mask.fill)
+        if node is None:
+            nodes = [a if axis == last else linear(graph, lambda v: v.transpose(order), a), *nodes[1:]]
+        elif not reduced:
+            graph.marks["masked softmax", node] = nodes[0], a
+    node = node or graph.add(rule, nodes, shape, a.dtype)
+    if axis != last and not reduced:
+        node = linear(graph, lambda v: v.transpose(np.argsort(order)), node)
+    graph.marks[key] = node
+    return node
+
+
+def _masked_slack(node: Node, out: Interval, first: Interval, shift: Interval) -> Any:
+    keep, fill = node.data
+    good = jnp.isfinite(shift.lower) & jnp.isfinite(shift.upper) & (shift.lower > fill + APART)
+    lost = 0.0 if fill == -np.inf else tiny(node.dtype)
+    return jnp.where(keep, 0.0, jnp.where(good, lost, jnp.inf))
+
+
+masked = Rule("masked exponential", lambda node, first, *_: first, _masked_slack, _first, guides=0, again=once)
+
+
+def masked_exponential(graph: Graph, x: Value) -> Node | None:
+    """exp(a - shift), which is 0 where a is masked by what stands for minus infinity, as long as the shift is finite."""
+    a, shift = operands_of(x, "sub") or (None, None)
+    mask = peel(graph, a)
+    if not mask.vanishes or not isinstance(x, Node) or not isinstance(shift, Node) or a.shape != x.shape:
+        return None
+    if shift.shape != x.shape:
+        shift = linear(graph, lambda v: jnp.broadcast_to(v, x.shape), shift)
+    below = sub(graph, mask.base, shift, shape=x.shape, dtype=x.dtype)
+    node = graph.add(RULES["exp"], [below], x.shape, x.dtype)
+    zeroed = linear(graph, lambda v: jnp.where(mask.keep, v, 0), node)
+    return graph.add(masked, [zeroed, shift], x.shape, x.dtype, (mask.keep, mask.fill))

@@ -17,8 +17,9 @@ def operands_of(value: Any, name: str) -> Any:
     return tag[2] if tag is not None and tag[0] == name else None
 
 
-def core_of(value: Any) -> tuple[Any, list[Any]]:
-    """What a value is a copy of, and the functions that copied it, last first."""
+def core_of(value: Any, stopped: bool = False) -> tuple[Any, list[Any]]:
+    """What a value is a copy of, and the functions that copied it, last first; with `stopped` also where its gradient is
+    stopped."""
     movers = []
     while isinstance(value, Node) and value.rule is not None:
         choice = operands_of(value, "select_n")
@@ -27,6 +28,7 @@ def core_of(value: Any) -> tuple[Any, list[Any]]:
             and value.data.terms == 0
             and len(value.inputs) == 1
             and operands_of(value, "neg") is None
+            and (stopped or operands_of(value, "stop_gradient") is None)
         ):
             movers.append(value.data.apply)
             value = value.inputs[0]
@@ -36,6 +38,11 @@ def core_of(value: Any) -> tuple[Any, list[Any]]:
         else:
             break
     return value, movers
+
+
+def is_stopped(value: Any) -> bool:
+    """Whether the gradient of a copy is stopped on the way."""
+    return core_of(value)[0] is not core_of(value, stopped=True)[0]
 
 
 def places_of(core: Node, movers: list[Any]) -> np.ndarray:
@@ -156,7 +163,8 @@ def _shifted(graph: Graph, value: Node) -> Shifted | None:
     b, shift = operands_of(difference, "sub") or (None, None)
     if not isinstance(b, Node) or not isinstance(difference, Node) or b.shape != difference.shape:
         return None
-    top, movers = core_of(shift)
+    # The shift drops out of sums of the exponentials and what is divided by them.
+    top, movers = core_of(shift, stopped=True)
     axis = axis_of(top, "reduce_max") if isinstance(top, Node) else None
     if axis is None:
         return None

@@ -14,7 +14,8 @@ from . import _graph as graphs
 from ._graph import TRANSLATIONS, Graph, Value, concrete
 from ._interval import Interval, wide
 from ._linear import add, is_zero, mul, negative, sub
-from ._masks import over_kept
+from ._log_softmax import log_softmax, softmax_gradient
+from ._masks import composite, masked_exponential
 from ._move import linear, nodes_of
 from ._pairs import COMPARISONS
 from ._pattern import (
@@ -25,6 +26,7 @@ from ._pattern import (
     is_exponential,
     is_same,
     is_spread,
+    is_stopped,
     operands_of,
     peel,
     places_of,
@@ -32,34 +34,6 @@ from ._pattern import (
 from ._rule import Const, Node, Rule
 from ._softmax import logsumexp, softmax
 from ._softmax_mean import softmax_mean, tie, told
-
-
-def composite(graph: Graph, rule: Rule, axis: int, a: Node, *more: Value) -> Node:
-    """A composite over one axis, moved to the end and back."""
-    others = [v if isinstance(v, Node) else graph.point(v) for v in more]
-    mask = peel(graph, a)
-    key = (rule.name, axis, a, *map(graph.name_of, more))
-    if key in graph.marks:
-        return graph.marks[key]
-    last = len(a.shape) - 1
-    order = [i for i in range(last + 1) if i != axis] + [axis]
-    nodes = [mask.base if mask.vanishes else a, *others]
-    if axis != last:
-        nodes = [linear(graph, lambda v: v.transpose(order), node) for node in nodes]
-    reduced = rule is not softmax
-    shape = nodes[0].shape[:-1] if reduced else nodes[0].shape
-    node = None
-    if mask.vanishes:
-        node = over_kept(graph, rule, nodes, mask.keep.transpose(order), mask.fill)
-        if node is None:
-            nodes = [a if axis == last else linear(graph, lambda v: v.transpose(order), a), *nodes[1:]]
-        elif not reduced:
-            graph.marks["masked softmax", node] = nodes[0], a
-    node = node or graph.add(rule, nodes, shape, a.dtype)
-    if axis != last and not reduced:
-        node = linear(graph, lambda v: v.transpose(np.argsort(order)), node)
-    graph.marks[key] = node
-    return node
 
 
 def _mean(graph: Graph, axis: int, a: Node, b: Value) -> Node:
@@ -91,8 +65,10 @@ def rewrite_div(graph: Graph, x: Value, y: Node) -> Node | None:
 
 
 def rewrite_mul(graph: Graph, x: Node, y: Node) -> Node | None:
-    """exp(a - max) · (1 / Σ exp(a - max)), and (-Σ b e · e) · Σ^-2 for the derivative of a quotient."""
+    """exp(a - max) · (1 / Σ exp(a - max)), and (-Σ b e · e) · Σ^-2 for the derivative of a quotient, and its transpose."""
     for one, other in ((x, y), (y, x)):
+        if (found := softmax_gradient(graph, one, other)) is not None:
+            return found
         inverse, movers = core_of(other)
         parts = operands_of(inverse, "div")
         if parts is not None and concrete(parts[0]) is not None and (concrete(parts[0]) == 1).all():
@@ -243,8 +219,11 @@ def _softmax_mean(graph: Graph, equation: Any, d: Value, t: Value) -> Node:
 
 
 def rewrite_sub(graph: Graph, x: Node, y: Node) -> Node | None:
-    """A mean under a softmax minus one of its values; a log-sum-exp minus one of its exponents."""
+    """A mean under a softmax minus one of its values; a log-sum-exp minus one of its exponents; a log softmax."""
     core, movers = core_of(x)
+    found = log_softmax(graph, x, y)
+    if found is not None:
+        return found
     if not isinstance(core, Node) or core.rule not in (softmax_mean, logsumexp) or not is_same(core, movers):
         return None
     source, more = core_of(core.inputs[-1])
@@ -270,8 +249,12 @@ def rewrite_add(graph: Graph, x: Value, y: Value) -> Node | None:
         found = exponential_sum(graph, inside[0])
         if found is None:
             continue
-        summed, before, _, a, axis = found
-        top, more = core_of(other)
+        summed, before, terms, a, axis = found
+        top, more = core_of(other, stopped=True)
+        (difference,) = operands_of(terms, "exp")
+        # The shift drops out of the derivative where both sides have one, or neither.
+        if is_stopped(other) != is_stopped(operands_of(difference, "sub")[1]):
+            continue
         if (
             not isinstance(top, Node)
             or axis_of(top, "reduce_max") != axis
@@ -321,6 +304,13 @@ def _equal(graph: Graph, equation: Any, x: Value, y: Value) -> Value:
 
 
 _plain_equal, TRANSLATIONS["eq"] = TRANSLATIONS["eq"], _equal
+
+
+def _exp(graph: Graph, equation: Any, x: Value) -> Value:
+    return masked_exponential(graph, x) or _plain_exp(graph, equation, x)
+
+
+_plain_exp, TRANSLATIONS["exp"] = TRANSLATIONS["exp"], _exp
 
 
 def rewrite_abs(graph: Graph, x: Node) -> Node | None:
