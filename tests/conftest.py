@@ -18,9 +18,16 @@ import pytest
 
 # A first example compiles for seconds, and the fixtures below hold no state that an example could change.
 _HEALTH = [hypothesis.HealthCheck.too_slow, hypothesis.HealthCheck.function_scoped_fixture]
-hypothesis.settings.register_profile("ci", derandomize=True, deadline=None, suppress_health_check=_HEALTH)
-hypothesis.settings.register_profile("local", deadline=None, suppress_health_check=_HEALTH)
-hypothesis.settings.load_profile("ci" if os.environ.get("CI") else "local")
+hypothesis.settings.register_profile("same", derandomize=True, deadline=None, suppress_health_check=_HEALTH)
+hypothesis.settings.register_profile("free", deadline=None, suppress_health_check=_HEALTH)
+hypothesis.settings.load_profile("same")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Draws the same examples in every run, unless a seed is asked for or seeds are free."""
+    # A derandomized run would ignore the seed.
+    if os.environ.get("LYAPUNOV_DSL_FREE_SEEDS") == "1" or config.getoption("--hypothesis-seed", None) is not None:
+        hypothesis.settings.load_profile("free")
 
 
 # Their slow tests compile for ten minutes in all, and are variants of the fast ones.

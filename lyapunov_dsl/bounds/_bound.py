@@ -12,6 +12,7 @@ from .._types import describe, is_traced, shown
 from . import (  # noqa: F401  (they register their rules)
     _factors,
     _order,
+    _powers,
     _product,
     _quotients,
     _reduce,

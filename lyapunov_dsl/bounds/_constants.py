@@ -18,7 +18,10 @@ _ARITHMETIC = {
     "sub": lambda x, y: x - y,
     "mul": lambda x, y: x * y,
     "div": lambda x, y: x / y if y else None,
+    "convert_element_type": lambda x: x,
 }
+# Operations whose result is not determined by their operands, though they declare no effect.
+IMPURE = {"rng_uniform", "ffi_call", "infeed", "outfeed"}
 
 
 def is_exact(name: str, operands: Sequence[Any], out: Any) -> bool:
@@ -27,17 +30,20 @@ def is_exact(name: str, operands: Sequence[Any], out: Any) -> bool:
     out = np.asarray(out)
     if name not in _ARITHMETIC or out.size > FEW or not jnp.issubdtype(out.dtype, jnp.floating):
         return False
-    x, y, total = (np.asarray(v).astype(np.float64).reshape(-1) for v in np.broadcast_arrays(*operands, out))
-    if not (np.isfinite(x) & np.isfinite(y) & ((total == 0) | (np.abs(total) >= tiny(out.dtype)))).all():
+    if any(np.asarray(v).dtype.kind == "c" for v in operands):
+        return False
+    values = [np.asarray(v).astype(np.float64).reshape(-1) for v in np.broadcast_arrays(*operands, out)]
+    normal = (values[-1] == 0) | (np.abs(values[-1]) >= tiny(out.dtype))
+    if not (normal & np.all(np.isfinite(values), axis=0)).all():
         return False
     real = _ARITHMETIC[name]
-    pairs = zip(x.tolist(), y.tolist(), total.tolist(), strict=True)
-    return all(np.isfinite(c) and real(Fraction(a), Fraction(b)) == Fraction(c) for a, b, c in pairs)
+    rows = zip(*(v.tolist() for v in values), strict=True)
+    return all(real(*map(Fraction, row[:-1])) == Fraction(row[-1]) for row in rows)
 
 
 def has_effect(equation: Any) -> bool:
     """Whether an operation does more than compute: callbacks and prints, also within functions that it calls."""
-    if equation.effects or "callback" in equation.primitive.name:
+    if equation.effects or equation.primitive.name in IMPURE or "callback" in equation.primitive.name:
         return True
     return any(has_effect(e) for inner in inner_jaxprs(equation) for e in inner.eqns)
 

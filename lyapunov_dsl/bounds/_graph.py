@@ -66,6 +66,8 @@ class Graph:
         self.inputs: list[Node] = []
         self.outputs: list[Value] = []
         self.premises: list[Node] = []
+        # Whether gradients that are stopped are operations of their own.
+        self.stops = False
         self.marks: dict[Any, Any] = {}
         # What compilers may take out of a value and merge: constants that are factors or summands, and divisors.
         self.factors: dict[Node, Any] = {}
@@ -135,7 +137,7 @@ class Graph:
             found = CONTROL[name](self, equation, operands)
             self._part = outer
             return found
-        if _has_effects(equation):
+        if has_effect(equation):
             raise self.unsupported("a call of the host, or another side effect, whose result may be any")
         constant = all(isinstance(value, Const) for value in operands)
         if constant and any(jnp.issubdtype(v.dtype, jax.dtypes.extended) for v in operands):
@@ -197,7 +199,9 @@ class Graph:
             points[1] = operands[1]
         if name == "triangular_solve":
             points[0] = operands[0]
-        exact = sure and (name in EXACT or not floats or (known and is_exact(name, [v.value for v in operands], out[0])))
+        exact = sure and (
+            name in EXACT or not floats or (known and is_exact(name, [v.value for v in operands], out[0]))
+        )
         if known and name in ("eq", "ne") and operands[0] is operands[1]:
             # Whether a number is NaN, which no rounding of a finite one changes.
             ends = operands[0].range()
@@ -237,16 +241,6 @@ class Graph:
 def _is_integer(dtype: Any) -> bool:
     """Whether numbers of a type are integers that may wrap around; booleans are none."""
     return bool(jnp.issubdtype(dtype, jnp.integer))
-
-
-def _has_effects(equation: Any) -> bool:
-    """Whether an equation does more than compute a result from its operands, or one within it does."""
-    if equation.effects or equation.primitive.name in IMPURE or "callback" in equation.primitive.name:
-        return True
-    inner = [
-        getattr(v, "jaxpr", v) for p in equation.params.values() for v in (p if isinstance(p, tuple | list) else [p])
-    ]
-    return any(_has_effects(each) for body in inner for each in getattr(body, "eqns", ()))
 
 
 def _where(equation: Any) -> str:
@@ -384,8 +378,6 @@ WRAPPING = {
 }
 # Operations that print and return nothing.
 PRINTS = {"debug_print", "debug_callback"}
-# Operations whose result is not determined by their operands, though they declare no effect.
-IMPURE = {"rng_uniform", "ffi_call", "infeed", "outfeed"}
 # Operations that move numbers and round nothing.
 EXACT: set[str] = set()
 RANDOM = {

@@ -58,7 +58,13 @@ def _same(graph: Graph, equation: Any, x: Value, *_: Value) -> Value:
     return x
 
 
-for _name in ("copy", "copy_p", "stop_gradient", "optimization_barrier", "real", "sharding_constraint"):
+def _stop_gradient(graph: Graph, equation: Any, x: Value) -> Value:
+    return linear(graph, lambda v: v, x) if graph.stops and isinstance(x, Node) else x
+
+
+TRANSLATIONS["stop_gradient"] = _stop_gradient
+EXACT.add("stop_gradient")
+for _name in ("copy", "copy_p", "optimization_barrier", "real", "sharding_constraint"):
     TRANSLATIONS[_name] = _same
     EXACT.add(_name)
 EXACT |= {

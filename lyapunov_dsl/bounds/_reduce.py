@@ -11,11 +11,11 @@ from jax import lax
 from . import _graph as graphs
 from ._graph import TRANSLATIONS, Graph, Value, concrete
 from ._interval import Interval, eps, finite_magnitude, is_anything, wide
-from ._linear import linear_as, negative, offset, scale
+from ._linear import negative, offset
 from ._move import fit, linear, nodes_of
 from ._pairs import COMPARISONS, INTEGERS, LOGIC, hull_above, is_finite, maximum
 from ._rule import Const, Node, Plane, Relaxation, Rule, ends, exactly, once
-from ._scalar import RULES, fractional, power, reciprocal
+from ._scalar import RULES
 
 
 def _any_unknown(x: Interval) -> Any:
@@ -271,26 +271,6 @@ def _round(graph: Graph, equation: Any, x: Node) -> Value:
     return graph.add(RULES["round away from zero" if away else "round"], [x], x.shape, x.dtype)
 
 
-def _pow(graph: Graph, equation: Any, x: Value, y: Value) -> Value:
-    out = equation.outvars[0].aval
-    exponent = concrete(y)
-    if isinstance(x, Node) and exponent is not None and exponent.size == 1:
-        value = float(exponent.reshape(()))
-        if abs(value) <= 64 and value == int(value) and value != 0:
-            n = abs(int(value))
-            found = x if n == 1 else graph.add(power(n), [x], x.shape, x.dtype, n)
-            return found if value > 0 else graph.add(reciprocal, [found], x.shape, x.dtype)
-        return graph.add(fractional(value), [x], out.shape, out.dtype)
-    base = concrete(x)
-    if isinstance(y, Node) and base is not None and (base > 0).all():
-        (wide_base, power_) = fit(graph, equation, x, y)
-        logs = Const(jnp.log(jnp.asarray(wide_base.value, wide())), None)  # pyright: ignore[reportAttributeAccessIssue]
-        size = jnp.abs(logs.value) * 64 * jnp.finfo(wide()).eps
-        scaled = scale(graph, power_, Const(logs.value, size), wide(), virtual=True)  # pyright: ignore[reportArgumentType]
-        return graph.add(RULES["exp"], [linear_as(graph, scaled, out.dtype, 0)], out.shape, out.dtype)
-    raise graph.unsupported("a power whose exponent varies")
-
-
 def _exp(graph: Graph, equation: Any, x: Node) -> Value:
     return graphs.rewrite_exp(graph, x) or graph.add(RULES["exp"], [x], x.shape, x.dtype)
 
@@ -319,7 +299,6 @@ TRANSLATIONS |= {
     "abs": _abs,
     "sign": _sign,
     "erfc": _erfc,
-    "pow": _pow,
     "max": _extreme(1),
     "min": _extreme(-1),
     "clamp": _clamp,

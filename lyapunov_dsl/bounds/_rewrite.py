@@ -14,32 +14,26 @@ from . import _graph as graphs
 from ._graph import TRANSLATIONS, Graph, Value, concrete
 from ._interval import Interval, wide
 from ._linear import add, is_zero, mul, negative, sub
+from ._log_softmax import log_softmax, softmax_gradient
+from ._masks import composite, masked_exponential
 from ._move import linear, nodes_of
 from ._pairs import COMPARISONS
-from ._pattern import axis_of, core_of, exponential_sum, factor_of, is_same, is_spread, operands_of, places_of
+from ._pattern import (
+    axis_of,
+    core_of,
+    exponential_sum,
+    factor_of,
+    is_exponential,
+    is_same,
+    is_spread,
+    is_stopped,
+    operands_of,
+    peel,
+    places_of,
+)
 from ._rule import Const, Node, Rule
 from ._softmax import logsumexp, softmax
 from ._softmax_mean import softmax_mean, tie, told
-
-
-def composite(graph: Graph, rule: Rule, axis: int, a: Node, *more: Value) -> Node:
-    """A composite over one axis, moved to the end and back."""
-    others = [v if isinstance(v, Node) else graph.point(v) for v in more]
-    key = (rule.name, axis, a, *map(graph.name_of, more))
-    if key in graph.marks:
-        return graph.marks[key]
-    last = len(a.shape) - 1
-    order = [i for i in range(last + 1) if i != axis] + [axis]
-    nodes = [a, *others]
-    if axis != last:
-        nodes = [linear(graph, lambda v: v.transpose(order), node) for node in nodes]
-    reduced = rule is not softmax
-    shape = nodes[0].shape[:-1] if reduced else nodes[0].shape
-    node = graph.add(rule, nodes, shape, a.dtype)
-    if axis != last and not reduced:
-        node = linear(graph, lambda v: v.transpose(np.argsort(order)), node)
-    graph.marks[key] = node
-    return node
 
 
 def _mean(graph: Graph, axis: int, a: Node, b: Value) -> Node:
@@ -53,7 +47,7 @@ def rewrite_div(graph: Graph, x: Value, y: Node) -> Node | None:
         return None
     core, movers, terms, a, axis = found
     if x.shape == terms.shape and is_spread(core, movers, terms.shape, axis):
-        if x is terms:
+        if is_exponential(graph, x, terms):
             return composite(graph, softmax, axis, a)
         b = factor_of(graph, x, terms)
         if b is not None:
@@ -71,13 +65,15 @@ def rewrite_div(graph: Graph, x: Value, y: Node) -> Node | None:
 
 
 def rewrite_mul(graph: Graph, x: Node, y: Node) -> Node | None:
-    """exp(a - max) · (1 / Σ exp(a - max)), and (-Σ b e · e) · Σ^-2 for the derivative of a quotient."""
+    """exp(a - max) · (1 / Σ exp(a - max)), and (-Σ b e · e) · Σ^-2 for the derivative of a quotient, and its transpose."""
     for one, other in ((x, y), (y, x)):
+        if (found := softmax_gradient(graph, one, other)) is not None:
+            return found
         inverse, movers = core_of(other)
         parts = operands_of(inverse, "div")
         if parts is not None and concrete(parts[0]) is not None and (concrete(parts[0]) == 1).all():
             found = exponential_sum(graph, parts[1])
-            if found is not None and found[2] is one and is_same(found[0], found[1]):
+            if found is not None and is_exponential(graph, one, found[2]) and is_same(found[0], found[1]):
                 core, _, terms, a, axis = found
                 if inverse.shape == core.shape and is_spread(inverse, movers, terms.shape, axis):
                     return composite(graph, softmax, axis, a)
@@ -127,18 +123,19 @@ def rewrite_sum(graph: Graph, x: Node, axes: tuple[int, ...]) -> Node | None:
         return None
     (axis,) = axes
     for one, other in (x.inputs, x.inputs[::-1]):
-        core, movers = core_of(one)
+        core, movers = core_of(_unmasked(graph, one))
         parts = operands_of(core, "add_any") or operands_of(core, "add") or ()
         pairs = [(core, None)]
         if parts:
             pairs += [(p, q) for p, q in (parts, parts[::-1]) if concrete(q) is not None]
         for p, constant in pairs:
             last = axis == len(x.shape) - 1
-            if not (isinstance(p, Node) and p.rule is softmax and p.shape == x.shape == core.shape and last):
+            if not (isinstance(p, Node) and p.shape == x.shape == core.shape and last):
                 continue
-            if not is_same(core, movers):
+            a = p.inputs[0] if p.rule is softmax else graph.marks.get(("masked softmax", p), (None, None))[1]
+            if a is None or not is_same(core, movers):
                 continue
-            mean = composite(graph, softmax_mean, axis, p.inputs[0], other)
+            mean = composite(graph, softmax_mean, axis, a, other)
             if constant is None:
                 return mean
             row = concrete(constant)
@@ -148,6 +145,14 @@ def rewrite_sum(graph: Graph, x: Node, axes: tuple[int, ...]) -> Node | None:
             weighted = _weighted(graph, other, row, axis)
             return add(graph, mean, weighted, shape=mean.shape, dtype=mean.dtype)
     return None
+
+
+def _unmasked(graph: Graph, value: Any) -> Any:
+    """The masked softmax that a value is, also where the mask is laid over it once more."""
+    cover = peel(graph, value)
+    mark = graph.marks.get(("masked softmax", cover.base))
+    again = mark is not None and cover.is_zero and bool((cover.keep | ~peel(graph, mark[1]).keep).all())
+    return cover.base if again else value
 
 
 def _one_hot(place: int, size: int) -> np.ndarray:
@@ -214,8 +219,11 @@ def _softmax_mean(graph: Graph, equation: Any, d: Value, t: Value) -> Node:
 
 
 def rewrite_sub(graph: Graph, x: Node, y: Node) -> Node | None:
-    """A mean under a softmax minus one of its values; a log-sum-exp minus one of its exponents."""
+    """A mean under a softmax minus one of its values; a log-sum-exp minus one of its exponents; a log softmax."""
     core, movers = core_of(x)
+    found = log_softmax(graph, x, y)
+    if found is not None:
+        return found
     if not isinstance(core, Node) or core.rule not in (softmax_mean, logsumexp) or not is_same(core, movers):
         return None
     source, more = core_of(core.inputs[-1])
@@ -241,8 +249,12 @@ def rewrite_add(graph: Graph, x: Value, y: Value) -> Node | None:
         found = exponential_sum(graph, inside[0])
         if found is None:
             continue
-        summed, before, _, a, axis = found
-        top, more = core_of(other)
+        summed, before, terms, a, axis = found
+        top, more = core_of(other, stopped=True)
+        (difference,) = operands_of(terms, "exp")
+        # The shift drops out of the derivative where both sides have one, or neither.
+        if is_stopped(other) != is_stopped(operands_of(difference, "sub")[1]):
+            continue
         if (
             not isinstance(top, Node)
             or axis_of(top, "reduce_max") != axis
@@ -292,6 +304,13 @@ def _equal(graph: Graph, equation: Any, x: Value, y: Value) -> Value:
 
 
 _plain_equal, TRANSLATIONS["eq"] = TRANSLATIONS["eq"], _equal
+
+
+def _exp(graph: Graph, equation: Any, x: Value) -> Value:
+    return masked_exponential(graph, x) or _plain_exp(graph, equation, x)
+
+
+_plain_exp, TRANSLATIONS["exp"] = TRANSLATIONS["exp"], _exp
 
 
 def rewrite_abs(graph: Graph, x: Node) -> Node | None:
