@@ -163,11 +163,14 @@ def check_potentials(
             else:
                 point = Point(readout, context, target)
             value = part.value(t, state, point)
-            return value, part.comparison(t, value)
+            comparison = part.comparison(t, value)
+            if not part.own_rate or point.velocity is None:
+                return value, comparison, comparison
+            return value, comparison, part.derivative(t, state, point, point.velocity(t, state))[1]
 
         with doing(f"the value of {name} at a state {describe(start.state)}"):
-            value, comparison = eqx.filter_eval_shape(evaluate, start.state, start.context, target)
-        for what, out in {"value": value, "comparison": comparison}.items():
+            value, comparison, rate = eqx.filter_eval_shape(evaluate, start.state, start.context, target)
+        for what, out in {"value": value, "comparison": comparison, "rate": rate}.items():
             if getattr(out, "shape", None) != () or not jnp.issubdtype(out.dtype, jnp.floating):
                 raise ValueError(
                     f"{name}: expected its {what} for one example to be a float[] scalar, got {describe(out)}"

@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from ._constant import Constant
-from ._types import Scalar, is_finite, kind, shown
+from ._types import Scalar, describe, is_finite, kind, shown
 
 
 class ControlAffine(eqx.Module):
@@ -24,9 +24,10 @@ class ControlAffine(eqx.Module):
     - `limits`: s > 0, a number or an array float[m], for -s <= u <= s; a pair (least, largest) of numbers or arrays float[m]; or `None`
         without limits.
 
-    States are vectors float[n].
+    States are vectors float[n]. Shapes are compared exactly, as NumPy would take a column float[n] for a row, and one input for many.
 
-    **Raises:** `ValueError` for what is no function, and for limits that are not finite or not in order.
+    **Raises:** `ValueError` for what is no function, and for limits that are not finite or not in order; when it is called (by `compile`
+    and `verify` before anything is computed) for a state, a drift, an actuation, an input or limits of another shape.
     """
 
     drift: Callable
@@ -58,31 +59,68 @@ class ControlAffine(eqx.Module):
                 )
             self.least, self.largest = Constant(ends[0]), Constant(ends[1])
 
+    def drifting(self, t: Any, state: Float[Array, " n"], context: Any) -> Float[Array, " n"]:
+        """The drift at one time, state and context; raises `ValueError` for one of another shape."""
+        n = _size(state)
+        return _shaped("drift", self.drift(t, state, context), (n,), f"float[n] for a state of n = {n} numbers")
+
+    def columns(self, t: Any, state: Float[Array, " n"], context: Any) -> Float[Array, "n m"]:
+        """The actuation at one time, state and context; raises `ValueError` for one of another shape."""
+        n, found = _size(state), self.actuation(t, state, context)
+        shape = np.shape(found)
+        what = f"float[n, m] for a state of n = {n} numbers and m inputs"
+        column = "; a single input has one column, float[n, 1]: write actuation[:, None]" if shape == (n,) else ""
+        return _shaped("actuation", found, (n, *shape[1:2]) if len(shape) == 2 else (n, 1), what, column)
+
     def input(self, t: Any, state: Float[Array, " n"], context: Any) -> Float[Array, " m"]:
         """The input at one time, state and context, inside of the limits."""
-        columns = self.actuation(t, state, context)
+        return self._input(t, state, context, self.columns(t, state, context).shape[1])
+
+    def _input(self, t: Any, state: Any, context: Any, m: int) -> Any:
+        of_inputs = f"float[m] for an actuation with m = {m} columns"
         if self.controller is None:
-            u = jnp.zeros(columns.shape[-1], state.dtype)
+            u = jnp.zeros(m, state.dtype)
         else:
-            u = jnp.broadcast_to(self.controller(t, state, context), columns.shape[-1:])
+            u = _shaped("controller", self.controller(t, state, context), (m,), of_inputs)
         if self.least is None or self.largest is None:
             return u
+        for end in (self.least, self.largest):
+            if end.shape not in ((), (m,)):
+                raise ValueError(f"limits: expected numbers or {of_inputs}, got an array of shape {end.shape}")
         return jnp.clip(u, self.least(state.dtype), self.largest(state.dtype))
 
     def __call__(self, t: Any, state: Float[Array, " n"], context: Any) -> Float[Array, " n"]:
         """The velocity at one time, state and context."""
-        drift = self.drift(t, state, context)
+        drift = self.drifting(t, state, context)
         if self.controller is None and self.least is None:
+            # A shape that does not fit is refused even so.
+            jax.eval_shape(lambda t, s: self.columns(t, s, context), t, state)
             return drift
-        return drift + self.actuation(t, state, context) @ self.input(t, state, context)
+        columns = self.columns(t, state, context)
+        return drift + columns @ self._input(t, state, context, columns.shape[1])
 
     def lie(
         self, value: Callable[[Any, Any], Any], t: Any, state: Float[Array, " n"], context: Any
     ) -> tuple[Scalar, Scalar, Float[Array, " m"]]:
         """V, its rate ∂V/∂t + L_f V without an input, and L_g V for every input, for a function (t, state) -> V."""
-        v, rate = jax.jvp(value, (t, state), (jnp.ones_like(t), self.drift(t, state, context)))
+        v, rate = jax.jvp(value, (t, state), (jnp.ones_like(t), self.drifting(t, state, context)))
         along = lambda column: jax.jvp(lambda s: value(t, s), (state,), (column,))[1]
-        return v, rate, jax.vmap(along, in_axes=1)(self.actuation(t, state, context))
+        return v, rate, jax.vmap(along, in_axes=1)(self.columns(t, state, context))
+
+
+def _size(state: Any) -> int:
+    """n, of a state float[n]."""
+    if len(np.shape(state)) != 1:
+        raise ValueError(f"ControlAffine: expected a state that is a vector float[n], got {describe(state)}")
+    return np.shape(state)[0]
+
+
+def _shaped(name: str, found: Any, shape: tuple[int, ...], expected: str, more: str = "") -> Any:
+    """What a function returned. Raises `ValueError` where it is no array of a shape."""
+    if not hasattr(found, "dtype") or np.shape(found) != shape:
+        got = describe(found) if hasattr(found, "dtype") else kind(found)
+        raise ValueError(f"{name}: expected an array {expected}, got {got}{more}")
+    return found
 
 
 def affine(certificate: str, field: Any, *, limited: bool = False) -> ControlAffine:
@@ -135,4 +173,4 @@ def relative_degree(field: ControlAffine, h: Callable, states: Any, context: Any
 def drift_of(point: Any) -> Callable[[Any, Any], Any]:
     """The part of a velocity that no input changes: (t, state) -> velocity."""
     field = point.field
-    return (lambda t, s: field.drift(t, s, point.context)) if isinstance(field, ControlAffine) else point.velocity
+    return (lambda t, s: field.drifting(t, s, point.context)) if isinstance(field, ControlAffine) else point.velocity

@@ -43,7 +43,7 @@ class Box(Domain):
 
     **Arguments:**
 
-    - `lower`, `upper`: real scalars, or arrays that broadcast to every leaf of the state.
+    - `lower`, `upper`: real scalars, or arrays of the shape of every leaf of the state.
 
     **Raises:** `ValueError` where a bound is not finite or `lower < upper` does not hold.
     """
@@ -69,14 +69,11 @@ class Box(Domain):
     def check(self, state: PyTree) -> None:
         for leaf in jax.tree.leaves(state):
             for bound in (self.lower, self.upper):
-                try:
-                    fits = np.broadcast_shapes(bound.bits.shape, leaf.shape) == leaf.shape
-                except ValueError:
-                    fits = False
-                if not fits:
+                # A bound float[1] of a state float[2] would be taken for both.
+                if bound.shape not in ((), leaf.shape):
                     raise ValueError(
-                        f"domain: expected bounds that broadcast to the state's shape, got bounds of shape "
-                        f"{bound.bits.shape} for a state {describe(leaf)}"
+                        f"domain: expected bounds that are numbers or of the state's shape, got bounds of shape {bound.shape} "
+                        f"for a state {describe(leaf)}"
                     )
 
     def sample(self, state: PyTree, key: Any) -> State:
@@ -112,7 +109,7 @@ class Ball(Domain):
     **Arguments:**
 
     - `radius`: a positive real scalar.
-    - `center`: a real scalar, or an array that broadcasts to every leaf of the state.
+    - `center`: a real scalar, or an array of the shape of every leaf of the state.
 
     **Raises:** `ValueError` where the radius is not positive and finite, or the center not finite.
     """
@@ -129,11 +126,11 @@ class Ball(Domain):
         self.center = Constant(center)
 
     def check(self, state: PyTree) -> None:
-        shape = self.center.bits.shape
+        shape = self.center.shape
         for leaf in jax.tree.leaves(state):
-            if len(shape) > len(leaf.shape) or shape != leaf.shape[len(leaf.shape) - len(shape) :]:
+            if shape not in ((), leaf.shape):
                 raise ValueError(
-                    f"domain: expected a center that broadcasts to the state's shape, got a center of shape {shape} "
+                    f"domain: expected a center that is a number or of the state's shape, got a center of shape {shape} "
                     f"for a state {describe(leaf)}"
                 )
 

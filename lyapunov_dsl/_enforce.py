@@ -36,9 +36,9 @@ class Enforced(eqx.Module):
         flat, unravel = ravel_pytree(state)
         rows, most = self._conditions(t, flat, unravel, context)
         if isinstance(field, ControlAffine):
-            columns = field.actuation(t, state, context)
+            columns = field.columns(t, state, context)
             u = field.input(t, state, context)
-            drift = field.drift(t, state, context)
+            drift = field.drifting(t, state, context)
             limits = None if field.least is None or field.largest is None else (field.least, field.largest)
             # Conditions on the velocity as conditions on the input.
             found = self._nearest(u, rows @ columns, most - rows @ drift, limits, rows, drift)

@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import PyTree
 
 from ._domain import Domain
-from ._types import Context, Key, State, is_finite, kind, shown, strong
+from ._types import Context, Key, State, exactly, is_finite, kind, shown, strong
 
 
 class Start(eqx.Module):
@@ -69,7 +69,7 @@ def _check_callables(**functions: Any) -> None:
 def _check_horizon(horizon: Any) -> float:
     if not (is_finite(horizon) and horizon > 0):
         raise ValueError(f"horizon: expected a positive finite number, got {horizon!r}")
-    return float(horizon)
+    return exactly("horizon", horizon)
 
 
 def _check_jumps(jumps: Any, horizon: float) -> tuple[float, ...]:
@@ -77,7 +77,7 @@ def _check_jumps(jumps: Any, horizon: float) -> tuple[float, ...]:
     for t in times:
         if not (is_finite(t) and 0 < t < horizon):
             raise ValueError(f"jumps: expected times in (0, {horizon:g}), got {t!r}")
-    return tuple(sorted(float(t) for t in times))
+    return tuple(sorted(exactly("jumps", t) for t in times))
 
 
 class System(eqx.Module):

@@ -38,6 +38,26 @@ def is_finite(x: Any) -> bool:
         return False
 
 
+def exactly(name: str, x: Any) -> float:
+    """A finite number as a Python float. Raises `ValueError` where that would be another number, as for large integers."""
+    value = float(x)
+    if value != x:
+        raise ValueError(f"{name}: expected a number that float64 holds exactly, got {x!r}; write it as a float")
+    return value
+
+
+def number(x: Any) -> str:
+    """A number as it is printed in what is claimed: the shortest text that reads back as the same one, so that nothing is rounded."""
+    value = float(x)
+    return str(int(value)) if value.is_integer() and abs(value) < 1e6 else repr(value)
+
+
+def numbers(x: Any) -> str:
+    """Some numbers as they are printed in what is claimed, long arrays cut short."""
+    flat = np.ravel(np.asarray(x, np.float64))
+    return f"[{', '.join(map(number, flat[:12]))}{', ...' if flat.size > 12 else ''}]"
+
+
 def check_path(name: str, path: Any) -> None:
     """Raises `ValueError` for what is no path, the empty one included, which is the folder a process runs in."""
     if not isinstance(path, str | os.PathLike) or not os.fspath(path):
@@ -157,7 +177,7 @@ def levels(level: Any) -> tuple[float | None, float | None]:
     pair = level if isinstance(level, tuple | list) else (None, level)
     if len(pair) != 2 or not all(v is None or is_finite(v) for v in pair):
         raise ValueError(f"level: expected a number or (least, most), got {level!r}")
-    least, most = (None if v is None else float(v) for v in pair)
+    least, most = (None if v is None else exactly("level", v) for v in pair)
     if least is not None and most is not None and not least <= most:
         raise ValueError(f"level: expected least <= most, got {level!r}")
     return least, most

@@ -250,17 +250,27 @@ DOMAIN: dict[str, Mistake] = {
         lambda ld: compiled(ld, starting_at(ld, jnp.zeros(2)), y=1),
         r"half-width 0\.966.*promised from V\(0\) = log 2.*Declare a larger domain yourself, such as Box\(-1\.93, 1\.93\)",
     ),
+    "actuation of one input as a vector": (
+        lambda ld: compiled(
+            ld, system(ld, vector_field=ld.ControlAffine(lambda t, s, c: -s, lambda t, s, c: jnp.ones(10, s.dtype)))
+        ),
+        r"actuation: expected an array float\[n, m\] for a state of n = 10 .*, got float32\[10\]; a single input has one column",
+    ),
+    "target of a reach that is a vector": (
+        lambda ld: compiled(ld, system(ld, domain=ld.Box(-3, 3)), ld.Reach(lambda s: s[0], lambda s: 0.5 - s, 0.1)),
+        r"reach: expected its rate for one example to be a float\[\] scalar, got float32\[10\]",
+    ),
     "box of another shape": (
         lambda ld: compiled(ld, system(ld, domain=ld.Box(-np.ones(3), np.ones(3)))),
-        r"domain: expected bounds that broadcast to the state's shape, got bounds of shape \(3,\) for a state float32\[10\]",
+        r"domain: expected bounds that are numbers or of the state's shape, got bounds of shape \(3,\) for a state float32\[10\]",
     ),
     "box wider than the state": (
         lambda ld: compiled(ld, system(ld, domain=ld.Box(-np.ones((2, 10)), np.ones((2, 10))))),
-        r"domain: expected bounds that broadcast.*got bounds of shape \(2, 10\) for a state float32\[10\]",
+        r"domain: expected bounds that are numbers.*got bounds of shape \(2, 10\) for a state float32\[10\]",
     ),
     "ball of another shape": (
         lambda ld: compiled(ld, system(ld, domain=ld.Ball(1.0, np.ones(3)))),
-        r"domain: expected a center that broadcasts to the state's shape, got a center of shape \(3,\)",
+        r"domain: expected a center that is a number or of the state's shape, got a center of shape \(3,\)",
     ),
     "product that is no prefix": (
         lambda ld: compiled(

@@ -281,7 +281,7 @@ def test_messages():
         ({"claims": "enclosed"}, "level: expected the level c"),
         ({"claims": "definite"}, "equilibrium: expected the state"),
         ({"claims": "stays"}, "domain: expected a Tube"),
-        ({"equilibrium": np.zeros(3)}, "equilibrium: expected a state of 2"),
+        ({"equilibrium": np.zeros(3)}, "equilibrium: expected a state like"),
         ({"equilibrium": np.full(2, 2.0)}, "inside of the domain"),
         ({"level": (2, 1)}, "least <= most"),
         ({"time": (1, 0)}, "first <= last"),

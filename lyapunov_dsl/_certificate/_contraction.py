@@ -55,7 +55,11 @@ class Contraction(Certificate):
             return jnp.sum(tangent * tangent)
         if isinstance(self.metric, Matrix):
             return tangent @ self.metric(state["state"]) @ tangent
-        moved = self.metric(state["state"]) @ tangent
+        factor: Any = self.metric(state["state"])
+        # A vector would be taken for one row.
+        if len(jnp.shape(factor)) != 2 or jnp.shape(factor)[1] != tangent.size:
+            raise ValueError(f"metric: expected a matrix float[any, {tangent.size}], got shape {jnp.shape(factor)}")
+        moved = factor @ tangent
         return jnp.sum(moved * moved) + self.margin(tangent.dtype) * jnp.sum(tangent * tangent)
 
     def comparison(self, t: Any, v: Any) -> Scalar:
@@ -70,8 +74,8 @@ class Contraction(Certificate):
                 f"contraction: expected the states and tangents of lyapunov_dsl.variational(system), got a state {describe(start.state)}"
             )
         size = sum(int(np.prod(leaf.shape)) for leaf in jax.tree.leaves(start.state["state"]))
-        if isinstance(self.metric, Matrix) and self.metric.matrix.bits.shape != (size, size):
-            raise ValueError(f"metric: expected float[{size}, {size}], got {self.metric.matrix.bits.shape}")
+        if isinstance(self.metric, Matrix) and self.metric.matrix.shape != (size, size):
+            raise ValueError(f"metric: expected float[{size}, {size}], got {self.metric.matrix.shape}")
         return self
 
 

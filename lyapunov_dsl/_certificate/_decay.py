@@ -90,8 +90,8 @@ class FiniteTime(Certificate):
 
     def time(self, v: Any) -> float:
         """When V is 0 at the latest, from V = v at time 0."""
-        rho = float(self.rho())
-        return math.pow(float(v), 1 - rho) / (float(self.c()) * (1 - rho))
+        rho = float(self.rho.written())
+        return math.pow(float(v), 1 - rho) / (float(self.c.written()) * (1 - rho))
 
 
 class Practical(Certificate):

@@ -40,13 +40,13 @@ class Boxes(Measure):
             raise ValueError(
                 f"Boxes: expected finite low <= high, float[boxes, 1 + n], got {ends[0].shape} and {ends[1].shape}"
             )
-        self.low, self.high, self.samples = Constant(jnp.asarray(low)), Constant(jnp.asarray(high)), samples
+        self.low, self.high, self.samples = Constant(low), Constant(high), samples
 
     def check(self, system: System, state: PyTree) -> None:
         size = sum(int(np.prod(leaf.shape)) for leaf in jax.tree.leaves(state))
-        if self.low.bits.shape[1] != 1 + size:
+        if self.low.shape[1] != 1 + size:
             raise ValueError(
-                f"Boxes: expected ends of a time and {size} states, for {describe(state)}, got {self.low.bits.shape[1]}"
+                f"Boxes: expected ends of a time and {size} states, for {describe(state)}, got {self.low.shape[1]}"
             )
 
     def sample(self, system: System, start: Start, *, key: Any) -> Samples:

@@ -9,7 +9,8 @@ import numpy as np
 
 from .._condition import Condition
 from .._depends import depends
-from .._types import is_finite, levels
+from .._types import exactly, is_finite, levels, number
+from ._exact import violates
 from ._judge import Judge, Rounding
 from ._proof import Rest
 from ._question import Functions
@@ -54,7 +55,7 @@ def region_of(condition: Condition, domain: Any, state: Any, level: Any, time: A
         raise ValueError(f"time: expected (first, last) with 0 <= first <= last, got {time!r}")
     if steady:
         first = last = 0.0
-    piece = lambda t, v: np.concatenate([[float(t)], v])[None]
+    piece = lambda t, v: np.concatenate([[exactly("time", t)], v])[None]
     least, most = piece(first, low), piece(last, high)
     if faces := faces_of(domain, state):
         rows = [_at_end(least[0], most[0], i, side) for i in faces for side in (0, 1)]
@@ -102,20 +103,36 @@ def questions_of(
     out: dict[str, Any] = {}
     if "decrease" in claims:
         sign = "<" if strict else "<="
-        levels = "".join(f" and V {s} {v:.6g}" for s, v in ((">=", region.least), ("<=", region.most)) if v is not None)
-        judge = Judge(told.residual, region, strict=strict, rounding=rounding, at_rest=at_rest("decrease"))
+        levels = "".join(
+            f" and V {s} {number(v)}" for s, v in ((">=", region.least), ("<=", region.most)) if v is not None
+        )
+        exact = None if rest is None or told.own_rate else functools.partial(violates, rest, "decrease")
+        judge = Judge(
+            told.residual,
+            region,
+            strict=strict,
+            rounding=rounding,
+            at_rest=at_rest("decrease"),
+            derived=True,
+            exact=exact,
+        )
         rate = "the rate that the certificate is about" if told.own_rate else "dV/dt"
         out["decrease"] = f"{rate} {sign} comparison(t, V) in H{levels}", judge, at("decrease")
     if "definite" in claims:
         judge = Judge(
-            lambda z: (-value(z), value(z)), free, strict=True, rounding=rounding, at_rest=at_rest("definite")
+            lambda z: (-value(z), value(z)),
+            free,
+            strict=True,
+            rounding=rounding,
+            at_rest=at_rest("definite"),
+            exact=None if rest is None else functools.partial(violates, rest, "definite"),
         )
         out["definite"] = "V is 0 at the equilibrium and above 0 elsewhere in H", judge, at("definite")
     if "enclosed" in claims:
         above = lambda z, level: (level - value(z), value(z))
         judge = Judge(above, free, strict=True, rounding=rounding, fixed=(np.float64(region.most),))
         boxes = [(f"enclosed.{axis}.{side}", low, high, *judge.fixed) for axis, side, low, high in _faces(region)]
-        out["enclosed"] = f"V > {region.most:.6g} on the boundary of H", judge, boxes
+        out["enclosed"] = f"V > {number(region.most)} on the boundary of H", judge, boxes
     if "invariant" in claims:
         field = lambda z, *u: told.perturbed(z[0], z[1:], *u) if u else told.field(z[0], z[1:])
         judge = Judge(

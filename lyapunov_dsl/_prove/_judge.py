@@ -16,6 +16,10 @@ from ._region import Region, distances
 
 # Rules of leaves, as the checker numbers them.
 HOLDS, ABOVE, BELOW, REST, OUTSIDE = 1, 2, 3, 4, 5
+# Of the extent of a region: the half-width of the box around a point that refutes a claim about derivatives.
+NEAR = 1e-12
+# How many points are looked at in exact arithmetic.
+PATIENCE = 64
 # A cheaper method is asked first as long as it decides this share of the boxes.
 WORTH = 0.1
 Rounding = Literal["real", "float"]
@@ -28,7 +32,7 @@ class Compiled(NamedTuple):
 
     - `methods`: (lows, highs, *fixed, *weights) -> r at most, V at least and at most, by method.
     - `looked`: where to cut boxes, points that may refute, and r and V there.
-    - `certain`: bounds at one point.
+    - `certain`: bounds in one box.
     - `traced`: what the functions were recognized by; kept, since addresses of objects may be in its text.
     """
 
@@ -99,8 +103,8 @@ def _made(
         tried = jnp.stack([center, jnp.where(rising > 0, high, jnp.where(rising < 0, low, center))])
         return smear, tried, *jax.vmap(nominally)(tried)
 
-    def certain(z: Any, *fixed: Any) -> Any:
-        found = bounds.bound(function, bounds.Box(z, z), *fixed, *points, method="interval", rounding=rounding)
+    def certain(low: Any, high: Any, *fixed: Any) -> Any:
+        found = bounds.bound(function, bounds.Box(low, high), *fixed, *points, method="interval", rounding=rounding)
         return found.lower, found.upper
 
     methods = {method: bounded(method) for method in ("interval", "crown")}
@@ -119,6 +123,9 @@ class Judge:
         an equilibrium.
     - `around`: center and radius of u, for all of which the claim is; `None` without one.
     - `fixed`: what tells apart questions that share this judge; may be set later, of the same shapes.
+    - `derived`: whether r is made of derivatives. What JAX takes for one at a kink need not be between those on its sides (that of
+        relu(s) - relu(-s) = s is 0 at 0), so a point refutes only where all of a small box around it does.
+    - `exact`: a point at which r evaluates to 0 -> whether it is at least 0 there in exact arithmetic, which refutes a strict claim.
     """
 
     def __init__(
@@ -131,7 +138,10 @@ class Judge:
         at_rest: Callable[[np.ndarray, np.ndarray], bool] | None = None,
         around: tuple[Any, Any] | None = None,
         fixed: tuple[Any, ...] = (),
+        derived: bool = False,
+        exact: Callable[[np.ndarray], bool] | None = None,
     ):
+        self.derived, self.exact, self.patience = derived, exact, PATIENCE
         self.region, self.strict, self.at_rest = region, strict, at_rest
         self.fixed = fixed
         self.tried, self.decided = {"interval": 1.0, "crown": 1.0}, {"interval": 1.0, "crown": 1.0}
@@ -189,19 +199,35 @@ class Judge:
         r = np.where((v <= most) & (v >= least) & np.isfinite(r), r, -np.inf)
         for i in np.argsort(-r)[:8]:
             if not r[i] > 0:
-                return None
+                break
             if self.fails(points[i], least, most):
                 return points[i]
+        if self.strict and self.exact is not None and self.patience > 0:
+            for z in np.unique(points[r == 0], axis=0)[:4]:
+                self.patience -= 1
+                if self._inside(z) and self.exact(z):
+                    return z
         return None
 
+    def _inside(self, z: np.ndarray) -> bool:
+        """Whether a point is in the ball, if there is one, rounding counted."""
+        if self.region.ball is None:
+            return True
+        center, radius = self.region.ball
+        return bool(((z[1:] - center) ** 2).sum() * (1 + 1e-12) <= radius**2)
+
     def fails(self, z: np.ndarray, least: float, most: float) -> bool:
-        """Whether a point is in the region, and r above 0 there, rounding counted."""
-        if self.region.ball is not None:
-            center, radius = self.region.ball
-            if not ((z[1:] - center) ** 2).sum() * (1 + 1e-12) <= radius**2:
-                return False
-        (r_low, v_low), (_, v_high) = self.compiled.certain(z, *self.fixed, *self.weights)
-        return bool(r_low > 0 and v_high <= most and v_low >= least)
+        """Whether a point is in the region, and r above 0 there, rounding counted, or in all of a small box around it."""
+        if not self._inside(z):
+            return False
+        low = high = z
+        if self.derived:
+            ends = self.region.low.min(axis=0), self.region.high.max(axis=0)
+            reach = NEAR * (ends[1] - ends[0]) + 4 * np.spacing(np.abs(z))
+            # With a part inside of the region that has a volume.
+            low, high = np.maximum(z - reach, ends[0]), np.minimum(z + reach, ends[1])
+        (r_low, v_low), (_, v_high) = self.compiled.certain(low, high, *self.fixed, *self.weights)
+        return bool(r_low > 0 and np.isfinite(v_low) and np.isfinite(v_high) and v_high <= most and v_low >= least)
 
 
 # Boxes that are bounded together: their coefficients fit into the cache, and one size is compiled.

@@ -17,6 +17,7 @@ from .._condition import Condition
 from .._constant import Constant
 from .._control_affine import drift_of
 from .._depends import check_depends
+from .._enforce import Enforced
 from .._potential import Loss
 from .._system import Start
 from .._types import check_arrays, struct_of
@@ -52,7 +53,12 @@ class _Opened(Constant):
     value: np.ndarray
 
     def __init__(self, constant: Constant):
-        self.bits, self.dtype, self.value = constant.bits, constant.dtype, np.asarray(constant())
+        self.bits, self.words, self.dtype, self.value = (
+            constant.bits,
+            constant.words,
+            constant.dtype,
+            constant.written(),
+        )
 
     def __call__(self, dtype: Any = None) -> Any:
         return jnp.asarray(self.value if dtype is None else self.value.astype(dtype))
@@ -86,6 +92,7 @@ def functions(condition: Condition, part: str, x: Any, y: Any) -> tuple[Function
     system = condition.continuous
     _refuse(np.isnan, "NaN", system=system, certificate=condition.parts[part])
     _refuse(lambda v: ~np.isfinite(v), "NaN or Inf", x=x, y=y)
+    _check_enforced(system)
     check_start(system, struct_of(x))
     start = system.start(x)
     check_field(system, start, exactly=False)
@@ -110,6 +117,18 @@ def functions(condition: Condition, part: str, x: Any, y: Any) -> tuple[Function
     )
     check_depends(part, lambda s: found.value(jnp.zeros(()), s), flat)
     return found, flat
+
+
+def _check_enforced(system: Any) -> None:
+    """Raises `ValueError` for the field of `enforce`, of which bounds say nothing."""
+    is_enforced = lambda node: isinstance(node, Enforced)
+    for node in jax.tree.leaves(system, is_leaf=is_enforced):
+        if is_enforced(node):
+            raise ValueError(
+                f"vector_field: expected a field that can be bounded, got that of enforce, which satisfies {' & '.join(node.parts)} by "
+                "construction, wherever it is evaluated without an error: where it corrects the field, dV/dt is comparison(t, V) up to "
+                "rounding, and no bound is as tight as that. What is about V alone, verify of the system that was given to enforce"
+            )
 
 
 def _refuse(wrong: Callable, what: str, **trees: Any) -> None:

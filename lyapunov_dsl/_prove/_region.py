@@ -3,9 +3,7 @@
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
-from jax.flatten_util import ravel_pytree
 
 from .._domain import Ball, Box, Domain, Product
 from .._types import shown
@@ -35,8 +33,9 @@ class Region(NamedTuple):
 def box_of(domain: Domain, start: Any) -> tuple[np.ndarray, np.ndarray, tuple[np.ndarray, float] | None]:
     """The ends of a domain along every flat coordinate, and the ball that it is, if any."""
     if isinstance(domain, Ball):
-        flat, _ = ravel_pytree(jax.tree.map(lambda s: jnp.broadcast_to(domain.center(jnp.float64), s.shape), start))
-        center, radius = np.asarray(flat), float(domain.radius(jnp.float64))
+        leaves = jax.tree.leaves(start)
+        center = np.concatenate([np.broadcast_to(domain.center.written(), s.shape).ravel() for s in leaves])
+        radius = float(domain.radius.written())
         # The sum may be rounded inward, by less than this.
         reach = np.nextafter(radius, np.inf)
         low, high = np.nextafter(center - reach, -np.inf), np.nextafter(center + reach, np.inf)
@@ -44,11 +43,11 @@ def box_of(domain: Domain, start: Any) -> tuple[np.ndarray, np.ndarray, tuple[np
 
     def ends(domain: Domain, start: Any) -> list[tuple[Any, Any]]:
         if isinstance(domain, Faces):
-            side = domain.half_width(jnp.float64)
+            side = domain.half_width.written()
             return [(np.full(leaf.size, -side), np.full(leaf.size, side)) for leaf in jax.tree.leaves(start)]
         if not isinstance(domain, Box):
             raise ValueError(f"domain: expected a Box, a Ball or a Product of Boxes and Faces, got {shown(domain)}")
-        sides = (domain.lower(jnp.float64), domain.upper(jnp.float64))
+        sides = (domain.lower.written(), domain.upper.written())
         spread = lambda v, leaf: np.broadcast_to(v, leaf.shape).ravel()
         return [(spread(sides[0], leaf), spread(sides[1], leaf)) for leaf in jax.tree.leaves(start)]
 

@@ -4,21 +4,23 @@ import dataclasses
 import hashlib
 import time as clock
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.flatten_util import ravel_pytree
 
 from .._certify import Assurance, Claim, Counterexample
 from .._certify._assurance import weakest
 from .._condition import Condition
 from .._domain import Domain
-from .._types import check_arrays, check_path, describe, shown, struct_of
+from .._types import exactly, number, shown
+from ._agreement import declared, differs, traced
+from ._arguments import check_like, check_rest, ends_of, flat_state, frontier
 from ._branch import CUT, Budget, Run, Tree
 from ._claims import checked_claims, is_steady, questions_of, region_of, tubular
+from ._exact import at_rest as exactly_at_rest
+from ._finite import unknown
 from ._judge import ABOVE, BELOW, OUTSIDE, REST, Rounding
 from ._known import fingerprint
 from ._proof import Proof, Rest, measured, portable, solved, stays
@@ -28,6 +30,7 @@ from ._tube import Tube
 
 # Boxes in which the gain of the context and the slope of V are bounded.
 PARTS = 64
+PROVED = {Assurance.PROVED_REAL, Assurance.PROVED_FLOAT}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,6 +46,7 @@ class Verification:
     - `left`: for each claim that is not decided, the boxes of (t, state) that are left: arrays low and high, float64
         [count, 1 + states].
     - `proof`: the proof, which can be saved and checked; `None` where not all is proved.
+    - `advice`: what may help where boxes are left.
     """
 
     status: Assurance
@@ -52,17 +56,15 @@ class Verification:
     seconds: float
     left: dict[str, tuple[np.ndarray, np.ndarray]]
     proof: Proof | None
+    advice: str = ""
 
     def __str__(self) -> str:
         lines = [f"{self.status.name} ({self.boxes} boxes, {self.seconds:.1f} s)"]
         lines += [f"  {claim}" for claim in self.claims.values()]
         for name, (low, high) in self.left.items():
             lines.append(f"  left of {name}: {len(low)} boxes{_extent(low, high)}")
-        if self.left and self.counterexample is None:
-            lines.append(
-                "  next: a larger budget (with a folder, to go on from there), a smaller domain, equilibrium=... where the boxes that are "
-                "left are about a state of rest, level=(least, c) to leave out its neighborhood"
-            )
+        if self.left and self.counterexample is None and self.advice:
+            lines.append(f"  next: {self.advice}")
         if self.counterexample is not None:
             lines.append(f"counterexample: {self.counterexample}")
         return "\n".join(lines)
@@ -71,7 +73,7 @@ class Verification:
 def _extent(low: np.ndarray, high: np.ndarray) -> str:
     """Where some boxes of (t, state) are, if that fits on a line."""
     ends = zip(low.min(axis=0)[1:], high.max(axis=0)[1:], strict=True)
-    return "" if low.shape[1] > 5 else f", in {' x '.join(f'[{a:.4g}, {b:.4g}]' for a, b in ends)}"
+    return "" if low.shape[1] > 5 else f", in {' x '.join(f'[{number(a)}, {number(b)}]' for a, b in ends)}"
 
 
 def verify(
@@ -145,7 +147,7 @@ def verify(
     if domain is not None and not isinstance(domain, Domain | Tube):
         raise ValueError(f"domain: expected a Box, a Ball, a Product or a Tube, got {shown(domain)}")
     if hasattr(system, "declaration"):
-        _check_like(system.declaration, x, y)
+        check_like(system.declaration, x, y)
         certificate = system.certificate if certificate is None else certificate
         system = system.system
     if certificate is None:
@@ -157,16 +159,16 @@ def verify(
     part = names[0] if part is None else part
     if part not in names:
         raise ValueError(f"part: expected one of {names}, got {part!r}")
+    x64 = bool(jax.config.jax_enable_x64)
     with jax.enable_x64(True):
         if x is None:
             if equilibrium is None:
                 raise ValueError("x: expected an example, such as a state of the right shape, got none")
             x = equilibrium
         told, first = functions(condition, part, x, y)
+        before = traced(told, first)
         state = condition.continuous.start(jax.tree.map(jnp.asarray, x)).state
-        rest = None if equilibrium is None else np.asarray(ravel_pytree(equilibrium)[0], np.float64)
-        if rest is not None and rest.shape != first.shape:
-            raise ValueError(f"equilibrium: expected a state of {first.size} numbers, got {rest.size}")
+        rest = None if equilibrium is None else flat_state(equilibrium, state)
         tube = domain if isinstance(domain, Tube) else None
         if "stays" in claims and tube is None:
             raise ValueError("domain: expected a Tube for the claim 'stays', got none")
@@ -184,25 +186,32 @@ def verify(
                 f"claims: expected a certificate about dV/dt for {sorted(wrong)}, got {part}, whose rate is another; see its documentation"
             )
         low, high = region.low[:, 1:].min(axis=0), region.high[:, 1:].max(axis=0)
-        ends = (first, first) if start is None else start
-        ends = [np.asarray(v, np.float64).ravel() for v in ends]
+        ends = ends_of(start, np.asarray(first, np.float64))
         if rest is not None and not ((low < rest) & (rest < high)).all():
             raise ValueError(f"equilibrium: expected a state inside of the domain, got {rest}")
         if rest is not None:
-            _check_rest(told, rest, region)
-        file = _file(folder)
+            check_rest(told, rest, region)
+        file = frontier(folder)
         identity = _identity(told, first, region, rest, claims, strict, rounding, perturbation, ends)
         run = Run(budget, file, identity, progress)
-        radius = None if perturbation is None else float(perturbation)
+        radius = None if perturbation is None else exactly("perturbation", perturbation)
         record = portable(told, first.size, region, rest, strict, claims, tube, ends, radius)
         at_rest = None if rest is None else Rest(record)
         questions = questions_of(told, region, claims, strict, rounding, at_rest, radius)
         found: dict[str, Claim] = {}
         left: dict[str, tuple[np.ndarray, np.ndarray]] = {}
         worst, trees = None, {}
+        own = declared(condition, part, x, y, x64)
+        other = differs(told, own, region, rest, condition.continuous.horizon, claims)
+        why = dict.fromkeys(questions, other) if other else _hopeless(told, first, region, claims, strict, at_rest)
         for name, (statement, judge, boxes) in questions.items():
             level_of = Assurance.PROVED_FLOAT if rounding == "float" else Assurance.PROVED_REAL
-            counter = None
+            counter, given = None, why.get(name, "")
+            if given:
+                # Said before anything is searched, as no search could decide it.
+                found[name] = Claim(statement, Assurance.UNDECIDED, given=given)
+                left |= {key: (low[None], high[None]) for key, low, high, *_ in boxes}
+                continue
             for key, least, most, *fixed in boxes:
                 judge.fixed = tuple(fixed)
                 tree, counter = run.branch(key, judge, least, most)
@@ -215,62 +224,69 @@ def verify(
                 if (tree.rule == REST).any() and level_of is Assurance.PROVED_FLOAT:
                     # Second derivatives speak of the exact function alone.
                     level_of = Assurance.PROVED_REAL
-            example, given = None, ""
-            if name == "definite" and at_rest is not None and not at_rest.zero():
-                level_of, given = Assurance.UNDECIDED, "V is not known to be exactly 0 at the equilibrium"
-            if name == "decrease" and (
-                why := doubtful(told, first) or influenced(told, region.low.min(0), region.high.max(0))
-            ):
-                level_of, given = Assurance.UNDECIDED, why
+            example = None
             if (
                 name == "decrease"
                 and counter is None
                 and (region.least, region.most) != (None, None)
                 and _is_void([trees[key] for key, *_ in boxes])
             ):
-                given = given or "nothing: no state of H has V between the levels"
+                given = "nothing: no state of H has V between the levels"
             if counter is not None:
                 level_of, example = Assurance.REFUTED, _counterexample(told, part, name, counter)
                 worst = worst or example
             found[name] = Claim(statement, level_of, counterexample=example, given=given)
         run.bar.close()
+        if any(claim.assurance in PROVED for claim in found.values()):
+            gone = "" if traced(told, first) == before else "the functions are others when they are traced again"
+            infinite, boxes = ("", None) if gone else unknown(told, claims, region, radius)
+            if infinite:
+                left["finite"] = boxes
+            if gone or infinite:
+                for name, claim in found.items():
+                    if claim.assurance in PROVED:
+                        found[name] = Claim(claim.statement, Assurance.UNDECIDED, given=gone or infinite)
         if "stays" in claims:
             found["stays"] = _stays(record)
         if "robust" in claims:
             found["robust"] = _robust(record, trees, [found[name].assurance for name in questions])
         status = weakest(*(c.assurance for c in found.values()))
         proof = None
-        if status in (Assurance.PROVED_FLOAT, Assurance.PROVED_REAL):
+        if status in PROVED:
             proof = Proof(record, trees, condition, (x, y), status.name)
             if file is not None:
                 file.unlink(missing_ok=True)
-    return Verification(status, found, worst, run.looked, clock.monotonic() - began, left, proof)
+        advice = _advice(run.looked, rest, region)
+    return Verification(status, found, worst, run.looked, clock.monotonic() - began, left, proof, advice)
 
 
-def _check_like(declaration: Any, x: Any, y: Any) -> None:
-    """Raises `ValueError` for an example that is not shaped like that of a program."""
-    for name, data, declared in (("x", x, declaration.x), ("y", y, declaration.y)):
-        check_arrays(name, data)
-        shapes = lambda tree: jax.tree.map(np.shape, tree)
-        if data is not None and shapes(data) != shapes(declared):
-            raise ValueError(
-                f"{name}: expected one example like the one given to compile, {describe(declared)}, without a batch axis, "
-                f"got {describe(struct_of(data)):.200}"
-            )
+def _hopeless(
+    told: Functions, first: Any, region: Region, claims: list[str], strict: bool, at_rest: Rest | None
+) -> dict[str, str]:
+    """Why claims cannot be decided, by name, where that is known without a search."""
+    found = {}
+    if "definite" in claims and at_rest is not None and not at_rest.zero():
+        found["definite"] = "V is not known to be exactly 0 at the equilibrium"
+    if "decrease" in claims and (
+        why := doubtful(told, first) or influenced(told, region.low.min(0), region.high.max(0))
+    ):
+        found["decrease"] = why
+    elif why := exactly_at_rest(at_rest, claims, strict, region.least):
+        # Said at once, as it is the declaration that has to be changed.
+        found = {**dict.fromkeys(claims, "it was not looked at, as 'decrease' cannot be decided"), "decrease": why}
+    return found
 
 
-def _check_rest(told: Functions, rest: np.ndarray, region: Region) -> None:
-    """Raises `ValueError` for an equilibrium that is none, up to rounding."""
-    if told.own_rate:
-        # That of the system with another input.
-        return
-    for t in np.unique([region.low[:, 0].min(), region.high[:, 0].max()]):
-        velocity = np.asarray(told.field(jnp.asarray(t), jnp.asarray(rest)))
-        speed, scale = np.abs(velocity).max(), 1 + np.abs(rest).max()
-        if not speed <= 1e-6 * scale:
-            raise ValueError(
-                f"equilibrium: expected a state at which the field is 0, got {rest} with the velocity {velocity} at t = {t:g}"
-            )
+def _advice(looked: int, rest: Any, region: Region) -> str:
+    """What to do about boxes that are left, other than what was done."""
+    if not looked:
+        return ""
+    found = ["a larger budget (with a folder, to go on from there)", "a smaller domain"]
+    if rest is None:
+        found.append("equilibrium=... where the boxes that are left are about a state of rest")
+    if region.least is None:
+        found.append("level=(least, c) to leave out the neighborhood of a state of rest")
+    return ", ".join(found)
 
 
 def _is_void(trees: list[Tree]) -> bool:
@@ -295,13 +311,13 @@ def _robust(record: Any, trees: dict[str, Tree], premises: list[Assurance]) -> C
     statement = "the largest V at the last time, for every context within the radius"
     if isinstance(record, str):
         return Claim(statement, Assurance.UNDECIDED, given=record)
-    if not set(premises) <= {Assurance.PROVED_REAL, Assurance.PROVED_FLOAT}:
+    if not set(premises) <= PROVED:
         return Claim(statement, Assurance.UNDECIDED, given="its premises, which are not proved")
     header, _ = record
     around = header["perturbation"]
     for name in ("gain", "slope"):
         around[name], trees[name] = measured(record, name, PARTS)
-    given = f"‖∂f/∂context‖ <= {around['gain']:.4g} in the ∞-norm, ‖∂V/∂state‖ <= {around['slope']:.4g} in the 1-norm"
+    given = f"‖∂f/∂context‖ <= {number(around['gain'])} in the ∞-norm, ‖∂V/∂state‖ <= {number(around['slope'])} in the 1-norm"
     try:
         final = solved(record, {name: trees[name] for name in ("gain", "slope")})
     except ValueError as error:
@@ -313,18 +329,6 @@ def _counterexample(told: Functions, part: str, name: str, z: np.ndarray) -> Cou
     residual, value = (float(v) for v in told.residual(jnp.asarray(z)))
     rate = residual + float(told.comparison(jnp.asarray(z[0]), jnp.asarray(value)))
     return Counterexample(f"{part} ({name})", 0, float(z[0]), z[1:], value, rate, residual)
-
-
-def _file(folder: Any) -> Path | None:
-    if folder is None:
-        return None
-    check_path("folder", folder)
-    path = Path(folder)
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ValueError(f"folder: expected one that can be written, got {path} ({error.strerror})") from error
-    return path / "frontier.npz"
 
 
 def _identity(told: Functions, start: Any, region: Region, rest: Any, *more: Any) -> str:

@@ -140,6 +140,16 @@ class InvariantField(eqx.Module):
 
     def __call__(self, t: Any, state: Array, context: Any) -> Array:
         """The velocity at one time, state and context."""
-        dtype = state.dtype
-        goal = self.center(dtype) + self.half_width(dtype) * jnp.tanh(self.inner(t, state, context))
+        dtype, inner = state.dtype, self.inner(t, state, context)
+        shapes = {"half_width": self.half_width.shape, "rate": self.rate.shape, "center": self.center.shape}
+        wrong = {name: shape for name, shape in shapes.items() if shape not in ((), state.shape)}
+        # One number for all entries of the state would be taken without a word.
+        if jnp.shape(inner) != state.shape:
+            wrong = {"inner": jnp.shape(inner), **wrong}
+        if wrong:
+            name, shape = next(iter(wrong.items()))
+            raise ValueError(
+                f"{name}: expected an array like the state, of shape {state.shape}, got one of shape {shape}"
+            )
+        goal = self.center(dtype) + self.half_width(dtype) * jnp.tanh(inner)
         return self.rate(dtype) * (goal - state)

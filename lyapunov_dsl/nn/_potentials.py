@@ -16,7 +16,7 @@ def _equilibrium(equilibrium: Any, size: int) -> Constant:
     point = np.zeros(size) if equilibrium is None else np.asarray(equilibrium)
     if point.shape != (size,) or not np.isfinite(point).all():
         raise ValueError(f"equilibrium: expected {size} finite numbers, got {shown(equilibrium)}")
-    return Constant(jnp.asarray(point, jnp.result_type(float)))
+    return Constant(point)
 
 
 def _margin(margin: Any) -> Constant:
@@ -54,7 +54,7 @@ class QuadraticPotential(eqx.Module):
         return self.matrix.T @ self.matrix + self.margin(self.matrix.dtype) * jnp.eye(len(self.matrix))
 
     def __call__(self, state: Float[Array, " n"]) -> Scalar:
-        away = state - self.equilibrium(state.dtype)
+        away = state - _point(self, state)
         return jnp.sum(jnp.square(self.matrix.astype(state.dtype) @ away)) + _floor(self, away)
 
 
@@ -79,7 +79,7 @@ class PositivePotential(eqx.Module):
         self.network, self.equilibrium, self.margin = network, _equilibrium(equilibrium, size), _margin(margin)
 
     def __call__(self, state: Float[Array, " n"]) -> Scalar:
-        point = self.equilibrium(state.dtype)
+        point = _point(self, state)
         return jnp.sum(jnp.square(self.network(state) - self.network(point))) + _floor(self, state - point)
 
 
@@ -134,10 +134,19 @@ class ConvexPotential(eqx.Module):
         return hidden[0]
 
     def __call__(self, state: Float[Array, " n"]) -> Scalar:
-        point, smooth = self.equilibrium(state.dtype), self.smooth(state.dtype)
+        point, smooth = _point(self, state), self.smooth(state.dtype)
         above = jnp.maximum(self._convex(state) - self._convex(point), 0)
         square = jnp.minimum(above, smooth)
         return square * square / (2 * smooth) + (above - square) + _floor(self, state - point)
+
+
+def _point(potential: Any, state: Any) -> Any:
+    """The equilibrium. Raises `ValueError` for a state of another shape, which would be taken for many."""
+    if jnp.shape(state) != potential.equilibrium.shape:
+        raise ValueError(
+            f"{type(potential).__name__}: expected a state of shape {potential.equilibrium.shape}, got {jnp.shape(state)}"
+        )
+    return potential.equilibrium(state.dtype)
 
 
 def _floor(potential: Any, away: Any) -> Any:
