@@ -4,10 +4,11 @@ from typing import Any, NamedTuple
 
 from flint import ctx
 
-from ._file import read
+from ._file import read, seal
 from ._flow import attracts, robust, stays
 from ._program import Refused
 from ._proof import PRECISION, Proof, shown
+from ._radius import FORMAT as RADIUS, Radii
 
 CLAIMS = {
     "decrease": Proof.decrease,
@@ -49,6 +50,10 @@ def check(path: Any) -> Verdict:
     header, arrays = read(path)
     before, ctx.prec = ctx.prec, PRECISION
     try:
+        if header.get("format") == RADIUS:
+            radii = Radii(header, arrays)
+            radii.check()
+            return Verdict((*radii.sentences(), f"SHA-256 of what is proved: {seal(header, arrays)}"), radii.boxes)
         proof = Proof(header, arrays)
         if not proof.claims or not set(proof.claims) <= set(CLAIMS):
             raise Refused(f"claims: expected some of {tuple(CLAIMS)}, got {proof.claims}")

@@ -73,6 +73,7 @@ from ._potential import (
     truncated as truncated,
 )
 from ._prove import (
+    Agreement as Agreement,
     Budget as Budget,
     Premise as Premise,
     Proof as Proof,

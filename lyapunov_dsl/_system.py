@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import PyTree
 
 from ._domain import Domain
-from ._types import Context, Key, State, exactly, is_finite, kind, shown, strong
+from ._types import Context, Key, State, exactly, is_finite, kind, shown, speaks, strong
 
 
 class Start(eqx.Module):
@@ -207,6 +207,16 @@ def plain(tree: PyTree) -> PyTree:
     - `tree`: any PyTree, such as a network, a system or a whole program.
 
     **Returns:** the same PyTree with `module.plain()` in place of every such module.
+
+    **Raises:** `ValueError` for a module that inherits `plain` from a class whose `__call__` it replaces.
     """
     stands = lambda node: isinstance(node, eqx.Module) and hasattr(node, "plain")
-    return jax.tree.map(lambda node: node.plain() if stands(node) else node, tree, is_leaf=stands)
+
+    def one(node: Any) -> Any:
+        if not stands(node):
+            return node
+        if not speaks(node, "plain"):
+            raise ValueError(f"plain: {kind(node)} replaces the __call__ of the class that it inherits plain from")
+        return node.plain()
+
+    return jax.tree.map(one, tree, is_leaf=stands)

@@ -92,6 +92,12 @@ def kind(x: Any) -> str:
     return f"the class {x.__name__} (call it)" if isinstance(x, type) else type(x).__name__
 
 
+def speaks(module: Any, method: str) -> bool:
+    """Whether a method says something of what an object computes now: not where a subclass replaced `__call__` alone."""
+    owner = lambda name: next((c for c in type(module).__mro__ if name in vars(c)), object)
+    return issubclass(owner(method), owner("__call__"))
+
+
 def shown(x: Any) -> str:
     """What a value is and how it prints, cut short, for messages."""
     return kind(x) if x is None or isinstance(x, type) else f"{kind(x)} {x!r:.200}"

@@ -18,7 +18,7 @@ import math
 from typing import Any
 
 from .._potential import Loss, Truncated
-from .._types import RealScalarLike, is_finite
+from .._types import RealScalarLike, is_finite, kind, speaks
 
 # Covers the rounding of one step of either rule (a few exp, products and sums) many times over; what grows with the
 # exponent is added in `_linear`. Where exp underflows, this is what is left of it.
@@ -224,8 +224,13 @@ def certified_radius(
 
 
 def _split(loss: Loss) -> tuple[float, Loss]:
-    """The truncation level γ_tr and the loss before truncation."""
-    return (float(loss.level()), loss.loss) if isinstance(loss, Truncated) else (0.0, loss)
+    """The truncation level γ_tr and the loss before truncation. Raises `ValueError` for a loss whose profile or threshold is that of
+    another one, which it inherits from."""
+    level, inner = (float(loss.level()), loss.loss) if type(loss) is Truncated else (0.0, loss)
+    for method in ("gradient_profile", "threshold"):
+        if not speaks(inner, method):
+            raise ValueError(f"loss: {kind(inner)} replaces the __call__ of the class that it inherits {method} from")
+    return level, inner
 
 
 def _sum(level: float, gamma: float) -> float:

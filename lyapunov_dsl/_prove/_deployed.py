@@ -49,8 +49,10 @@ class Deployed(eqx.Module):
     - `low`, `high`: the ends of H, or `None`.
     - `kappa`, `truncation`: of the comparison rule.
     - `norm`: of perturbations.
+    - `gain`: a Lipschitz constant of the input module that was given, for perturbations in the Euclidean norm, or `None`.
     - `method`: of bounds through the input module.
     - `timed`: whether the field depends on t.
+    - `jumps`: whether the input module may jump, so that a constant that was given says nothing.
     """
 
     network: EulerInference
@@ -58,14 +60,22 @@ class Deployed(eqx.Module):
     high: Any
     kappa: Any
     truncation: Any
+    gain: Any
     norm: str = eqx.field(static=True)
     method: Any = eqx.field(static=True)
     timed: bool = eqx.field(static=True)
+    jumps: bool = eqx.field(static=True)
 
-    def margins(self, x: Any, y: Any) -> Any:
-        """Margins z_y - z_j of the nominal input at least, infinite at y."""
-        found = bounds.bound(lambda x: self.network.margins(x, y), bounds.Box(x, x), method="interval", rounding="real")
-        return jnp.where(jnp.arange(found.lower.shape[0]) == y, jnp.inf, found.lower)
+    def logits(self, x: Any) -> Any:
+        """The prediction of the network, evaluated."""
+        return self.network(x)
+
+    def slope(self, x: Any, y: Any) -> Any:
+        """The slope of the smallest margin at x, of which nothing but where to look depends."""
+        least = lambda x: jnp.min(
+            jnp.where(jnp.arange(self.network(x).shape[0]) == y, jnp.inf, self.network.margins(x, y))
+        )
+        return jax.grad(least)(x)
 
     def reach(self, x: Any, y: Any, radius: Any) -> Any:
         """The smallest margin over the ball, at least."""
@@ -92,32 +102,44 @@ class Deployed(eqx.Module):
         return _least(bounds.bound(after, *regions, rounding="real"), y)
 
     def margin(self, x: Any, y: Any, radius: Any) -> Any:
-        """The smallest nominal margin less what a perturbation changes: Lip(readout) e_N times that of a margin."""
+        """The smallest margin at a center that the nominal state is near to, less what the distance from it changes.
+
+        States of all inputs of the ball are within e_n of a center η_n, a vector of floats, and η_{n+1} is about Φ_n(η_n):
+        e_{n+1} = q e_n + b |c - c_0| + |Φ_n(η_n, c_0) - η_{n+1}|. So the rounding of a step is multiplied by what the step contracts
+        by, while the ranges of states grow with every step, even where it contracts.
+        """
         norm = NORMS[self.norm]
         first, reach = self._moved(x, radius)
         _, _, as_state, as_context = self._flat(x)
         near, context = self._nominal(x)
         moves = context.lower.size > 0
         contexts = self._contexts(context, reach)
+        nominal, off = _centered(context, norm.of)
+        reach = (reach + off) * UP
 
         def one(n: Any, carry: Any) -> Any:
-            low, high, near_low, near_high, error = carry
-            # Nominal and perturbed states lie in the box, and so does the line between them.
+            low, high, center, error = carry
+            # The center and all states lie in the box, and so do the lines between them.
             step = self._step(n, as_state, as_context)
             regions = (bounds.Box(low, high), contexts)
             q = bounds.lipschitz(step, *regions, norm=norm.of, argnum=0)
             b = bounds.lipschitz(step, *regions, norm=norm.of, argnum=1) if moves else 0.0
-            error = (q * error + b * reach) * UP
-            after = bounds.bound(step, *regions, rounding="real")
-            near = bounds.bound(step, bounds.Box(near_low, near_high), context, method="interval", rounding="real")
-            return *_tube(after, near, error), near.lower, near.upper, error
+            at = (bounds.Box(center, center), bounds.Box(nominal, nominal))
+            found = bounds.bound(step, *at, method="interval", rounding="real")
+            center, off = _centered(bounds.Box(found.lower, found.upper), norm.of)
+            error = (q * error + b * reach + off) * UP
+            return *_tube(bounds.bound(step, *regions, rounding="real"), center, error), center, error
 
-        begun = (*_tube(self._start(x, radius), near, first), near.lower, near.upper, first)
-        low, high, _, _, error = jax.lax.fori_loop(0, self.network.steps, one, begun)
+        center, off = _centered(near, norm.of)
+        error = (first + off) * UP
+        begun = (*_tube(self._start(x, radius), center, error), center, error)
+        low, high, center, error = jax.lax.fori_loop(0, self.network.steps, one, begun)
         decode = lambda s: self.network.system.decode(as_state(s))
         plain = self.network.system.readout is identity
         last = 1.0 if plain else bounds.lipschitz(decode, bounds.Box(low, high), norm=norm.of)
-        room = jnp.min(self.margins(x, y)) - norm.margin * last * error * UP
+        at = bounds.Box(center, center)
+        found = bounds.bound(lambda s: margins(decode(s), y), at, method="interval", rounding="real")
+        room = _least(found, y) - norm.margin * last * error * UP
         return jnp.where(jnp.isnan(room), -jnp.inf, room)
 
     def comparison(self, x: Any, y: Any, radius: Any) -> Any:
@@ -213,10 +235,10 @@ class Deployed(eqx.Module):
     def _moved(self, x: Any, radius: Any) -> tuple[Any, Any]:
         """How far the start and the context of a perturbed input are from the nominal ones, at most."""
         varies = [depends(lambda x, i=i: self._flat(x)[i], x) for i in (0, 1)]
-        given = getattr(self.network.system.input, "gain", None)
-        if given is not None and self.norm == "2":
-            # Of start and context as one vector, so of each.
-            moved = [given() * radius * UP if v else jnp.zeros(()) for v in varies]
+        if self.gain is not None:
+            # Of start and context as one vector, so of each. Of what jumps it is no constant, whatever it says.
+            given = jnp.inf if self.jumps else self.gain
+            moved = [given * radius * UP if v else jnp.zeros(()) for v in varies]
             return moved[0], moved[1]
         ball = self._ball(x, radius)
         norm: Any = NORMS[self.norm].of
@@ -241,13 +263,22 @@ def _least(found: Any, y: Any) -> Any:
     return jnp.min(jnp.where(jnp.isnan(lower), -jnp.inf, lower))
 
 
-def _tube(found: Any, near: Any, error: Any) -> tuple[Any, Any]:
-    """The states of a box that are not farther from a nominal state than this, at most."""
+def _centered(box: Any, norm: Any) -> tuple[Any, Any]:
+    """The center of a small box in floats, and how far all of the box is from it, at most."""
+    center = 0.5 * box.lower + 0.5 * box.upper
+    if not center.size:
+        return center, jnp.zeros(())
+    off = jnp.maximum(box.upper - center, center - box.lower) * UP
+    return center, jnp.max(off) if norm == "inf" else jnp.sqrt(jnp.sum(off * off)) * UP
+
+
+def _tube(found: Any, center: Any, error: Any) -> tuple[Any, Any]:
+    """The states of a box that are not farther from a center than this, at most, and the center."""
     error = jnp.where(jnp.isnan(error), jnp.inf, error)
     # Differences round by less than this.
-    size = jnp.maximum(jnp.abs(near.lower), jnp.abs(near.upper))
-    reach = error * UP + 1e-15 * size
-    return jnp.maximum(found.lower, near.lower - reach), jnp.minimum(found.upper, near.upper + reach)
+    reach = error * UP + 1e-15 * jnp.abs(center)
+    low, high = jnp.maximum(found.lower, center - reach), jnp.minimum(found.upper, center + reach)
+    return jnp.minimum(low, center), jnp.maximum(high, center)
 
 
 class Known(NamedTuple):
@@ -275,12 +306,12 @@ def known(found: Deployed, x: Any) -> Known:
     def whole(arrays: Any, x: Any, t: Any) -> Any:
         system = eqx.combine(arrays, rest)
         start = system.start(x)
-        gain = system.input.gain() if hasattr(system.input, "gain") else 0.0
         more = eqx.filter((start, system.decode(start.state)), eqx.is_array)
-        return more, system.velocity(t, start.state, start.context), gain
+        return more, system.velocity(t, start.state, start.context)
 
     traced = jax.make_jaxpr(whole)(arrays, x, jnp.zeros(()))
-    digest = hashlib.sha256(repr((found.norm, found.method, found.timed, found.network.steps, rest)).encode())
+    settings = (found.norm, found.method, found.timed, found.jumps, found.gain is None, found.network.steps, rest)
+    digest = hashlib.sha256(repr(settings).encode())
     fingerprint(digest, traced)
 
     def make() -> Known:

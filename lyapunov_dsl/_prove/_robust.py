@@ -24,26 +24,27 @@ below bounded from above over it:
 import math
 import time as clock
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
-import diffrax
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.flatten_util import ravel_pytree
 
 from .._certificate import Exponential
-from .._certify import Assurance
 from .._check import Declaration, check_batch
 from .._depends import depends
 from .._domain import Box
 from .._potential import CrossEntropy, Truncated
 from .._rollout import EulerInference
-from .._system import DiscreteSystem, System, identity, plain
+from .._system import System, identity, plain
 from .._types import check_arrays, check_norm, describe, is_count, is_finite, kind
 from ._deployed import Deployed, known
+from ._gain import Gain, given_gain
+from ._inference import POINTS, check_pure, check_steps, coarsest, compare, euler_steps, points_of_ball
 from ._question import widened
+from ._radii import Premise, Robust
+from ._radius import RadiusProof
 from ._region import box_of
 
 # Bounds of boxes that a rule takes for N steps, and the function that evaluates it.
@@ -54,85 +55,6 @@ COST = {
     "comparison": lambda n: 3 * n + 3,
     "theorem3": lambda n: 3 * n + 3,
 }
-
-
-class Premise(NamedTuple):
-    """What a rule rests on, and whether it holds.
-
-    **Arguments:**
-
-    - `statement`: in words, with its number.
-    - `holds`: whether it was proved.
-    """
-
-    statement: str
-    holds: bool
-
-
-class Robust(NamedTuple):
-    """What was proved of a set of examples. Printable.
-
-    **Arguments:**
-
-    - `radius`: of the largest ball around each example in which its class is proved; 0 where none is, or where it is decided wrongly.
-        [examples]
-    - `rule`: that gave it, empty where none did. [examples]
-    - `right`: whether the class is right without a perturbation. [examples]
-    - `radii`: by rule, for each example. {rule: [examples]}
-    - `premises`: of each rule, at its own radius or the smallest one that was tried, for each example. {rule: one list for each example}
-    - `norm`: of the perturbations.
-    - `evaluations`: of boxes by the bound engine, for all examples.
-    - `seconds`: wall time, compilation included.
-    - `assurance`: `PROVED_REAL`: of the network in real numbers, with the weights as they are.
-    """
-
-    radius: np.ndarray
-    rule: list[str]
-    right: np.ndarray
-    radii: dict[str, np.ndarray]
-    premises: dict[str, list[list[Premise]]]
-    norm: str
-    evaluations: int
-    seconds: float
-    assurance: Assurance = Assurance.PROVED_REAL
-
-    def accuracy(self, radius: float) -> float:
-        """The share of the examples that are decided rightly in all of a ball of this radius, as far as proved."""
-        return float(np.mean(self.right & (self.radius >= radius)))
-
-    def __str__(self) -> str:
-        lines = [f"robustness, L{self.norm}: {self.assurance.name}, in real arithmetic, of Euler inference"]
-        lines.append(f"  right without a perturbation: {100 * self.right.mean():.2f} % of {len(self.right)}")
-        for name in self.radii:
-            used = sum(r == name for r in self.rule)
-            lines.append(f"  {name}: the largest radius of {used}; median {np.median(self.radii[name]):.4g}")
-            broken: dict[str, int] = {}
-            for found in self.premises[name]:
-                for premise in found:
-                    if not premise.holds:
-                        broken[premise.statement.split(":")[0]] = broken.get(premise.statement.split(":")[0], 0) + 1
-            lines += [f"    UNDECIDED for {count}: {what}" for what, count in broken.items()]
-        return "\n".join(lines)
-
-
-def euler_steps(program: Any) -> int:
-    """The number of Euler steps that a program's inference takes.
-
-    **Raises:** `ValueError` for a solver whose result is not a fixed function of x in Euler steps.
-    """
-    solver, system = program.solver, program.system
-    if isinstance(system, DiscreteSystem):
-        raise ValueError("certify_robustness: expected a continuous system, got a DiscreteSystem")
-    if solver.dt is None or not isinstance(solver.method, diffrax.Euler):
-        what = f"{kind(solver.method)}, dt={solver.dt}"
-        raise ValueError(
-            "certify_robustness: expected inference by Euler steps of a fixed size, "
-            f"compile(..., solver=ld.Solver(diffrax.Euler(), dt=...)), got {what}; steps that adapt are a discontinuous function of x"
-        )
-    steps = round(system.horizon / solver.dt)
-    if steps < 1 or abs(steps * solver.dt - system.horizon) > 1e-9 * system.horizon:
-        raise ValueError(f"solver: expected a dt that divides the horizon {system.horizon}, got {solver.dt}")
-    return steps
 
 
 def certify_robustness(
@@ -151,6 +73,9 @@ def certify_robustness(
 ) -> Robust:
     """The largest of some radii within which the class of each example is proved, and by which rule.
 
+    Which examples are right is what `predict` says. `predict` and the network that is proved about are run at every example, and at 1,024
+    inputs or more of the balls that were proved.
+
     **Arguments:**
 
     - `program`: a compiled program whose inference is by Euler steps of a fixed size; readout: logits.
@@ -168,11 +93,15 @@ def certify_robustness(
     - `together`: how many examples are bounded at a time.
 
     **Returns:** a [`lyapunov_dsl.Robust`][]. It is about real arithmetic: the rounding of floating-point inference is not part of the
-    claim. Where the input module has a method `gain`, that is taken for its Lipschitz constant in L2: a premise that is yours.
+    claim. Where the input module has a method `gain`, that is taken for its Lipschitz constant in L2: a premise that is yours, printed as
+    *given by you* with what was looked at of it.
 
-    **Raises:** `ValueError` for a program, radii or rules that are not as above.
+    **Raises:** `ValueError` for a program, radii or rules that are not as above; for a system that is no function of arrays, such as one
+    whose context hides x; for a `gain` that inputs refute; and where `predict` answers NaN or anything else than what is proved about.
     """
-    if not isinstance(getattr(program, "declaration", None), Declaration):
+    from .._compile import Program
+
+    if type(program) is not Program or type(program.declaration) is not Declaration:
         raise ValueError(f"program: expected a Program made by lyapunov_dsl.compile, got {kind(program)}")
     steps = euler_steps(program)
     radii = [float(r) for r in np.atleast_1d(radii)]
@@ -209,6 +138,10 @@ def certify_robustness(
     if y.min() < 0 or y.max() >= classes:
         raise ValueError(f"y: expected classes in [0, {classes}), got {y.min()} to {y.max()}")
     began = clock.monotonic()
+    given = program.declaration.x
+    answered = np.asarray(x, given.dtype)
+    check_steps(program, answered[:1], steps)
+    dtype = coarsest(program, given)
     quiet = plain(eqx.nn.inference_mode(program))
     missing = _missing(quiet.certificate, quiet.system)
     if rules is None:
@@ -218,63 +151,78 @@ def certify_robustness(
     with jax.enable_x64(True):
         x = np.asarray(x, np.float64)
         network = EulerInference(widened(quiet.system), steps)
-        start = network.system.start(jnp.asarray(x[0]))
-        _check_context(start.context)
-        low, high, _ = (None,) * 3 if missing else box_of(quiet.system.region, start.state)
+        jumps = check_pure(network.system, jax.ShapeDtypeStruct(x[0].shape, jnp.float64))
+        start = jax.eval_shape(lambda x: network.system.start(x).state, x[0])
+        low, high, _ = (None,) * 3 if missing else box_of(quiet.system.region, start)
         if kappa is None:
             kappa = 0.0 if missing else float(quiet.certificate.kappa)
-        timed = depends(lambda t: network.system.velocity(t, start.state, start.context), jnp.zeros(()))
+        gain = given_gain(network.system, x, radii[-1]) if norm == "2" else None
         found = Deployed(
-            network, low, high, jnp.asarray(float(kappa)), jnp.asarray(float(truncation)), norm, method, timed
+            network,
+            low,
+            high,
+            jnp.asarray(float(kappa)),
+            jnp.asarray(float(truncation)),
+            None if gain is None else jnp.asarray(gain.value),
+            norm,
+            method,
+            _is_timed(network.system, x[0]),
+            bool(jumps[0]),
         )
-        _check_gain(network.system.input, x[:16], norm)
         compiled = known(found, jnp.asarray(x[0])).evaluate
-        run = lambda name, arrays: compiled(found, name, arrays)
-        return _search(found, run, x, y, radii, list(rules), boxes, together, began)
+
+    def run(name: str, *arrays: np.ndarray) -> list[np.ndarray]:
+        with jax.enable_x64(True):
+            return _batched(lambda name, arrays: compiled(found, name, arrays), name, together, *arrays)
+
+    logits = lambda points: run("logits", np.asarray(points, np.float64))[0]
+    predict = lambda points: _batched(lambda _, arrays: program.predict(*arrays), "", together, points)[0]
+    nobody = np.full(count := len(y), -1)
+    answers, agreement = compare(predict, logits, answered, np.arange(count), nobody, dtype)
+    own = answers[np.arange(count), y]
+    right = own > np.where(np.arange(classes) == y[:, None], -np.inf, answers).max(axis=1)
+    proved = _search(found, run, x, y, right, radii, list(rules), boxes, jumps, gain)
+    best: np.ndarray = proved["radius"]
+    if (claimed := np.flatnonzero(best > 0)).size:
+        slopes = run("slope", x[claimed], y[claimed])[0]
+        each, rng = max(2, -(-POINTS // len(claimed))), np.random.default_rng(0)
+        points = [
+            points_of_ball(rng, x[i], best[i], slope, norm, each, given.dtype)
+            for i, slope in zip(claimed, slopes, strict=True)
+        ]
+        owner = np.repeat(claimed, each)
+        _, there = compare(predict, logits, np.concatenate(points), owner, y[owner], dtype)
+        largest = max(agreement.largest, there.largest)
+        agreement = agreement._replace(points=agreement.points + there.points, largest=largest)
+    return Robust(
+        **proved,
+        right=right,
+        norm=norm,
+        seconds=clock.monotonic() - began,
+        agreement=agreement,
+        given=() if gain is None else (str(gain),),
+        proof=RadiusProof(network, norm, None if gain is None else gain.value, x, y, best, radii),
+    )
+
+
+def _is_timed(system: System, x: np.ndarray) -> bool:
+    """Whether the field depends on the time."""
+
+    def velocity(t: Any, x: Any) -> Any:
+        start = system.start(x)
+        return system.velocity(t, start.state, start.context)
+
+    return depends(velocity, jax.ShapeDtypeStruct((), jnp.float64), jax.ShapeDtypeStruct(x.shape, jnp.float64))
 
 
 def _missing(certificate: Any, system: System) -> str:
     """What the comparison rule lacks, empty where there is nothing."""
-    loss: Any = certificate.loss if isinstance(certificate, Exponential) else None
-    loss = loss.loss if isinstance(loss, Truncated) else loss
-    if not isinstance(loss, CrossEntropy) or system.readout is not identity:
+    loss: Any = certificate.loss if type(certificate) is Exponential else None
+    loss = loss.loss if type(loss) is Truncated else loss
+    if type(loss) is not CrossEntropy or system.readout is not identity:
         what = f"{kind(certificate)} of {kind(loss)}, readout {kind(system.readout)}"
         return f"an exponential certificate of cross entropy and the state as logits, got {what}"
-    return "" if isinstance(system.region, Box) else f"a Box as the domain, got {kind(system.region)}"
-
-
-def _check_gain(module: Any, x: np.ndarray, norm: str) -> None:
-    """A declared Lipschitz constant that some inputs refute."""
-    if not hasattr(module, "gain") or norm != "2":
-        return
-    if not callable(module.gain):
-        raise ValueError(f"input.gain: expected a method without arguments, got {kind(module.gain)}")
-    flat = lambda x: ravel_pytree(eqx.filter(module(x), eqx.is_inexact_array))[0]
-
-    def slope(x: Any) -> Any:
-        forward = lambda u: jax.jvp(flat, (x,), (u,))[1]
-        back = jax.vjp(flat, x)[1]
-        # Power iteration, which is below the slope.
-        u = jax.lax.fori_loop(0, 8, lambda _, u: back(forward(u / jnp.linalg.norm(u)))[0], jnp.ones_like(x))
-        return jnp.linalg.norm(forward(u / jnp.linalg.norm(u)))
-
-    slopes: np.ndarray = np.asarray(jax.vmap(slope)(jnp.asarray(x)))
-    steepest, gain = float(np.nanmax(slopes)), float(np.asarray(module.gain()))
-    if steepest > gain * (1 + 1e-6):
-        raise ValueError(
-            f"input.gain: expected a Lipschitz constant of start and context together, at least the slope {steepest:.6g} that was "
-            f"found at an input, got {gain:.6g}"
-        )
-
-
-def _check_context(context: Any) -> None:
-    """A part of the context that is no floating-point array has no distance from that of another input, and may depend on it unseen."""
-    for leaf in jax.tree.leaves(context):
-        plain = leaf is None or isinstance(leaf, bool | int | float | str)
-        known = callable(leaf) and str(getattr(leaf, "__module__", "")).split(".")[0] in ("jax", "jaxlib")
-        if not (eqx.is_inexact_array(leaf) or plain or known):
-            got = describe(leaf) if eqx.is_array(leaf) else kind(leaf)
-            raise ValueError(f"certify_robustness: expected a context of floating-point arrays, got one with {got}")
+    return "" if type(system.region) is Box else f"a Box as the domain, got {kind(system.region)}"
 
 
 def _search(
@@ -282,18 +230,18 @@ def _search(
     run: Any,
     x: np.ndarray,
     y: np.ndarray,
+    right: np.ndarray,
     radii: list[float],
     rules: list[str],
     boxes: int,
-    together: int,
-    began: float,
-) -> Robust:
+    jumps: tuple[str, str, str],
+    gain: Gain | None,
+) -> dict[str, Any]:
+    """The largest radius of each example, and by which rule: what `Robust` has of this."""
     count, steps = len(y), found.network.steps
-    margins = _batched(run, "margins", together, x, y)[0]
-    right = np.min(margins, axis=1) > 0
     # A decimal radius is rounded up.
     grid = np.array([0.0, *np.nextafter(radii, np.inf)])
-    evaluations = count
+    evaluations = 0
     best, rule = np.zeros(count), [""] * count
     by_rule: dict[str, np.ndarray] = {}
     premises: dict[str, list[list[Premise]]] = {}
@@ -303,16 +251,19 @@ def _search(
         high[~right] = 0
         if name in ("comparison", "theorem3") and decreasing is None:
             # The same for both.
-            decreasing, looked = _decreasing(found, run, x, y, right, boxes, together)
+            decreasing, looked = _decreasing(found, run, x, y, right, boxes)
             evaluations += looked
         falling = np.ones(count, bool) if decreasing is None else decreasing
         seen: list[Any] = [None] * count
         while (todo := np.flatnonzero(low < high)).size:
             tried = (low[todo] + high[todo] + 1) // 2
             function = "comparison" if name == "theorem3" else name
-            values = _batched(run, function, together, x[todo], y[todo], grid[tried])
+            values = run(function, x[todo], y[todo], grid[tried])
             evaluations += COST[name](steps) * len(todo)
-            told = [_premises(name, found, [v[i] for v in values], bool(falling[j])) for i, j in enumerate(todo)]
+            told = [
+                _premises(name, found, [v[i] for v in values], bool(falling[j]), jumps, gain)
+                for i, j in enumerate(todo)
+            ]
             held = np.array([all(p.holds for p in t) for t in told])
             for j, t, k, h in zip(todo, told, tried, held, strict=True):
                 if h or seen[j] is None or not seen[j][1]:
@@ -323,16 +274,25 @@ def _search(
         better = by_rule[name] > best
         best = np.where(better, by_rule[name], best)
         rule = [name if b else r for b, r in zip(better, rule, strict=True)]
-    return Robust(best, rule, right, by_rule, premises, found.norm, evaluations, clock.monotonic() - began)
+    return {"radius": best, "rule": rule, "radii": by_rule, "premises": premises, "evaluations": evaluations}
 
 
-def _premises(name: str, found: Deployed, values: list[Any], decreasing: bool) -> list[Premise]:
+def _premises(
+    name: str, found: Deployed, values: list[Any], decreasing: bool, jumps: tuple[str, str, str], gain: Gain | None
+) -> list[Premise]:
     """What a rule rests on, from what was evaluated."""
     if name == "reach":
         return [Premise(f"every margin is above 0 in the ball: {values[0]:.4g}", bool(values[0] > 0))]
-    declared = hasattr(found.network.system.input, "gain") and found.norm == "2"
-    source = "its gain, as the input module declares" if declared else "bounds of its Jacobian over the ball"
-    moves = Premise(f"start and context change by at most L times the perturbation: L is {source}", True)
+    moves = Premise(
+        "start and context change by at most L times the perturbation: L bounds their Jacobian over the ball", True
+    )
+    if gain is not None:
+        moves = Premise(str(gain), True)
+    # Of what jumps no slope is a Lipschitz constant, whoever gives it.
+    parts = zip(("input", "vector_field", "readout"), jumps, strict=True)
+    jumping = [f"{part} {why}" for part, why in parts if why and (part == "input" or name != "tube")]
+    if jumping and not (name == "tube" and found.norm == "inf"):
+        moves = Premise(f"functions that have a Lipschitz constant: {'; '.join(jumping)}", False)
     if name == "tube":
         # In the ∞-norm starts and contexts are bounded themselves.
         above = Premise(f"every margin is above 0 in the tube: {values[0]:.4g}", bool(values[0] > 0))
@@ -360,7 +320,7 @@ def _premises(name: str, found: Deployed, values: list[Any], decreasing: bool) -
 
 
 def _decreasing(
-    found: Deployed, run: Any, x: np.ndarray, y: np.ndarray, wanted: np.ndarray, boxes: int, together: int
+    found: Deployed, run: Any, x: np.ndarray, y: np.ndarray, wanted: np.ndarray, boxes: int
 ) -> tuple[np.ndarray, int]:
     """For which examples V decreases on all of H, by branch and bound of all of them at once; and how many boxes that took."""
     low, high = np.asarray(found.low), np.asarray(found.high)
@@ -368,7 +328,7 @@ def _decreasing(
     lows, highs = np.repeat(low[None], len(owner), 0), np.repeat(high[None], len(owner), 0)
     spent, failed, looked = np.zeros(len(x), int), ~wanted.copy(), 0
     while len(owner):
-        worst, axis, there = _batched(run, "residual", together, lows, highs, x[owner], y[owner])
+        worst, axis, there = run("residual", lows, highs, x[owner], y[owner])
         np.add.at(spent, owner, found.network.steps if found.timed else 1)
         looked += len(owner) * (found.network.steps if found.timed else 1)
         left = ~(worst <= 0)

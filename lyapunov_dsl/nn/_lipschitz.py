@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from .. import bounds
-from .._types import Key
+from .._types import Key, kind, speaks
 
 
 class MaxMin(eqx.Module):
@@ -232,9 +232,11 @@ def gain(layer: Any) -> Any:
 
     **Returns:** a scalar, never below the constant of the layer with the weights as they are.
 
-    **Raises:** `ValueError` for a layer whose constant is not known.
+    **Raises:** `ValueError` for a layer whose constant is not known, and for a class that inherits `gain` and replaces `__call__`.
     """
     if hasattr(layer, "gain"):
+        if not speaks(layer, "gain"):
+            raise ValueError(f"gain: {kind(layer)} replaces the __call__ of the class that it inherits gain from")
         return layer.gain()
     # A subclass may do something else.
     if type(layer) is eqx.nn.Linear:
@@ -246,7 +248,7 @@ def gain(layer: Any) -> Any:
         and layer.padding_mode == "ZEROS"
     ):
         return bounds.convolution_norm(layer.weight)
-    if isinstance(layer, eqx.nn.Lambda):
+    if type(layer) is eqx.nn.Lambda:
         return gain(layer.fn)
     if any(layer is f for f in NONEXPANSIVE):
         return 1.0
