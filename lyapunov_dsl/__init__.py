@@ -74,6 +74,7 @@ from ._potential import (
 )
 from ._prove import (
     Budget as Budget,
+    Match as Match,
     Premise as Premise,
     Proof as Proof,
     Robust as Robust,

@@ -1,4 +1,5 @@
 from ._branch import Budget as Budget
+from ._match import Match as Match
 from ._proof import Proof as Proof
 from ._robust import (
     Premise as Premise,
