@@ -109,7 +109,9 @@ def _given(proof: Proof) -> list[str]:
         "that a system is these programs: a file is tied to one by this hash alone, and `matches` of lyapunov_dsl compares them"
     ]
     if proof.own_rate:
-        out.append("that the program `rate` is the rate of the certificate: it is not derived from the field and V here")
+        out.append(
+            "that the program `rate` is the rate of the certificate: it is not derived from the field and V here"
+        )
     if proof.u is not None:
         out.append("that V and the comparison do not depend on the context, which is constant along a trajectory")
     return out
@@ -131,9 +133,11 @@ def sentences(proof: Proof) -> list[str]:
     within = "" if proof.u is None else f", for every context within {proof.radius!r} of the nominal one in every entry"
     nominal = "" if proof.u is None else ", with the nominal context"
     but = " except at the equilibrium" if proof.strict and proof.rest is not None else ""
+    # The first sentence says what H is.
+    where = "H" if "decrease" in have else domain
     tube = ""
     if proof.tube is not None:
-        tube = f"the tube of {len(proof.tube)} boxes in time over {span}"
+        tube = f"a tube of {len(proof.tube)} boxes in time over {span}"
     out = []
     if "decrease" in have:
         what = "the rate that the certificate is about" if proof.own_rate else "dV/dt"
@@ -145,7 +149,8 @@ def sentences(proof: Proof) -> list[str]:
         )
     if "stays" in have:
         out.append(
-            f"every trajectory that starts in {shown(*proof.start)} at t = {proof.time[0]!r} stays in {tube} until its end{nominal}"
+            f"every trajectory that starts in {shown(*proof.start)} at t = {proof.time[0]!r} stays in that tube"
+            f"{'' if 'decrease' in have else f', {tube}'}{nominal}"
         )
     if "robust" in have:
         out.append(
@@ -153,11 +158,11 @@ def sentences(proof: Proof) -> list[str]:
             f"proved about, in every entry: V, with that context, is at most {proof.final!r} at t = {proof.time[1]!r}"
         )
     if "definite" in have:
-        out.append(f"V is 0 at the equilibrium {proof.rest} and above 0 elsewhere in {domain}{during}")
+        out.append(f"V is 0 at the equilibrium {proof.rest} and above 0 elsewhere in {where}{during}")
     if "enclosed" in have:
-        out.append(f"V > {proof.most!r} on the boundary of {domain}{during}")
+        out.append(f"V > {proof.most!r} on the boundary of {where}{during}")
     if "invariant" in have:
-        out.append(f"no trajectory that starts in {domain} leaves H{during}{within}")
+        out.append(f"no trajectory that starts in {where} leaves H{during}{within}")
     if {"decrease", "enclosed"} <= have and proof.least is None and proof.tube is None:
         out.append(f"no trajectory that starts in H where V <= {proof.most!r} leaves that set{during}{nominal}")
         if attracts(proof):

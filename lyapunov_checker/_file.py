@@ -40,7 +40,9 @@ def read(path: Any) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
         raise Refused(f"{name}: {error}") from error
     except Exception as error:
         # zipfile raises errors of a dozen types for archives that are broken, RecursionError and MemoryError among them.
-        raise Refused(f"{name}: expected a proof, got something that cannot be read ({type(error).__name__})") from error
+        raise Refused(
+            f"{name}: expected a proof, got something that cannot be read ({type(error).__name__})"
+        ) from error
     if sealed != found:
         raise Refused(f"{name}: it was changed after it was written (its SHA-256 is another)")
     return header, arrays
@@ -52,7 +54,7 @@ def _bytes(path: Path) -> bytes:
             status = os.fstat(file.fileno())
             if not stat.S_ISREG(status.st_mode) or status.st_size > FILE:
                 raise Refused(f"expected a file of at most {FILE} bytes, got something else")
-            return file.read(FILE)
+            return file.read(status.st_size)
     except OSError as error:
         raise Refused(f"expected a file that can be read ({error.strerror})") from error
 

@@ -236,9 +236,11 @@ def _stored(data: Any) -> int:
     """Numbers that an operation has of its own."""
     if data is None:
         return 0
-    return sum(len(m.entries) + (0 if m.dense is None else m.dense.nrows() * m.dense.ncols()) for m in data) if (
-        data and isinstance(data[0], Matrix)
-    ) else len(data)
+    return (
+        sum(len(m.entries) + (0 if m.dense is None else m.dense.nrows() * m.dense.ncols()) for m in data)
+        if (data and isinstance(data[0], Matrix))
+        else len(data)
+    )
 
 
 def _cells(op: Operation, args: Sequence[Form], used: int) -> int:
@@ -319,9 +321,7 @@ def _numbers(where: str, arrays: Mapping[str, np.ndarray], name: Any, shape: tup
     return found.astype(np.float64)
 
 
-def _matrix(
-    where: str, record: Any, arrays: Mapping[str, np.ndarray], rows: int, columns: int, meter: Meter
-) -> Matrix:
+def _matrix(where: str, record: Any, arrays: Mapping[str, np.ndarray], rows: int, columns: int, meter: Meter) -> Matrix:
     if isinstance(record, dict) and "dense" in record:
         record_of(where, record, ("dense",))
         meter.store(0, rows * columns)

@@ -83,7 +83,7 @@ class Proof:
             return [(name, low, high)]
         n = len(self.lower)
         ends = [([r[0], *r[2 : 2 + n]], [r[1], *r[2 + n :]]) for r in self.tube]
-        return [(f"{name}.{i}" if len(ends) > 1 else name, low, high) for i, (low, high) in enumerate(ends)]
+        return [(f"{name}.{i}", low, high) for i, (low, high) in enumerate(ends)]
 
     def derivative(self, of: int, directions: Mapping[int, int]) -> int:
         found = self.graph.derivative(of, directions)

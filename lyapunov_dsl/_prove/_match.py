@@ -44,7 +44,7 @@ def declared(system: Any, certificate: Any, x: Any, y: Any, part: str | None, re
         raise ValueError("certificate: expected a Certificate, as the system has none of its own, got none")
     condition = Condition(system, certificate)
     names = list(condition.parts)
-    if part is None and len(names) > 1 or part is not None and part not in names:
+    if (part is None and len(names) > 1) or (part is not None and part not in names):
         raise ValueError(f"part: expected one of {names}, got {part!r}")
     if x is None and rest is None:
         raise ValueError("x: expected an example, such as a state of the right shape, got none")
@@ -66,7 +66,9 @@ def compare(
     for name in sorted({*header["programs"], *programs}):
         both = [(p[name], a) for p, a in ((header["programs"], arrays), (programs, constants)) if name in p]
         if len(both) < 2:
-            found.append(f"{name}: only {'the proof' if name in header['programs'] else 'the declaration'} has such a program")
+            found.append(
+                f"{name}: only {'the proof' if name in header['programs'] else 'the declaration'} has such a program"
+            )
         elif difference := _differs(*both[0], *both[1]):
             found.append(f"{name}: {difference}")
     around = header["perturbation"]

@@ -61,7 +61,9 @@ def recheck(proof: Proof, status: Assurance, searched: float) -> Recheck:
     try:
         content = proof.written(seconds=3 * allowed)
     except OutOfBoxes:
-        return Recheck(status, "not checked: the checker would need more boxes and time than the search; proof.save does it")
+        return Recheck(
+            status, "not checked: the checker would need more boxes and time than the search; proof.save does it"
+        )
     except ValueError as error:
         return Recheck(Assurance.UNDECIDED, f"refused by the checker: {error}")
     with tempfile.TemporaryDirectory() as folder:
@@ -79,7 +81,9 @@ def recheck(proof: Proof, status: Assurance, searched: float) -> Recheck:
         return Recheck(Assurance.UNDECIDED, "refused: the checker read other programs than were written")
     text = f"checked by another process {last}, in {clock.monotonic() - began:.1f} s: programs with the SHA-256 {about}"
     if status is Assurance.PROVED_FLOAT:
-        return Recheck(status, f"{text}; it speaks of real arithmetic, and what is evaluated in float64 rests on the search")
+        return Recheck(
+            status, f"{text}; it speaks of real arithmetic, and what is evaluated in float64 rests on the search"
+        )
     return Recheck(Assurance.CHECKED, text)
 
 
