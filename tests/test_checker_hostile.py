@@ -408,10 +408,11 @@ def test_v_has_to_be_a_number_wherever_its_rate_is_spoken_of(tmp_path):
 def test_the_field_has_to_be_a_number_wherever_dv_dt_is_spoken_of(tmp_path):
     # dx/dt = -x; dy/dt = log(x - 2), which is no number, and V = x².
     def field(p, t, x):
-        first = p.linear(1, ([[1.0, 0.0]], x))
+        first = sparse(p, x, 1, [[0], [0]], [1.0])
         apart = p.linear(1, ([[1.0]], first), ([[-2.0]], p.op("constant", [], 1, value=p.array([1.0]))))
-        undefined = p.op("log", [apart], 1)
-        return p.linear(2, ([[-1.0], [0.0]], first), ([[0.0], [1.0]], undefined))
+        parts = [sparse(p, first, 2, [[0], [0]], [-1.0]), sparse(p, p.op("log", [apart], 1), 2, [[1], [0]], [1.0])]
+        both = {"places": p.array(np.array([[0, 1], [0, 1]])), "values": p.array(np.ones(2))}
+        return p.op("affine", parts, 2, matrices=[both, both])
 
     def first_alone(p, t, x):
         return p.op("square", [sparse(p, x, 1, [[0], [0]], [1.0])], 1)
