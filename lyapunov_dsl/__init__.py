@@ -75,6 +75,7 @@ from ._potential import (
 from ._prove import (
     Agreement as Agreement,
     Budget as Budget,
+    Match as Match,
     Premise as Premise,
     Proof as Proof,
     Robust as Robust,

@@ -1,5 +1,6 @@
 from ._branch import Budget as Budget
 from ._inference import Agreement as Agreement
+from ._match import Match as Match
 from ._proof import Proof as Proof
 from ._radii import Premise as Premise, Robust as Robust
 from ._robust import certify_robustness as certify_robustness

@@ -25,12 +25,12 @@ from ._judge import ABOVE, BELOW, OUTSIDE, REST, Rounding
 from ._known import fingerprint
 from ._proof import Proof, Rest, measured, portable, solved, stays
 from ._question import Functions, doubtful, functions, influenced
+from ._recheck import recheck, settled
 from ._region import Region
 from ._tube import Tube
 
 # Boxes in which the gain of the context and the slope of V are bounded.
 PARTS = 64
-PROVED = {Assurance.PROVED_REAL, Assurance.PROVED_FLOAT}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,7 +39,8 @@ class Verification:
 
     **Arguments:**
 
-    - `status`: `PROVED_REAL` or `PROVED_FLOAT` where all claims are proved, `REFUTED` where one is false, else `UNDECIDED`.
+    - `status`: `CHECKED` where all claims are proved and a second program recomputed the proof, `PROVED_REAL` or `PROVED_FLOAT` where
+        it did not, `REFUTED` where one is false, else `UNDECIDED`.
     - `claims`: each claim by name, with its own status.
     - `counterexample`: where the first refuted claim fails, or `None`.
     - `boxes`, `seconds`: how many boxes were bounded, and the time it took.
@@ -47,6 +48,7 @@ class Verification:
         [count, 1 + states].
     - `proof`: the proof, which can be saved and checked; `None` where not all is proved.
     - `advice`: what may help where boxes are left.
+    - `checked`: by what it was checked, about which programs, or why it was not.
     """
 
     status: Assurance
@@ -57,10 +59,13 @@ class Verification:
     left: dict[str, tuple[np.ndarray, np.ndarray]]
     proof: Proof | None
     advice: str = ""
+    checked: str = ""
 
     def __str__(self) -> str:
         lines = [f"{self.status.name} ({self.boxes} boxes, {self.seconds:.1f} s)"]
         lines += [f"  {claim}" for claim in self.claims.values()]
+        if self.checked:
+            lines.append(f"  {self.checked}")
         for name, (low, high) in self.left.items():
             lines.append(f"  left of {name}: {len(low)} boxes{_extent(low, high)}")
         if self.left and self.counterexample is None and self.advice:
@@ -95,6 +100,7 @@ def verify(
     budget: Budget | None = None,
     folder: Any = None,
     progress: bool = False,
+    check: bool = True,
 ) -> Verification:
     """Proves, or refutes, what a certificate says about a system, for one example and every state of a region.
 
@@ -133,6 +139,9 @@ def verify(
     - `budget`: a [`lyapunov_dsl.Budget`][].
     - `folder`: where an unfinished proof is kept, to go on from when the same call is made again.
     - `progress`: whether a bar is shown.
+    - `check`: whether `python -m lyapunov_checker` recomputes the proof as a last step, in a process of its own; only then it is
+        `CHECKED`. It is not asked, which is said, where it would take longer than the search (and than ten seconds), or does not
+        know the functions. What it refuses is `UNDECIDED`.
 
     **Returns:** a [`lyapunov_dsl.Verification`][].
 
@@ -237,27 +246,32 @@ def verify(
                 worst = worst or example
             found[name] = Claim(statement, level_of, counterexample=example, given=given)
         run.bar.close()
-        if any(claim.assurance in PROVED for claim in found.values()):
+        if any(claim.assurance.proved for claim in found.values()):
             gone = "" if traced(told, first) == before else "the functions are others when they are traced again"
             infinite, boxes = ("", None) if gone else unknown(told, claims, region, radius)
             if infinite:
                 left["finite"] = boxes
             if gone or infinite:
                 for name, claim in found.items():
-                    if claim.assurance in PROVED:
+                    if claim.assurance.proved:
                         found[name] = Claim(claim.statement, Assurance.UNDECIDED, given=gone or infinite)
         if "stays" in claims:
             found["stays"] = _stays(record)
         if "robust" in claims:
             found["robust"] = _robust(record, trees, [found[name].assurance for name in questions])
         status = weakest(*(c.assurance for c in found.values()))
-        proof = None
-        if status in PROVED:
-            proof = Proof(record, trees, condition, (x, y), status.name)
-            if file is not None:
+        proof, said = None, ""
+        if status.proved:
+            proof, said = Proof(record, trees), "not checked: check=False; proof.save does it"
+            if check:
+                status, said = recheck(proof, status, clock.monotonic() - began)
+                found = {name: settled(claim, status, said) for name, claim in found.items()}
+                proof = proof if status.proved else None
+            if file is not None and proof is not None:
                 file.unlink(missing_ok=True)
         advice = _advice(run.looked, rest, region)
-    return Verification(status, found, worst, run.looked, clock.monotonic() - began, left, proof, advice)
+    seconds = clock.monotonic() - began
+    return Verification(status, found, worst, run.looked, seconds, left, proof, advice, said)
 
 
 def _hopeless(
@@ -311,7 +325,7 @@ def _robust(record: Any, trees: dict[str, Tree], premises: list[Assurance]) -> C
     statement = "the largest V at the last time, for every context within the radius"
     if isinstance(record, str):
         return Claim(statement, Assurance.UNDECIDED, given=record)
-    if not set(premises) <= PROVED:
+    if not all(premise.proved for premise in premises):
         return Claim(statement, Assurance.UNDECIDED, given="its premises, which are not proved")
     header, _ = record
     around = header["perturbation"]
