@@ -5,7 +5,7 @@ from typing import Any
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, PyTree
+from jaxtyping import Array
 
 _BITS = {2: jnp.uint16, 4: jnp.uint32, 8: jnp.uint64}
 
@@ -37,25 +37,3 @@ class Constant(eqx.Module):
         """The value, converted to `dtype` (default: the dtype it was given in)."""
         value = jax.lax.bitcast_convert_type(self.bits, self.dtype)
         return value if dtype is None else value.astype(dtype)
-
-
-def trainable(program: PyTree) -> PyTree:
-    """The filter of what training may change.
-
-    True at the floating-point arrays of the system and of the certificate (learned potentials), False
-    everywhere else. Constants (rates, levels, domains) are [`lyapunov_dsl.Constant`][]s and never trainable.
-
-    **Arguments:**
-
-    - `program`: a [`lyapunov_dsl.Program`][].
-
-    **Returns:** a PyTree of `bool` with the structure of `program`, for `eqx.partition` and `optax.masked`.
-    """
-    nothing = jax.tree.map(lambda _: False, program)
-    parts = (program.system, program.certificate)
-    return eqx.tree_at(
-        lambda p: (p.system, p.certificate),
-        nothing,
-        jax.tree.map(eqx.is_inexact_array, parts),
-        is_leaf=lambda leaf: leaf is None,
-    )

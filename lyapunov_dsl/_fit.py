@@ -9,21 +9,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jaxtyping import PyTree
 from tqdm import tqdm
 
-from ._check import Declaration, check_data
+from ._check import check_data
 from ._checkpoint import Folder, fingerprint
 from ._compile import Program
-from ._constant import trainable
+from ._fit_checks import LOOK, before_augmentation, check_arguments, check_mask, check_pair
 from ._mesh import Team
 from ._run import Run, interrupts
 from ._save import program_text, stored, structure, with_stored
 from ._step import advance, advance_many
-from ._types import check_key, check_path, describe, is_count, is_finite, kind, struct_of
-
-# Steps between two looks at what the device has computed.
-_LOOK = 64
+from ._trainable import join_trainable, split_trainable
 
 
 class NonFiniteError(FloatingPointError):
@@ -85,6 +81,7 @@ def fit(
     batch_size: int = 64,
     augment: Any = None,
     steps_per_dispatch: Any = None,
+    trainable: Any = None,
     mesh: Any = None,
     folder: Any = None,
     checkpoint_every: Any = 30.0,
@@ -118,6 +115,9 @@ def fit(
         the device as uint8. Validation data is not augmented.
     - `steps_per_dispatch`: how many steps are one call of the device: by default 1 on a CPU, where a convolution in a loop
         is many times slower, and 16 elsewhere.
+    - `trainable`: what is trained, made by [`lyapunov_dsl.trainable`][] with `freeze`; by default all floating-point JAX arrays
+        of the system and the certificate. One array that stands at several places is one parameter and stays one. NumPy
+        arrays are constants.
     - `mesh`: a `jax.sharding.Mesh` with one axis of type Auto, over whose devices every batch is split; `batch_size` is
         that of all of them together. Losses are those of one device up to rounding. Parameters and data are on every device.
         Its devices may belong to several processes (`jax.distributed`), which then all make the same call: the first one
@@ -142,7 +142,7 @@ def fit(
     """
     team = Team(mesh)
     with team.together():
-        _check_arguments(
+        check_arguments(
             program,
             optimizer,
             epochs,
@@ -160,20 +160,21 @@ def fit(
                 f"mesh: expected one, since {jax.process_count()} processes would write the same folder, got None (a process "
                 "that trains by itself gives a mesh of its own devices, and a folder of its own)"
             )
-        x, y = _pair("data", data)
-        declaration = program.declaration if augment is None else _before(augment, program.declaration, x)
+        x, y = check_pair("data", data)
+        declaration = program.declaration if augment is None else before_augmentation(augment, program.declaration, x)
         size = check_data(declaration, program.certificate, x, y)
         if validation is not None:
-            check_data(program.declaration, program.certificate, *_pair("validation", validation))
+            check_data(program.declaration, program.certificate, *check_pair("validation", validation))
             validation = jax.tree.map(jnp.asarray, tuple(validation))
         epochs, batch_size = int(epochs), min(int(batch_size), size)
         team.check_batch(batch_size, size)
         data = jax.tree.map(jnp.asarray, (x, y))
 
-        params, static = eqx.partition(program, trainable(program))
+        mask = check_mask(program, trainable)
+        params, static = split_trainable(program, mask)
         if not jax.tree.leaves(params):
             raise ValueError(
-                "program: expected a system with trainable arrays (floating-point, not Constant), got none"
+                "program: expected a system with trainable arrays (floating-point JAX arrays, not Constant or NumPy), got none"
             )
         for path, leaf in jax.tree_util.tree_leaves_with_path(params):
             if not np.isfinite(np.asarray(leaf)).all():
@@ -189,7 +190,7 @@ def fit(
         per_epoch = size // batch_size
         chunk = int(steps_per_dispatch or 0) or (1 if jax.default_backend() == "cpu" else 16)
         # A checkpoint holds whole systems and certificates, so that `load` can read it.
-        system = lambda some: None if some is None else stored(eqx.combine(some, static))
+        system = lambda some: None if some is None else stored(join_trainable(some, static))
         state = lambda: {"program": system(params), "moments": moments, "best": system(best)}
         identity, more = {}, {}
         if folder is not None or not team.alone:
@@ -220,7 +221,7 @@ def fit(
             place.write(dataclasses.asdict(run), state())
         else:
             run, found = Run(**begun[0]), begun[1]
-            of = lambda pair: eqx.filter(with_stored(program, pair), trainable(program))
+            of = lambda pair: split_trainable(with_stored(program, pair), mask)[0]
             params, moments = of(found["program"]), found["moments"]
             best = None if best is None else of(found["best"])
             if run.step > epochs * per_epoch:
@@ -244,7 +245,7 @@ def fit(
                 order = np.asarray(jax.random.permutation(jax.random.fold_in(order_key, epoch), size))
                 began = time.perf_counter() - run.seconds
             # Several steps at once only where they do not pass the next look; two sizes, so two compilations.
-            ahead = min((epoch + 1) * per_epoch, (run.step // _LOOK + 1) * _LOOK) - run.step
+            ahead = min((epoch + 1) * per_epoch, (run.step // LOOK + 1) * LOOK) - run.step
             count = chunk if ahead >= chunk else 1
             indices = jnp.asarray(order[batch * batch_size : (batch + count) * batch_size]).reshape(count, batch_size)
             which = team.put((indices, jnp.asarray(run.step, jnp.int32)))
@@ -256,7 +257,7 @@ def fit(
             run.step += count
             bar.update(count)
             ended = run.step % per_epoch == 0
-            if not (ended or run.step % _LOOK == 0):
+            if not (ended or run.step % LOOK == 0):
                 continue
             # Looking waits for the device, so it is done now and then only.
             if int(bad) >= 0:
@@ -267,7 +268,7 @@ def fit(
             if ended:
                 record = run.epoch(epoch)
                 if validation is not None:
-                    error = team.first(eqx.combine(team.local(params), static).error(*validation))
+                    error = team.first(join_trainable(team.local(params), static).error(*validation))
                     record["validation"] = error
                     if best is not None and error <= run.least:
                         run.least, run.chosen, best = error, epoch, jax.tree.map(jnp.copy, params)
@@ -292,7 +293,7 @@ def fit(
             place.write(dataclasses.asdict(run), state())
     status = "done" if done else f"interrupted at step {run.step}" if int(bad) < 0 else f"NaN or Inf at step {int(bad)}"
     chosen = team.local(params if run.chosen is None else best)
-    result = FitResult(eqx.combine(chosen, static), run.history, status, run.chosen)
+    result = FitResult(join_trainable(chosen, static), run.history, status, run.chosen)
     if done or not throw:
         return result
     which = "as it was before that step" if run.chosen is None else f"of the best epoch, {run.chosen},"
@@ -308,57 +309,3 @@ def fit(
     if place is not None:
         where = f"the same call goes on from step {place.saved} in {place.path}"
     raise Interrupted(f"{status} by Ctrl-C; {where}; the program so far is in .result", result)
-
-
-def _check_arguments(
-    program: Any,
-    optimizer: Any,
-    epochs: Any,
-    batch_size: Any,
-    key: Any,
-    validation: Any,
-    select: Any,
-    folder: Any,
-    every: Any,
-    augment: Any,
-    chunk: Any,
-) -> None:
-    if not isinstance(program, Program):
-        raise ValueError(f"program: expected a Program made by lyapunov_dsl.compile, got {kind(program)}")
-    check_key(key)
-    for name, count in {"epochs": epochs, "batch_size": batch_size}.items():
-        if not is_count(count):
-            raise ValueError(f"{name}: expected a positive whole number, got {count!r}")
-    if not isinstance(optimizer, optax.GradientTransformation):
-        hint = "; call its gradient_transformation()" if hasattr(optimizer, "gradient_transformation") else ""
-        raise ValueError(
-            f"optimizer: expected an Optax GradientTransformation such as optax.adam(1e-3), got {kind(optimizer)}{hint}"
-        )
-    if augment is not None and not callable(augment):
-        raise ValueError(f"augment: expected a function (x, key) -> x of one example, got {kind(augment)}")
-    if chunk is not None and not (is_count(chunk) and _LOOK % chunk == 0):
-        raise ValueError(f"steps_per_dispatch: expected a whole number that divides {_LOOK}, got {chunk!r}")
-    if folder is not None:
-        check_path("folder", folder)
-    if select not in ("last", "best") or (select == "best" and validation is None):
-        raise ValueError(f"select: expected 'last', or 'best' together with validation=(x, y), got {select!r}")
-    if not (is_finite(every) and every >= 0):
-        raise ValueError(f"checkpoint_every: expected a number of seconds >= 0, got {every!r}")
-
-
-def _before(augment: Any, declaration: Declaration, x: PyTree) -> Declaration:
-    """The declaration of examples as they are before they are augmented. Raises `ValueError` where they are not afterwards
-    what the program takes."""
-    example = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype), struct_of(x))
-    after = struct_of(eqx.filter_eval_shape(augment, example, jax.random.key(0)))
-    if after != declaration.x:
-        raise ValueError(
-            f"augment: expected what the program takes, {describe(declaration.x)}, got {describe(after)} from {describe(example)}"
-        )
-    return dataclasses.replace(declaration, x=example)
-
-
-def _pair(name: str, data: Any) -> tuple[PyTree, PyTree]:
-    if not (isinstance(data, tuple | list) and len(data) == 2):
-        raise ValueError(f"{name}: expected a pair (x, y) with a leading batch axis, got {kind(data)}")
-    return data[0], data[1]

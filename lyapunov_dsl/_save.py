@@ -99,6 +99,8 @@ def structure(tree: PyTree) -> str:
 
     def hidden(node: Any) -> Any:
         # An array that no PyTree holds (of a functools.partial, say) is not stored: its content has to be the same.
+        if isinstance(node, np.generic):
+            return wadler_lindig.TextDoc(f"{describe(node)}(numpy)")
         if isinstance(node, np.ndarray | jax.Array) and id(node) not in stored:
             digest = hashlib.blake2b(to_numpy(node).tobytes(), digest_size=8).hexdigest()
             return wadler_lindig.TextDoc(f"{describe(node)} with content {digest}")
@@ -186,11 +188,11 @@ def restore(path: Any, arrays: dict[str, np.ndarray], name: str, like: PyTree) -
             raise ValueError(f"{path}: expected {describe(old)} at {where}, got {got}")
 
     def leaf(where: Any, old: Any) -> Any:
-        if not eqx.is_array(old) and not isinstance(old, np.ndarray):
+        if not eqx.is_array(old):
             return old
         array = found[jax.tree_util.keystr(where)]
-        if isinstance(old, np.ndarray):
-            return array
+        if isinstance(old, np.ndarray | np.generic):
+            return array if isinstance(old, np.ndarray) else array[()]
         if jnp.issubdtype(old.dtype, jax.dtypes.prng_key):
             return jax.random.wrap_key_data(jnp.asarray(array), impl=jax.random.key_impl(old))
         return jnp.asarray(array)
@@ -200,11 +202,7 @@ def restore(path: Any, arrays: dict[str, np.ndarray], name: str, like: PyTree) -
 
 def _arrays(tree: PyTree) -> dict[str, Any]:
     leaves = jax.tree_util.tree_leaves_with_path(tree)
-    return {
-        jax.tree_util.keystr(where): leaf
-        for where, leaf in leaves
-        if eqx.is_array(leaf) or isinstance(leaf, np.ndarray)
-    }
+    return {jax.tree_util.keystr(where): leaf for where, leaf in leaves if eqx.is_array(leaf)}
 
 
 def to_numpy(leaf: Any) -> np.ndarray:
