@@ -35,7 +35,7 @@ from ._certify import (
 )
 from ._compile import Program as Program, compile as compile
 from ._condition import Condition as Condition
-from ._constant import Constant as Constant, trainable as trainable
+from ._constant import Constant as Constant
 from ._control_affine import ControlAffine as ControlAffine, relative_degree as relative_degree
 from ._domain import Ball as Ball, Box as Box, Domain as Domain, Product as Product
 from ._enforce import Enforced as Enforced, enforce as enforce
@@ -88,6 +88,7 @@ from ._rollout import EulerInference as EulerInference
 from ._save import load as load, save as save
 from ._solve import Confidence as Confidence, Solver as Solver
 from ._system import DiscreteSystem as DiscreteSystem, Start as Start, System as System, identity as identity
+from ._trainable import trainable as trainable
 from ._variational import Faces as Faces, variational as variational
 
 __version__ = "0.1.0"

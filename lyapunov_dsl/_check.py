@@ -36,6 +36,7 @@ class Declaration:
     - `state`: what the input module returns for it.
     - `prediction`: what the readout returns.
     - `kinks`: the piecewise smooth primitives in the field and the readout, by name.
+    - `ties`: the paths of each array that stands at several places of the program, and is one parameter.
     """
 
     x: Struct
@@ -43,10 +44,11 @@ class Declaration:
     state: Struct
     prediction: Struct
     kinks: tuple[str, ...]
+    ties: tuple[tuple[str, ...], ...] = ()
 
     def _identity(self) -> Any:
         leaves, tree = jax.tree.flatten((self.x, self.y, self.state, self.prediction))
-        return tuple(leaves), tree, self.kinks
+        return tuple(leaves), tree, self.kinks, self.ties
 
     def __hash__(self) -> int:
         return hash(self._identity())
@@ -77,6 +79,25 @@ def check_stateless(system: Any) -> None:
                 f"system: expected layers without mutable state, got {type(leaf).__name__}. Fold a trained BatchNorm into the "
                 "layer before it (scale and shift are constants in inference), or use GroupNorm or LayerNorm"
             )
+
+
+def check_static(tree: Any, name: str) -> None:
+    """Refuses arrays in static fields of modules: `jit` compares these, and arrays have no simple equality."""
+    if isinstance(tree, eqx.Module):
+        for field in dataclasses.fields(tree):
+            value, where = getattr(tree, field.name, None), f"{name}.{field.name}"
+            if not field.metadata.get("static", False):
+                check_static(value, where)
+            elif any(
+                isinstance(leaf, jax.Array | np.ndarray) and not _is_hashable(leaf) for leaf in jax.tree.leaves(value)
+            ):
+                raise ValueError(
+                    f"{name}: expected static fields without arrays, got one in {where}; make it an ordinary field, where "
+                    "a NumPy array or a lyapunov_dsl.Constant is not trained, or a tuple of numbers"
+                )
+    elif isinstance(tree, tuple | list | dict):
+        for key, value in tree.items() if isinstance(tree, dict) else enumerate(tree):
+            check_static(value, f"{name}[{key!r}]")
 
 
 def check_start(system: Any, x: Struct) -> Start:
@@ -312,6 +333,14 @@ def _alike(a: Any, b: Any) -> bool:
     return kinds[0] == kinds[1]
 
 
+def _is_hashable(x: Any) -> bool:
+    try:
+        hash(x)
+    except TypeError:
+        return False
+    return True
+
+
 def is_array_like(leaf: Any) -> bool:
     """Whether a leaf has a shape and a type."""
     return hasattr(leaf, "shape") and hasattr(leaf, "dtype")
@@ -326,6 +355,8 @@ def declare(system: Any, certificate: Any, example: Any) -> tuple[Any, Any, Decl
         raise ValueError(f"system: expected a System or a DiscreteSystem, got {kind(system)}")
     parts_of(certificate)
     check_stateless(system)
+    check_static(system, "system")
+    check_static(certificate, "certificate")
     if isinstance(certificate, AllOf) and not certificate.parts:
         raise ValueError("certificate: expected at least one part, got none")
     x, y = check_example(example)

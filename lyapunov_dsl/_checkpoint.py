@@ -17,8 +17,11 @@ import jax
 import numpy as np
 from jaxtyping import PyTree
 
+from ._archive import damaged, read_archive, restore, to_numpy, write_archive
+from ._lock import FolderLock
 from ._mesh import Team
-from ._save import compare, read_archive, restore, structure, to_numpy, write_archive
+from ._run import Run
+from ._save import compare, structure
 
 
 class Folder:
@@ -28,28 +31,39 @@ class Folder:
 
     - `path`: the folder; made where it is missing.
     - `identity`: what has to be the same for a run to go on: texts by name.
+    - `header`: what the header of the checkpoint says of the program.
     - `interval`: seconds between checkpoints.
     - `team`: the processes that train together.
 
-    **Raises:** `ValueError` where the folder cannot be written.
+    Until `release`, no other run can have the folder.
+
+    **Raises:** `ValueError` where the folder cannot be written, or another run has it.
     """
 
-    def __init__(self, path: Any, identity: dict[str, str], interval: float, team: Team):
+    def __init__(self, path: Any, identity: dict[str, str], header: dict[str, Any], interval: float, team: Team):
         self.path = Path(path)
         self.checkpoint, self.metrics = self.path / "checkpoint.npz", self.path / "metrics.jsonl"
-        self.identity, self.interval, self.team = identity, interval, team
+        self.identity, self.header, self.interval, self.team = identity, header, interval, team
+        self.lock: FolderLock | None = None
         self.lines, self.saved, self.written = 0, -1, time.monotonic()
         team.told(self._make)
 
     def _make(self) -> None:
         try:
             self.path.mkdir(parents=True, exist_ok=True)
+            self.lock = FolderLock(self.path)
             with open(self.metrics, "a"):
                 pass
         except OSError as error:
+            self.release()
             raise ValueError(
                 f"folder: expected one that can be written, got {self.path} ({error.strerror or error})"
             ) from error
+
+    def release(self) -> None:
+        """Lets other runs have the folder."""
+        if self.lock is not None:
+            self.lock.release()
 
     def resume(self, trees: dict[str, PyTree]) -> tuple[dict[str, Any], dict[str, PyTree]] | None:
         """The record and the trees of the last checkpoint, `None` without one. Metrics that were written after it are
@@ -75,15 +89,18 @@ class Folder:
         header, arrays = read_archive(self.checkpoint)
         if "identity" not in header:
             raise ValueError(f"{self.checkpoint}: expected a checkpoint of fit, got a program that was saved")
+        identity, lines = header["identity"], header.get("lines")
+        if not isinstance(identity, dict) or type(lines) is not int or lines < 0 or not Run.fits(header.get("record")):
+            raise damaged(self.checkpoint, "its header is not as fit writes it")
         for what, expected in self.identity.items():
             then = (
                 f"; to go on with that run, give what it was given, and for another run another folder than {self.path}"
             )
-            compare(self.checkpoint, what, str(header["identity"].get(what, "")), expected, then)
+            compare(self.checkpoint, what, str(identity.get(what, "")), expected, then)
         found |= {name: restore(self.checkpoint, arrays, name, tree) for name, tree in trees.items()}
-        kept = self.metrics.read_text().splitlines(keepends=True)[: header["lines"]]
+        kept = self.metrics.read_bytes().splitlines(keepends=True)[:lines]
         partial = self.metrics.with_name(".metrics.partial")
-        partial.write_text("".join(kept))
+        partial.write_bytes(b"".join(kept))
         os.replace(partial, self.metrics)
         self.lines = len(kept)
         return header["record"]
@@ -96,9 +113,7 @@ class Folder:
 
     def _write(self, record: dict[str, Any], trees: dict[str, PyTree]) -> bool:
         """Whether the checkpoint was written."""
-        # The text of the program under the name that `load` looks for.
-        texts = {"identity": self.identity, "program": self.identity["program"]}
-        header = {"record": record, "lines": self.lines, **texts}
+        header = {"record": record, "lines": self.lines, "identity": self.identity, **self.header}
         try:
             # What the checkpoint counts on has to be there before it.
             with open(self.metrics, "a") as file:

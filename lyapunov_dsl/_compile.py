@@ -1,5 +1,6 @@
 """`compile`: from a declaration to a program."""
 
+import dataclasses
 from typing import Any
 
 import diffrax
@@ -16,12 +17,12 @@ from ._certify._feasible import feasibility
 from ._certify._report import Report
 from ._check import Declaration, check_batch, check_data, declare
 from ._condition import Condition
-from ._constant import trainable
 from ._domain import Domain, Product
 from ._objective import MonteCarlo, Objective, PathIntegral
-from ._solve import Confidence, Solver
+from ._solve import Confidence, Solver, check_saveat
 from ._system import DiscreteSystem, System
-from ._types import Scalar, check_key, check_norm, describe, is_count, is_finite, is_traced, kind, shown, strong
+from ._trainable import find_ties, split_trainable, trainable
+from ._types import Scalar, check_key, check_norm, describe, is_count, is_finite, is_traced, shown, strong
 
 _CHUNK = 512
 
@@ -97,17 +98,17 @@ class Program(eqx.Module):
         **Returns:** a `diffrax.Solution` with a leading batch axis: `ts`, `ys`, a status in `result` (no exception is
         raised), and `stats["num_steps"]`. For a discrete system, the list of states between its dynamic steps.
 
-        **Raises:** `ValueError` for a time outside (0, horizon], for inputs that are not like the example, and for
-        `saveat` or `stop` with a discrete system.
+        **Raises:** `ValueError` for a time outside (0, horizon], for times to save at that are not increasing up to the end
+        of the solve, for inputs that are not like the example, and for `saveat` or `stop` with a discrete system.
         """
         check_batch(x=(self.declaration.x, x))
         if isinstance(self.system, DiscreteSystem):
             if saveat is not None or stop is not None:
                 raise ValueError("trajectory: a discrete system has its layers only; saveat and stop do not apply")
             return _infer.layers(self, x)
-        if saveat is not None and not isinstance(saveat, diffrax.SaveAt):
-            raise ValueError(f"saveat: expected a diffrax.SaveAt such as SaveAt(ts=times), got {kind(saveat)}")
-        return _infer.trajectory(self, x, diffrax.SaveAt(t1=True) if saveat is None else saveat, self._stop(stop))
+        stop, saveat = self._stop(stop), diffrax.SaveAt(t1=True) if saveat is None else saveat
+        check_saveat(saveat, self.system.horizon if stop is None or isinstance(stop, Confidence) else stop)
+        return _infer.trajectory(self, x, saveat, stop)
 
     def potential(self, x: PyTree, y: PyTree = None, *, times: Any) -> dict[str, Array]:
         """V along the trajectories, for every certificate by name.
@@ -242,8 +243,13 @@ class Program(eqx.Module):
 
     def summary(self) -> str:
         """What was declared and which defaults were filled in, one line each."""
-        d, mask = self.declaration, trainable(self)
-        count = sum(leaf.size for leaf in jax.tree.leaves(eqx.filter(self, mask)))
+        d, params = self.declaration, jax.tree.leaves(split_trainable(self, trainable(self))[0])
+        kept = [leaf for leaf in jax.tree.leaves((self.system, self.certificate)) if isinstance(leaf, np.ndarray)]
+        count = f"{sum(leaf.size for leaf in params):,} parameters"
+        if d.ties:
+            count += f", {len(d.ties)} of {len(params)} arrays at several places"
+        if any(np.issubdtype(leaf.dtype, np.inexact) for leaf in kept):
+            count += "; NumPy arrays are constants"
         lines = {
             "system": f"{type(self.system).__name__}, {describe(d.x)} -> state {describe(d.state)} -> {describe(d.prediction)}",
             "horizon": f"{self.system.horizon:g}",
@@ -252,7 +258,7 @@ class Program(eqx.Module):
             "objective": _describe(self.objective),
             "solver": _describe(self.solver) if isinstance(self.system, System) else "layer by layer",
             "smoothness": f"piecewise smooth ({', '.join(d.kinks)})" if d.kinks else "smooth",
-            "trainable": f"{count:,} parameters",
+            "trainable": count,
         }
         return "\n".join(f"{name:<12} {text}" for name, text in lines.items())
 
@@ -309,7 +315,9 @@ def compile(system: Any, certificate: Any, example: Any, *, objective: Any = Non
         solver.controller(system)  # raises where the two do not go together
     start = eqx.filter_eval_shape(eqx.nn.inference_mode(system).start, declaration.x)
     objective.check(Condition(system, certificate), start)
-    return Program(system, certificate, objective, solver, declaration)
+    program = Program(system, certificate, objective, solver, declaration)
+    declaration = dataclasses.replace(declaration, ties=find_ties(program))
+    return dataclasses.replace(program, declaration=declaration)
 
 
 def _describe(module: Any) -> str:

@@ -6,7 +6,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, PyTree
+from jaxtyping import Array
 
 from ._types import is_traced
 
@@ -105,25 +105,3 @@ def _widened(array: Array) -> Array:
     moved = jnp.where(exponent == 0xFF, jnp.uint32(0x7FF), exponent + bias)
     moved = jnp.where(exponent == 0, jnp.where(small, bias + 1 - shift, jnp.uint32(0)), moved)
     return jnp.stack([fraction << 29, sign | moved << 20 | fraction >> 3], -1)
-
-
-def trainable(program: PyTree) -> PyTree:
-    """The filter of what training may change.
-
-    True at the floating-point arrays of the system and of the certificate (learned potentials), False
-    everywhere else. Constants (rates, levels, domains) are [`lyapunov_dsl.Constant`][]s and never trainable.
-
-    **Arguments:**
-
-    - `program`: a [`lyapunov_dsl.Program`][].
-
-    **Returns:** a PyTree of `bool` with the structure of `program`, for `eqx.partition` and `optax.masked`.
-    """
-    nothing = jax.tree.map(lambda _: False, program)
-    parts = (program.system, program.certificate)
-    return eqx.tree_at(
-        lambda p: (p.system, p.certificate),
-        nothing,
-        jax.tree.map(eqx.is_inexact_array, parts),
-        is_leaf=lambda leaf: leaf is None,
-    )

@@ -1,6 +1,7 @@
 """Training that is led by what a proof fails at, until it goes through or the rounds are over."""
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import equinox as eqx
@@ -13,7 +14,7 @@ from ._certify import Assurance
 from ._certify._falsify import draw, evaluate
 from ._compile import Program
 from ._condition import Condition
-from ._fit import fit
+from ._fit import Interrupted, NonFiniteError, fit
 from ._measure import Boxes
 from ._objective import MonteCarlo
 from ._prove import Tube, Verification, verify
@@ -56,6 +57,7 @@ def fit_until_proved(
     proof: bool = True,
     batch_size: int = 64,
     steps_per_dispatch: int | None = None,
+    trainable: Any = None,
     progress: bool = False,
     **asked: Any,
 ) -> Guided:
@@ -68,7 +70,8 @@ def fit_until_proved(
     **Arguments:**
 
     - `program`: a [`lyapunov_dsl.Program`][] of a continuous system, with any objective.
-    - `data`, `optimizer`, `batch_size`, `steps_per_dispatch`: as of [`lyapunov_dsl.fit`][]; the optimizer starts anew in each round.
+    - `data`, `optimizer`, `batch_size`, `steps_per_dispatch`, `trainable`: as of [`lyapunov_dsl.fit`][]; the
+        optimizer starts anew in each round.
     - `key`: a PRNG key.
     - `rounds`: at most so many times training and proof.
     - `epochs`: of each round.
@@ -85,7 +88,9 @@ def fit_until_proved(
 
     **Returns:** a `Guided`.
 
-    **Raises:** `ValueError` for a discrete system, or numbers that are not as above.
+    **Raises:** `ValueError` for a discrete system, or numbers that are not as above. Where training meets a NaN or an Inf,
+    [`lyapunov_dsl.NonFiniteError`][], and after Ctrl-C [`lyapunov_dsl.Interrupted`][]; the `result` of both is a `Guided` with
+    the program so far, the last verification and the history of the rounds that ended.
     """
     objective = program.objective
     if not (is_finite(weight) and weight > 0):
@@ -102,16 +107,18 @@ def fit_until_proved(
             led = MonteCarlo(Boxes(low, high), level=asked.get("level"), relative=relative)
             program = eqx.tree_at(lambda p: p.objective, program, objective + weight * led)
         one, two = jax.random.split(jax.random.fold_in(key, turn))
-        program = fit(
-            program,
-            data,
-            optimizer=optimizer,
-            epochs=epochs,
-            batch_size=batch_size,
-            steps_per_dispatch=steps_per_dispatch,
-            key=one,
-            progress=progress,
-        ).program
+        with _keeping(program, found, history, objective):
+            program = fit(
+                program,
+                data,
+                optimizer=optimizer,
+                epochs=epochs,
+                batch_size=batch_size,
+                steps_per_dispatch=steps_per_dispatch,
+                trainable=trainable,
+                key=one,
+                progress=progress,
+            ).program
         certificate = program.certificate if prove is None else prove(program)
         points = _failing(program, certificate, asked, two, draws)
         fresh = _around(program, points, near)
@@ -121,7 +128,8 @@ def fit_until_proved(
             if not len(points):
                 break
         elif not len(points) or turn == rounds - 1:
-            found = verify(program.system, certificate, progress=progress, **asked)
+            with _keeping(program, found, history, objective):
+                found = verify(program.system, certificate, progress=progress, **asked)
             history.append((found.status, sum(len(v) for v, _ in found.left.values())))
             if found.status.proved:
                 break
@@ -134,6 +142,22 @@ def fit_until_proved(
         low, high = (np.resize(v, (KEPT, v.shape[1])) for v in (low, high))
     program = eqx.tree_at(lambda p: p.objective, program, objective)
     return Guided(program, found, history)
+
+
+@contextlib.contextmanager
+def _keeping(program: Program, found: Any, history: list[tuple[Assurance, int]], objective: Any) -> Iterator[None]:
+    """Gives what ends a round what was found in the rounds before it."""
+    so_far = f"in round {len(history) + 1}; what was found before it is in .result, a Guided"
+
+    def guided(program: Program) -> Guided:
+        return Guided(eqx.tree_at(lambda p: p.objective, program, objective), found, history)
+
+    try:
+        yield
+    except (NonFiniteError, Interrupted) as error:
+        raise type(error)(f"{error}; {so_far}", guided(error.result.program)) from None
+    except KeyboardInterrupt as error:
+        raise Interrupted(f"interrupted by Ctrl-C {so_far}", guided(program)) from error
 
 
 def _failing(program: Any, certificate: Any, asked: Any, key: Any, draws: int) -> np.ndarray:

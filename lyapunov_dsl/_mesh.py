@@ -15,7 +15,7 @@ import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from jaxtyping import PyTree
 
-from ._save import to_numpy
+from ._archive import to_numpy
 from ._types import shown
 
 

@@ -14,7 +14,7 @@ from jaxtyping import Array, PyTree
 
 from ._constant import Constant
 from ._logsumexp import logsumexp, margins
-from ._types import Scalar, describe, is_finite, is_traced
+from ._types import Scalar, describe, is_finite, is_traced, shown
 
 
 class Loss(eqx.Module):
@@ -223,7 +223,15 @@ class FunctionLoss(Loss):
         return self.function(prediction) if self.alone else self.function(prediction, target)
 
     def check(self, prediction: PyTree, target: PyTree) -> None:
-        pass
+        # `targets=None` is how some write a target that may be left out, and how others write a setting.
+        optional = _positional(self.function)[1] if self.alone and target is not None else []
+        if optional and optional[0].default is None:
+            name = optional[0].name
+            raise ValueError(
+                f"loss: expected a function that needs its target or takes none, got one with an optional {name}=None and an "
+                f"example with a target; make {name} required where it is the target, or keyword-only (*, {name}=None) "
+                "where it is not"
+            )
 
     def check_targets(self, prediction: PyTree, targets: PyTree) -> None:
         pass
@@ -261,7 +269,11 @@ def truncated(loss: Any, level: Any) -> Truncated:
 
 
 def as_loss(loss: Any) -> Loss:
-    """A `Loss` as it is; a function wrapped into one, which decides nothing and has no gradient profile.
+    """Gives a `Loss` as it is; a function wrapped into one, which decides nothing and has no gradient profile.
+
+    The positional parameters without a default decide what a function is of: one is the prediction, and no target is
+    needed; two are the prediction and the target. Parameters with a default keep it, so that V(state, scale=2.0) and
+    `lambda s, P=P: s @ P @ s` are potentials of the prediction alone.
 
     **Arguments:**
 
@@ -269,19 +281,32 @@ def as_loss(loss: Any) -> Loss:
 
     **Returns:** a [`lyapunov_dsl.Loss`][].
 
-    **Raises:** `ValueError` for what is not callable.
+    **Raises:** `ValueError` for what is not callable, and for a function with another number of positional parameters
+    without a default, `*args` in place of the target included.
     """
     if isinstance(loss, Loss):
         return loss
-    if not callable(loss):
-        raise ValueError(f"loss: expected a Loss or a function (prediction, target) -> scalar, got {loss!r}")
+    expected = "loss: expected a Loss or a function (prediction, target) -> scalar, or (prediction) -> scalar"
+    if isinstance(loss, type) or not callable(loss):
+        raise ValueError(f"{expected}, got {shown(loss)}{'; give an instance of it' if isinstance(loss, type) else ''}")
+    wrap = "wrap it in one that is, such as lambda prediction, target: ..."
     try:
-        inspect.signature(loss).bind(None, None)
-    except TypeError:
-        return FunctionLoss(loss, alone=True)
-    except ValueError:
-        pass
-    return FunctionLoss(loss)
+        required, _, others = _positional(loss)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{expected}, got {shown(loss)}, whose parameters are not known; {wrap}") from error
+    if others or len(required) not in (1, 2):
+        raise ValueError(f"{expected}, got one of {inspect.signature(loss)}; {wrap}")
+    return FunctionLoss(loss, alone=len(required) == 1)
+
+
+def _positional(function: Callable) -> tuple[list[inspect.Parameter], list[inspect.Parameter], bool]:
+    """The positional parameters without and with a default, and whether it is open which others a call has to give."""
+    parameters = list(inspect.signature(function).parameters.values())
+    positional = [p for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
+    required = [p for p in positional if p.default is p.empty]
+    open_ended = any(p.kind == p.VAR_POSITIONAL for p in parameters) and len(required) != 2
+    needed = any(p.kind == p.KEYWORD_ONLY and p.default is p.empty for p in parameters)
+    return required, [p for p in positional if p.default is not p.empty], open_ended or needed
 
 
 def radius_for(loss: Any, kappa: Any, classes: int, *, horizon: Any = 1.0) -> float:

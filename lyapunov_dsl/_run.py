@@ -33,6 +33,23 @@ class Run:
     least: float = math.inf
     chosen: int | None = None
 
+    @classmethod
+    def fits(cls, record: Any) -> bool:
+        """Whether a record, as read from a file, is one of a run."""
+        number = lambda x: type(x) in (int, float)
+        count = lambda x: type(x) is int and 0 <= x < 2**31
+        return (
+            isinstance(record, dict)
+            and set(record) == {field.name for field in dataclasses.fields(cls)}
+            and all(count(record[name]) for name in ("step", "logged"))
+            and all(number(record[name]) for name in ("seconds", "least"))
+            and (record["chosen"] is None or count(record["chosen"]))
+            and all(isinstance(record[name], list) for name in ("history", "losses"))
+            and all(number(loss) for loss in record["losses"])
+            and record["logged"] <= len(record["losses"])
+            and all(isinstance(epoch, dict) and all(map(number, epoch.values())) for epoch in record["history"])
+        )
+
     def take(self, pending: list[Any]) -> None:
         """Brings the losses of the last steps from the device."""
         self.losses += [float(loss) for losses in jax.device_get(pending) for loss in losses]

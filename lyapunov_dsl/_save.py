@@ -1,32 +1,28 @@
-"""Programs and checkpoints on disk: NumPy archives without pickle, written atomically.
+"""Programs on disk.
 
-An archive is what `numpy.savez` writes, so that NumPy alone can read it: one array for every array of a tree, named by
-its path, and a header in JSON. Code is not stored. To read one, the same structure has to be there already; its text
-(classes, settings, shapes) is compared with the one in the header.
+Code is not stored. To read a program, the same structure has to be there already; its text (classes, settings, shapes)
+is compared with the one in the header of the file.
 """
 
-import difflib
 import hashlib
-import json
-import os
 import re
-import zipfile
-import zlib
-from collections.abc import Mapping
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
 import equinox as eqx
 import jax
-import jax.numpy as jnp
 import numpy as np
 import wadler_lindig
 from jaxtyping import PyTree
 
+from ._archive import arrays_of, as_like, compared, damaged, read_archive, restore, to_numpy, write_archive
 from ._compile import Program
+from ._trainable import trainable
 from ._types import check_file, check_path, describe, kind
 
-_HEADER, _VERSION = "header", 1
+# So many arrays that do not fit are named.
+_NAMED = 20
 
 
 def save(path: Any, program: Program) -> None:
@@ -48,33 +44,77 @@ def save(path: Any, program: Program) -> None:
     check_path("path", path)
     check_file(Path(path))
     try:
-        write_archive(path, {"program": program_text(program)}, {"program": stored(program)})
+        write_archive(path, program_header(program), {"program": stored(program)})
     except OSError as error:
         raise ValueError(f"save: expected a place that can be written, got {path} ({error})") from error
 
 
-def load(path: Any, like: Program) -> Program:
+def load(path: Any, like: Program, *, weights_only: bool = False) -> Program:
     """Reads a program that [`lyapunov_dsl.save`][] wrote, or the latest state from a checkpoint of
     [`lyapunov_dsl.fit`][].
 
     Code is not stored, so the declaration is made again as for training (from any initial parameters), and its arrays
     are replaced by those of the file. The objective and the solver are those of `like`.
 
+    After the code has changed (a class renamed, a setting added, another loss or domain), `weights_only=True` takes the
+    weights alone and compares nothing but their paths, shapes and dtypes. That the program then computes what it did is
+    for you to know.
+
     **Arguments:**
 
     - `path`: the file.
     - `like`: a program compiled from the same declaration.
+    - `weights_only`: whether only the arrays that may be trained ([`lyapunov_dsl.trainable`][]) are taken from the file;
+        rates, domains and other constants, NumPy arrays included, are those of `like`.
 
     **Returns:** a program like `like`.
 
     **Raises:** `ValueError` for a file that is missing, damaged or cut off, that is none of ours, or that holds another
-    program: another class or setting, or an array of another shape or dtype.
+    program: another class or setting, or an array of another shape or dtype; with `weights_only`, for weights that are
+    there and not here, here and not there, or of another shape or dtype, with a list of them.
     """
     if not isinstance(like, Program):
         raise ValueError(f"load: expected a Program made by lyapunov_dsl.compile, got {kind(like)}")
     header, arrays = read_archive(path)
-    compare(path, "program", str(header.get("program", "")), program_text(like))
+    if weights_only:
+        return with_stored(like, _with_weights(path, header, arrays, like))
+    then = "; where the code has changed and the weights still fit, load(path, program, weights_only=True) takes them alone"
+    compare(path, "program", str(header.get("program", "")), program_text(like), then)
     return with_stored(like, restore(path, arrays, "program", stored(like)))
+
+
+def program_header(program: Program) -> dict[str, Any]:
+    """What the header of a file says of the program in it."""
+    return {"program": program_text(program), "weights": list(_weights(program))}
+
+
+def _weights(program: Program) -> dict[str, Any]:
+    return arrays_of(eqx.filter(stored(program), stored(trainable(program))))
+
+
+def _with_weights(path: Any, header: dict[str, Any], arrays: dict[str, np.ndarray], like: Program) -> PyTree:
+    """What is stored of a program, with the weights of a file. Raises `ValueError` where they do not fit."""
+    names = header.get("weights")
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise damaged(path, "the header does not say which arrays are weights")
+    mine, there = _weights(like), {name: arrays.get(f"program/{name}") for name in names}
+    wrong = [
+        f"{name}: expected {describe(old)}, got {misfit}"
+        for name, old in mine.items()
+        if (misfit := compared(there.get(name), old))
+    ]
+    wrong += [f"{name}: expected none, got {describe(there[name])}" for name in there if name not in mine]
+    if wrong:
+        more = [f"and {len(wrong) - _NAMED} more"] if len(wrong) > _NAMED else []
+        raise ValueError(
+            "\n  ".join([f"{path}: expected the weights of this program, got others:", *wrong[:_NAMED], *more])
+        )
+
+    def leaf(where: Any, old: Any) -> Any:
+        name = jax.tree_util.keystr(where)
+        return as_like(there[name], old) if name in mine else old
+
+    return jax.tree_util.tree_map_with_path(leaf, stored(like))
 
 
 def stored(program: Program) -> PyTree:
@@ -99,6 +139,8 @@ def structure(tree: PyTree) -> str:
 
     def hidden(node: Any) -> Any:
         # An array that no PyTree holds (of a functools.partial, say) is not stored: its content has to be the same.
+        if isinstance(node, np.generic):
+            return wadler_lindig.TextDoc(f"{describe(node)}(numpy)")
         if isinstance(node, np.ndarray | jax.Array) and id(node) not in stored:
             digest = hashlib.blake2b(to_numpy(node).tobytes(), digest_size=8).hexdigest()
             return wadler_lindig.TextDoc(f"{describe(node)} with content {digest}")
@@ -115,100 +157,16 @@ def compare(path: Any, what: str, found: str, expected: str, then: str = "") -> 
     if "\n" not in found + expected:
         shown = f" ({found} instead of {expected})" if len(found) < 32 else ""
         raise ValueError(f"{path}: expected one of this {what}, got one of another {what}{shown}{then}")
-    lines = [line for line in difflib.ndiff(expected.splitlines(), found.splitlines()) if line[:2] in ("- ", "+ ")]
-    sides = {sign: next((line[2:].strip() for line in lines if line[0] == sign), "nothing more") for sign in "-+"}
+    # Without what both begin and end with; in time that grows with the texts alone, since one may be a stranger's.
+    ours, theirs = expected.splitlines(), found.splitlines()
+    same = lambda one, two: sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(one, two, strict=False)))
+    begin = same(ours, theirs)
+    end = same(ours[begin:][::-1], theirs[begin:][::-1])
+    here, there = (
+        next(iter(lines[begin : len(lines) - end]), "nothing more").strip().removesuffix(",")
+        for lines in (ours, theirs)
+    )
     raise ValueError(
         f"{path}: expected one of this {what}, got one of another {what}, which differs first in "
-        f"{sides['+']} instead of {sides['-']}{then}"
+        f"{there:.300} instead of {here:.300}{then}"
     )
-
-
-def write_archive(path: Any, header: dict[str, Any], trees: dict[str, PyTree]) -> None:
-    """Writes the arrays of named trees and a header, atomically. Raises `OSError` where that is not possible."""
-    arrays = {f"{name}/{where}": leaf for name, tree in trees.items() for where, leaf in _arrays(tree).items()}
-    kinds = {name: [str(leaf.dtype), list(leaf.shape)] for name, leaf in arrays.items()}
-    text = json.dumps({"format": "lyapunov_dsl", "version": _VERSION, "arrays": kinds, **header})
-    content = {_HEADER: np.frombuffer(text.encode(), np.uint8), **{n: to_numpy(leaf) for n, leaf in arrays.items()}}
-    path = Path(path)
-    partial = path.with_name(f".{path.name}.partial")
-    try:
-        with open(partial, "wb") as file:
-            np.savez(file, allow_pickle=False, **content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(partial, path)
-    except BaseException:
-        partial.unlink(missing_ok=True)
-        raise
-
-
-def read_archive(path: Any) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-    """The header and the arrays of an archive. Raises `ValueError` for one that is missing, damaged or none of ours."""
-    check_path("path", path)
-    path = Path(path)
-    if path.is_dir():
-        raise ValueError(
-            f"{path}: expected a file written by lyapunov_dsl, got a folder (fit writes checkpoint.npz in its own)"
-        )
-    if not path.is_file():
-        raise ValueError(f"{path}: expected a file written by lyapunov_dsl, got none there")
-    try:
-        with open(path, "rb") as file:
-            archive = np.load(file, allow_pickle=False)
-            arrays = dict(archive) if isinstance(archive, Mapping) else {}
-    except (zipfile.BadZipFile, zlib.error, EOFError, OSError, ValueError, KeyError, NotImplementedError) as error:
-        # NumPy takes anything else for a pickle, and says how to open one.
-        why = error if zipfile.is_zipfile(path) else "it is no NumPy archive"
-        raise ValueError(
-            f"{path}: expected a file written by lyapunov_dsl, got one that is damaged or cut off ({why})"
-        ) from error
-    try:
-        header = json.loads(arrays.pop(_HEADER).tobytes())
-    except (KeyError, ValueError):
-        header = None
-    if not isinstance(header, dict) or header.get("format") != "lyapunov_dsl":
-        raise ValueError(f"{path}: expected a file written by lyapunov_dsl, got another one (it has no header)")
-    if header.get("version") != _VERSION:
-        raise ValueError(f"{path}: expected version {_VERSION} of the format, got {header.get('version')}")
-    # Types that NumPy does not know, such as bfloat16, come back as bytes.
-    known = {n: array.view(np.dtype(header["arrays"][n][0])) for n, array in arrays.items() if array.dtype.kind == "V"}
-    return header, {**arrays, **known}
-
-
-def restore(path: Any, arrays: dict[str, np.ndarray], name: str, like: PyTree) -> PyTree:
-    """The tree of that name, with the arrays of an archive in place of those of `like`. Raises `ValueError` where one
-    is missing or of another shape or dtype."""
-    found = {where: arrays.get(f"{name}/{where}") for where in _arrays(like)}
-    for where, old in _arrays(like).items():
-        array = found[where]
-        if array is None or array.shape != to_numpy(old).shape or array.dtype != to_numpy(old).dtype:
-            got = "none" if array is None else describe(array)
-            raise ValueError(f"{path}: expected {describe(old)} at {where}, got {got}")
-
-    def leaf(where: Any, old: Any) -> Any:
-        if not eqx.is_array(old) and not isinstance(old, np.ndarray):
-            return old
-        array = found[jax.tree_util.keystr(where)]
-        if isinstance(old, np.ndarray):
-            return array
-        if jnp.issubdtype(old.dtype, jax.dtypes.prng_key):
-            return jax.random.wrap_key_data(jnp.asarray(array), impl=jax.random.key_impl(old))
-        return jnp.asarray(array)
-
-    return jax.tree_util.tree_map_with_path(leaf, like)
-
-
-def _arrays(tree: PyTree) -> dict[str, Any]:
-    leaves = jax.tree_util.tree_leaves_with_path(tree)
-    return {
-        jax.tree_util.keystr(where): leaf
-        for where, leaf in leaves
-        if eqx.is_array(leaf) or isinstance(leaf, np.ndarray)
-    }
-
-
-def to_numpy(leaf: Any) -> np.ndarray:
-    """An array for NumPy; a PRNG key as its data."""
-    # Typed keys have no NumPy counterpart.
-    typed = jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
-    return np.asarray(jax.random.key_data(leaf) if typed else leaf)

@@ -7,6 +7,7 @@ import diffrax
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from ._constant import Constant
 from ._rollout import field_term, time_dtype
@@ -136,6 +137,24 @@ class Confidence(eqx.Module):
             return jnp.max(jax.nn.softmax(logits)) >= self.level(logits.dtype)
 
         return diffrax.Event(reached)
+
+
+def check_saveat(saveat: Any, end: Any) -> None:
+    """Raises `ValueError` for what is no `diffrax.SaveAt`, and for times that are not increasing in [0, end]."""
+    if not isinstance(saveat, diffrax.SaveAt):
+        raise ValueError(f"saveat: expected a diffrax.SaveAt such as SaveAt(ts=times), got {kind(saveat)}")
+    is_sub = lambda node: isinstance(node, diffrax.SubSaveAt)
+    for sub in jax.tree.leaves(saveat.subs, is_leaf=is_sub):
+        if not is_sub(sub) or sub.ts is None or is_traced(sub.ts) or is_traced(end):
+            continue
+        ts = np.asarray(sub.ts, np.float64)
+        if ts.ndim != 1:
+            raise ValueError(
+                f"saveat: expected times of shape (n,), the same for all examples, got {list(ts.shape)}; for times of each "
+                "example's own, jax.vmap a function (x, times) that calls trajectory(x[None], saveat=SaveAt(ts=times))"
+            )
+        if not ((np.diff(ts) >= 0).all() and (ts >= 0).all() and (ts <= end * (1 + 1e-6)).all()):
+            raise ValueError(f"saveat: expected increasing times in [0, {end:g}], where the solve ends, got {ts}")
 
 
 def solve(

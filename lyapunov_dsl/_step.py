@@ -10,6 +10,7 @@ from jaxtyping import PyTree
 
 from ._mesh import split, whole
 from ._objective._base import example_keys
+from ._trainable import join_trainable
 
 
 # Not inside `fit`: a second run with the same optimizer and another constant must find it compiled.
@@ -44,7 +45,7 @@ def _step(fixed: Any, params: Any, moments: Any, bad: Any, indices: Any, step: A
     if augment is not None:
         key, augment_key = jax.random.split(key)
         x = split(mesh, eqx.filter_vmap(augment)(x, example_keys(augment_key, x)))
-    value = lambda p: eqx.combine(p, static).loss(x, y, key=key)
+    value = lambda p: join_trainable(p, static).loss(x, y, key=key)
     loss, grads = eqx.filter_value_and_grad(value)(params)
     given = {"value": loss, "grad": grads, "value_fn": value}
     updates, new_moments = optax.with_extra_args_support(optimizer).update(grads, moments, params, **given)

@@ -25,9 +25,16 @@ def is_traced(x: Any) -> bool:
 
 
 def strong(tree: PyTree) -> PyTree:
-    """A tree with arrays in place of those that promote like Python numbers, of which `jnp.full(3, 1.0)` makes one."""
-    weak = lambda leaf: isinstance(leaf, jax.Array) and bool(getattr(leaf, "weak_type", False))
-    return jax.tree.map(lambda leaf: leaf.astype(leaf.dtype) if weak(leaf) else leaf, tree)
+    """A tree with arrays in place of those that promote like Python numbers, of which `jnp.full(3, 1.0)` makes one. What was
+    one array stays one."""
+    made: dict[int, Any] = {}
+
+    def leaf(x: Any) -> Any:
+        if not (isinstance(x, jax.Array) and bool(getattr(x, "weak_type", False))):
+            return x
+        return made.setdefault(id(x), x.astype(x.dtype))
+
+    return jax.tree.map(leaf, tree)
 
 
 def is_finite(x: Any) -> bool:

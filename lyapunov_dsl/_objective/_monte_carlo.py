@@ -31,7 +31,8 @@ class MonteCarlo(Objective):
     - `measure`: a [`lyapunov_dsl.Measure`][] over times and states. By default the tube
         around the current trajectories: none measured better beyond noise, and it costs least (see `docs/benchmarks.md`).
     - `level`: c, or (least, c): only states with V up to c, and at least `least`.
-    - `relative`: whether residuals are relative; for V >= 0. States with V = 0 do not count then.
+    - `relative`: whether residuals are relative; for V >= 0. States do not count then where V is 0, or so small (1e-31 in single
+        precision) that it underflows.
 
     **Raises:** `ValueError` for what is no measure, levels that are not in order, or relative residuals up to a level <= 0.
     """
@@ -73,12 +74,25 @@ class MonteCarlo(Objective):
         """What a residual counts at a value V."""
         least, most = self.level
         if self.relative:
-            # A denominator that is not normal has an inverse that may be infinite.
-            some = v > float(jnp.finfo(v.dtype).tiny)
-            r = jnp.where(some, r / jnp.where(some, v, 1), 0)
+            # Below this level V has lost digits to underflow, and a residual with it.
+            some = v > float(jnp.finfo(v.dtype).tiny) / float(jnp.finfo(v.dtype).eps)
+            r = jnp.where(some, _ratio(jnp.where(some, r, 0), jnp.where(some, v, 1)), 0)
         if most is not None:
             r = jnp.minimum(r, jnp.maximum(most - v, 0) / (most if self.relative else 1))
         return r if least is None else jnp.where(v >= least, r, 0)
+
+
+@jax.custom_jvp
+def _ratio(r: Any, v: Any) -> Any:
+    """r / v. JAX differentiates a quotient with v⁻², which overflows where v⁻¹ does not."""
+    return r / v
+
+
+@_ratio.defjvp
+def _ratio_jvp(primals: Any, tangents: Any) -> Any:
+    (r, v), (dr, dv) = primals, tangents
+    ratio = r / v
+    return ratio, (dr - ratio * dv) / v
 
 
 def over(
