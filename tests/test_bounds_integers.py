@@ -1,4 +1,6 @@
-"""Integers that vary stay integers: every operation of them is exact beyond the digits of floating-point types, or refused. And no end is NaN."""
+"""Integers that vary stay integers: every operation of them is exact beyond the digits of floating-point types, or refused.
+
+And no end is NaN."""
 
 import jax
 import jax.numpy as jnp

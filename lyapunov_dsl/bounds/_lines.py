@@ -156,7 +156,9 @@ def monotone(
 
 
 def planes(out: Interval, x: Interval, good: Any, below: Line, above: Line, *, ulps: int = 8) -> Relaxation:
-    """Lines as planes, the range where they are no good."""
+    """Lines as planes, the range where they are no good or not finite."""
+    for value in (*below, *above):
+        good = good & jnp.isfinite(value)
     low, high = (jnp.where(good, line[0], 0) for line in (below, above))
     bias_low = jnp.where(good, below[1], out.lower)
     bias_high = jnp.where(good, above[1], out.upper)

@@ -303,7 +303,8 @@ def _affine_slack(node: Node, out: Interval, *ranges: Interval) -> Any:
     if data.shift is not None:
         slack = slack + data.shift[1]
     # A sum that may overflow on its way may be NaN.
-    return jnp.where(total < 0.25 * float(jnp.finfo(node.dtype).max), slack, jnp.inf)
+    share = total / float(jnp.finfo(node.dtype).max) * (1 + 2 * data.terms * eps(node.dtype))
+    return jnp.where(share < 1, slack, jnp.inf)
 
 
 def _affine_relax(node: Node, out: Interval, *ranges: Interval) -> Relaxation:
