@@ -191,7 +191,9 @@ class Graph:
             points[1] = operands[1]
         if name == "triangular_solve":
             points[0] = operands[0]
-        exact = sure and (name in EXACT or not floats or (known and is_exact(name, [v.value for v in operands], out[0])))
+        exact = sure and (
+            name in EXACT or not floats or (known and is_exact(name, [v.value for v in operands], out[0]))
+        )
         if known and name in ("eq", "ne") and operands[0] is operands[1]:
             # Whether a number is NaN, which no rounding of a finite one changes.
             ends = operands[0].range()

@@ -7,11 +7,13 @@ import jax.numpy as jnp
 
 # Functions of JAX with a derivative that it defines by hand, and defines rightly.
 KNOWN = {"relu", "logaddexp"}
-# Operations that jump, decide, or hide what depends on their operands.
+# Operations that jump, as the angle does across the negative axis, decide, or hide what depends on their operands.
 STEPS = {
     *(
         "argmax",
         "argmin",
+        "atan2",
+        "bitcast_convert_type",
         "ceil",
         "eq",
         "floor",
@@ -21,6 +23,8 @@ STEPS = {
         "le",
         "lt",
         "ne",
+        "nextafter",
+        "reduce_precision",
         "rem",
         "round",
         "select_n",
