@@ -13,6 +13,7 @@ from ._rules import ONE, Form, Matrix, affine, box, logsumexp, multiply, short, 
 UNARY = {
     *("exp", "log", "sqrt", "tanh", "logistic", "softplus", "atan", "erf", "reciprocal"),
     *("relu", "step", "jump", "square", "sin", "cos"),
+    *("tan", "sinh", "cosh", "asinh", "acosh", "atanh", "asin", "acos"),
 }
 
 
@@ -182,6 +183,17 @@ class Graph:
             return self.unary("cos", x)
         if name == "cos":
             return self.combine((-1, self.unary("sin", x)))
+        square = lambda: self.unary("square", x)
+        if name == "tan":
+            return self.combine((1, one()), (1, self.unary("square", y)))
+        if name in ("sinh", "cosh"):
+            return self.unary("cosh" if name == "sinh" else "sinh", x)
+        if name == "atanh":
+            return self.unary("reciprocal", self.combine((1, one()), (-1, square())))
+        if name in ("asinh", "acosh", "asin", "acos"):
+            first, second = {"asinh": (1, 1), "acosh": (-1, 1)}.get(name, (1, -1))
+            found = self.unary("reciprocal", self.unary("sqrt", self.combine((first, one()), (second, square()))))
+            return self.combine((-1, found)) if name == "acos" else found
         raise Refused(f"the derivative of {name} is none that a proof may use")
 
     def values(self, wanted: Sequence[int], inputs: Mapping[int, Form], symbols: int | None = None) -> list[Form]:

@@ -12,6 +12,8 @@ from typing import Any, NamedTuple
 
 from flint import arb, arb_mat
 
+from ._curves import COSH, MORE, TAN, Curve
+
 ZERO, ONE = arb(0), arb(1)
 # [-1, 1].
 AROUND = arb(0, 1)
@@ -133,28 +135,6 @@ def corners(a: arb, b: arb, c: arb, d: arb) -> tuple[arb, arb]:
     return _least(found).lower(), (-_least([-p for p in found])).upper()
 
 
-class Curve(NamedTuple):
-    """A function of one number.
-
-    **Arguments:**
-
-    - `f`, `slope`: the function and its derivative, on balls.
-    - `slope_float`: about the derivative, of a float; nothing rests on it.
-    - `bends`: where the curvature changes its sign.
-    - `curvature`: the sign of the second derivative before the first bend; it changes at each.
-    - `above`: the function is defined only above this, where it is not `None`.
-    - `monotone`: 1 or -1.
-    """
-
-    f: Callable[[arb], arb]
-    slope: Callable[[arb], arb]
-    slope_float: Callable[[float], float]
-    bends: tuple[float, ...]
-    curvature: int
-    above: float | None = None
-    monotone: int = 1
-
-
 def _logistic(x: arb) -> arb:
     return 1 / (1 + (-x).exp())
 
@@ -181,6 +161,7 @@ CURVES = {
     "softplus": Curve(_softplus, _logistic, _logistic_float, (), 1),
     "atan": Curve(arb.atan, lambda x: 1 / (1 + x * x), lambda x: 1 / (1 + x * x), (0.0,), 1),
     "erf": Curve(arb.erf, lambda x: 2 * (-x * x).exp() / arb.pi().sqrt(), lambda x: 1.13 * math.exp(-x * x), (0.0,), 1),
+    **MORE,
     # Of positive numbers; of negative ones by symmetry.
     "reciprocal": Curve(lambda x: 1 / x, lambda x: -1 / (x * x), lambda x: -1 / (x * x), (), 1, above=0.0, monotone=-1),
 }
@@ -188,7 +169,7 @@ CURVES = {
 
 def _line(curve: Curve, a: arb, b: arb) -> tuple[arb, arb, arb]:
     """A slope α with the least and the most of f(x) - α x for x in [a, b]."""
-    if curve.above is not None and not a > curve.above:
+    if not curve.defined(a, b):
         return arb.nan(), arb.nan(), arb.nan()
     fa, fb = curve.f(a), curve.f(b)
     if a == b:
@@ -265,7 +246,7 @@ def _signed(signs: list[int], x: Form) -> Form:
 
 
 def _span(curve: Curve, a: arb, b: arb) -> tuple[arb, arb]:
-    if curve.above is not None and not a > curve.above:
+    if not curve.defined(a, b):
         return arb.nan(), arb.nan()
     return (curve.f(a), curve.f(b)) if curve.monotone > 0 else (curve.f(b), curve.f(a))
 
@@ -312,6 +293,8 @@ SHAPES = {
     "square": (_square_line, lambda a, b: ((a.max(-b).max(ZERO)) ** 2, abs(a).max(abs(b)) ** 2)),
     "sin": _wave(arb.sin, arb.cos, lambda x: -x.sin()),
     "cos": _wave(arb.cos, lambda x: -x.sin(), lambda x: -x.cos()),
+    "cosh": COSH,
+    "tan": TAN,
 }
 
 

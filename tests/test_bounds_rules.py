@@ -3,8 +3,10 @@ real arithmetic by mpmath."""
 
 import math
 from collections.abc import Callable, Iterator, Sequence
+from fractions import Fraction
 from typing import Any, NamedTuple
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import mpmath
@@ -134,6 +136,21 @@ def _erfc(x: Any) -> Any:
     return mp.erfc(x) if abs(x) < 1e4 else mp.mpf(0 if x > 0 else 2)
 
 
+def _remainder(x: Any, y: Any) -> Any:
+    """Exact as Python computes it, with the sign of x."""
+    return mp.mpf(math.fmod(float(x), float(y))) if y and abs(x) < mp.inf else mp.nan
+
+
+def _floored(x: Any, y: int) -> Any:
+    rest = Fraction(float(x)) % y
+    return mp.mpf(rest.numerator) / rest.denominator
+
+
+def _to_the_edge(function: Callable) -> Callable:
+    """A function that is infinite at -1 and 1."""
+    return lambda x: function(x) if abs(x) < 1 else mp.sign(x) * mp.inf if abs(x) == 1 else mp.nan
+
+
 def _rounded(x: Any) -> Any:
     return mp.nint(x)
 
@@ -201,6 +218,20 @@ POINTWISE = [
     Pointwise("sub", lambda x, y: x - y, lambda x, y: x - y, 2),
     Pointwise("sub", lambda x: 0.3 - x),
     Pointwise("tanh", jnp.tanh, mp.tanh),
+    Pointwise("tan", jnp.tan, mp.tan),
+    Pointwise("sinh", jnp.sinh, lambda x: mp.sinh(x) if abs(x) < 1e4 else mp.sign(x) * mp.inf),
+    Pointwise("cosh", jnp.cosh, lambda x: mp.cosh(x) if abs(x) < 1e4 else mp.inf),
+    Pointwise("asinh", lax.asinh, mp.asinh),
+    Pointwise("acosh", lax.acosh, mp.acosh),
+    Pointwise("atanh", lax.atanh, _to_the_edge(mp.atanh)),
+    Pointwise("asin", lax.asin, mp.asin),
+    Pointwise("acos", lax.acos, mp.acos),
+    Pointwise("erf_inv", lax.erf_inv, _to_the_edge(mp.erfinv)),
+    Pointwise("atan2", lax.atan2, mp.atan2, 2),
+    Pointwise("rem", lax.rem, _remainder, 2),
+    Pointwise("rem", lambda x: jnp.fmod(x, 0.75), lambda x: _remainder(x, mp.mpf(0.75))),
+    Pointwise("rem", lambda x: x % 3.0, lambda x: _floored(x, 3)),
+    Pointwise("rem", lambda x, y: x % y, None, 2),
     Pointwise("xor", lambda x, y: (x > 0) ^ (y > 0), None, 2),
     # What the engine recognizes as one function of a number.
     Pointwise("exp", jax.nn.softplus, lambda x: mp.log1p(mp.exp(x)) if x < 1e4 else x),
@@ -283,6 +314,10 @@ def conv(x: Any, groups: int = 1, **more: Any) -> Any:
     return lax.conv_general_dilated(x[None], kernel, (1, 1), ((0, 1), (0, 1)), feature_group_count=groups, **more)
 
 
+def _triangular(x: Any, **options: Any) -> Any:
+    return lax.linalg.triangular_solve(weights(x, 4, 4) + 2 * jnp.eye(4, dtype=x.dtype), x, **options)
+
+
 STRUCTURED = [
     Structured("add_any", jax.grad(lambda x: jnp.sum(jnp.sin(x) * x)), ((3,),)),
     Structured("argmax", lambda x: jnp.argmax(x, axis=0), ((4, 2),)),
@@ -325,6 +360,35 @@ STRUCTURED = [
         ((4,),),
         eager=True,
     ),
+    Structured("cummax", lambda x: lax.cummax(x, axis=1), ((2, 4),)),
+    Structured("cummin", lambda x: lax.cummin(x, axis=0, reverse=True), ((3, 2),)),
+    Structured("cumprod", lambda x: lax.cumprod(x, axis=0, reverse=True), ((3,),)),
+    Structured("cumprod", lambda x: lax.cumprod(x, axis=1), ((2, 5),), slow=True),
+    Structured("reduce_prod", lambda x: jnp.prod(x, axis=(0, 2)), ((2, 3, 2),)),
+    Structured("reduce_prod", lambda x: jnp.prod(x[0] * x[1]) - x[1, 0], ((2, 3),)),
+    Structured("mul", jax.grad(jnp.prod), ((4,),)),
+    Structured("sort", lambda x: jnp.sort(x, axis=0), ((4, 2),)),
+    Structured("sort", lambda x: jnp.sort(x), ((12,),)),
+    Structured("sort", lambda x: jnp.median(x, axis=0) - x[0], ((4, 2),)),
+    Structured("top_k", lambda x: lax.top_k(x, 2), ((2, 4),)),
+    Structured("reduce_or", lambda x: jnp.where(jnp.any(x > 0.5, axis=1), x[:, 0], -x[:, 0]), ((3, 2),)),
+    Structured("reduce_and", lambda x: jnp.all(x > 0.5, axis=(0, 1)), ((3, 2),)),
+    Structured("reduce_xor", lambda x: lax.reduce_xor(x > 0.5, axes=(1,)), ((3, 3),)),
+    Structured("unvmap_any", lambda x: jnp.where(eqx.internal.unvmap_any(x > 0.5), x, -x), ((3,),)),
+    Structured("unvmap_all", lambda x: jnp.where(eqx.internal.unvmap_all(x > 0.5), x, -x), ((3,),)),
+    Structured("scatter", lambda x, y: x.at[jnp.asarray([2, 0])].set(y), ((4,), (2,))),
+    Structured("scatter", lambda x: x.at[1, ::2].set(x[0, 1]), ((3, 4),)),
+    Structured("scatter-add", lambda x, y: x.at[jnp.asarray([2, 0, 2])].add(y), ((3, 2), (3, 2))),
+    Structured("scatter-add", jax.grad(lambda x: jnp.sum(jnp.sin(x[jnp.asarray([2, 0, -1])]))), ((3, 2),)),
+    Structured("scatter-sub", lambda x, y: x.at[jnp.asarray([2, 2])].subtract(y), ((3,), (2,))),
+    Structured("scatter-mul", lambda x, y: x.at[jnp.asarray([2, 0])].multiply(y), ((3,), (2,))),
+    Structured("scatter-min", lambda x, y: x.at[jnp.asarray([2, 0])].min(y), ((3,), (2,))),
+    Structured("scatter-max", lambda x, y: x.at[jnp.asarray([1])].max(y), ((3,), (1,))),
+    Structured("triangular_solve", lambda x: _triangular(x, lower=True, left_side=True), ((4, 2),)),
+    Structured("triangular_solve", lambda x: _triangular(x, left_side=True, transpose_a=True), ((4, 2),)),
+    Structured("triangular_solve", lambda x: _triangular(x, lower=True, unit_diagonal=True), ((2, 4),)),
+    Structured("triangular_solve", lambda x: jnp.linalg.solve(weights(x, 4, 4), x), ((4,),)),
+    Structured("triangular_solve", jax.grad(lambda x: jnp.sum(jnp.linalg.solve(weights(x, 4, 4), x) ** 2)), ((4,),)),
     Structured("pad", lambda x: lax.pad(x, x[0, 0], ((1, 0, 1), (-1, 2, 0))), ((3, 3),)),
     Structured("reduce_max", lambda x: jnp.max(x, axis=0), ((4, 2),)),
     Structured("reduce_max", lambda x: jnp.max(jnp.argmax(x, axis=0)), ((4, 2),)),
@@ -390,6 +454,7 @@ def test_evaluations_of_arrays_are_inside(kind, case):
 
 # Other versions of JAX make these of the same functions.
 ELSEWHERE = {"copy_p", "expand_dims", "real", "round away from zero"}
+ELSEWHERE |= {f"scatter_{name}" for name in ("add", "sub", "mul", "min", "max")}
 
 
 def primitives(jaxpr: Any) -> set[str]:

@@ -43,6 +43,8 @@ LINEAR = {
         "reduce_window_sum",
         "reshape",
         "rev",
+        "scatter",
+        "scatter-add",
         "select_n",
         "slice",
         "split",
@@ -63,6 +65,7 @@ MOVES = LINEAR - {
     "convert_element_type",
     "reduce_sum",
     "reduce_window_sum",
+    "scatter-add",
     "sub",
     "lyapunov_dsl_margins",
 }
@@ -73,8 +76,14 @@ CALLS = {
     **dict.fromkeys(("custom_jvp_call", "custom_vjp_call_jaxpr"), "call_jaxpr"),
 }
 # Of two arrays of one shape.
-PAIRS = {"div", "max", "min"}
-UNARY = {name: name for name in ("exp", "log", "sqrt", "tanh", "logistic", "atan", "erf", "square", "sin", "cos")}
+PAIRS = {"atan2", "div", "max", "min"}
+UNARY = {
+    name: name
+    for name in (
+        *("exp", "log", "sqrt", "tanh", "logistic", "atan", "erf", "square", "sin", "cos"),
+        *("tan", "sinh", "cosh", "asinh", "acosh", "atanh", "asin", "acos"),
+    )
+}
 
 
 class Exported:
@@ -202,6 +211,9 @@ def _apply(out: Exported, equation: Any, operands: list[Any]) -> list[Any]:
             soft = out.unary("softplus", out.combine((1, x), (-1, y)))
             return [Varying(out.combine((1, y), (1, soft)), equation.outvars[0].aval.shape)]
         return _read(out, inner, consts, operands)
+    if equation.outvars and all(0 in v.aval.shape for v in equation.outvars):
+        # Arrays without entries, of which derivatives of running products are made.
+        return [np.zeros(v.aval.shape, v.aval.dtype) for v in equation.outvars]
     if name in CONTROL:
         return CONTROL[name](out, equation, operands)
     floats = any(jnp.issubdtype(v.aval.dtype, jnp.floating) for v in equation.outvars)
@@ -338,7 +350,9 @@ def _stacked(out: Exported, rows: list[Any], aval: Any) -> Any:
         return jnp.stack(rows) if rows else jnp.zeros(aval.shape, aval.dtype)
     size = math.prod(aval.shape[1:])
     place = np.eye(len(rows) * size).reshape(len(rows), size, -1)
-    return Varying(out.affine(len(rows) * size, *((_node(out, v), m.T) for v, m in zip(rows, place, strict=True))), aval.shape)
+    return Varying(
+        out.affine(len(rows) * size, *((_node(out, v), m.T) for v, m in zip(rows, place, strict=True))), aval.shape
+    )
 
 
 def _while(out: Exported, equation: Any, operands: list[Any]) -> list[Any]:

@@ -47,6 +47,40 @@ def _clamp(out: Any, equation: Any, low: int, x: int, high: int) -> int:
     return out.combine((1, high), (-1, out.relu(out.combine((1, high), (-1, above)))))
 
 
+def _atan2(out: Any, equation: Any, y: int, x: int) -> int:
+    """2 atan(y / (r + x)) with the radius r, which is right everywhere but on the negative axis; there the divisor is 0."""
+    square = lambda v: out.unary("square", v)
+    radius = out.unary("sqrt", out.combine((1, square(x)), (1, square(y))))
+    part = out.add("multiply", (y, out.unary("reciprocal", out.combine((1, radius), (1, x)))), out.size(x))
+    return out.combine((2, out.unary("atan", part)))
+
+
+def _products(out: Any, rows: list[Any], x: int) -> list[int]:
+    """Products of so many rows of places as there are so far."""
+    size = out.size(x)
+    found = [out.affine(len(row), (x, np.eye(size)[row])) for row in rows]
+    for i in range(1, len(found)):
+        found[i] = out.add("multiply", (found[i - 1], found[i]), len(rows[i]))
+    return found
+
+
+def _reduce_prod(out: Any, equation: Any, x: int) -> int:
+    shape, axes = equation.invars[0].aval.shape, equation.params["axes"]
+    places = np.moveaxis(np.arange(_count(shape)).reshape(shape), axes, range(len(axes)))
+    return _products(out, list(places.reshape(math.prod(shape[i] for i in axes), -1)), x)[-1]
+
+
+def _cumprod(out: Any, equation: Any, x: int) -> int:
+    shape, axis = equation.invars[0].aval.shape, equation.params["axis"]
+    places = np.moveaxis(np.arange(_count(shape)).reshape(shape), axis, 0)
+    places = places[::-1] if equation.params["reverse"] else places
+    rows = places.reshape(shape[axis], -1)
+    back = lambda row: np.eye(_count(shape))[row].T
+    return out.affine(
+        _count(shape), *((v, back(row)) for v, row in zip(_products(out, list(rows), x), rows, strict=True))
+    )
+
+
 def _ones(out: Any, x: int) -> int:
     return out.constant(np.ones(out.size(x)))
 
@@ -60,6 +94,9 @@ RULES: dict[str, Callable[..., int]] = {
     "abs": lambda out, e, x: out.combine((2, out.relu(x)), (-1, x)),
     "max": lambda out, e, x, y: out.combine((1, y), (1, out.relu(out.combine((1, x), (-1, y))))),
     "min": lambda out, e, x, y: out.combine((1, x), (-1, out.relu(out.combine((1, x), (-1, y))))),
+    "atan2": _atan2,
+    "reduce_prod": _reduce_prod,
+    "cumprod": _cumprod,
     "reduce_max": _reduce_max,
     "reduce_min": lambda out, e, x: _reduce_max(out, e, x, -1.0),
     "clamp": _clamp,

@@ -87,10 +87,10 @@ def bound(
 
     graph, out = trace(of_arrays, *(region.like for region in regions))
     for value in graph.outputs:
-        if 0 in value.shape or not (jnp.issubdtype(value.dtype, jnp.number) or value.dtype == bool):
-            raise ValueError(f"bound: expected results with entries, which are numbers, got {describe(value)}")
-        if jnp.issubdtype(value.dtype, jnp.complexfloating):
-            raise ValueError(f"bound: expected results that are real numbers, got {describe(value)}")
+        real = jnp.issubdtype(value.dtype, jnp.number) and not jnp.issubdtype(value.dtype, jnp.complexfloating)
+        if 0 in value.shape or not (real or value.dtype == bool):
+            like = describe(jax.ShapeDtypeStruct(value.shape, value.dtype))
+            raise ValueError(f"bound: expected results that are real numbers, at least one of them, got {like}")
     if rounding == "real" and graph.evaluated:
         raise UnknownPrimitive(
             f"bounds: what {graph.evaluated[0]} makes of constants is known as it is evaluated, not in real numbers: compute it "

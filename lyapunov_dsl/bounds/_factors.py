@@ -1,6 +1,5 @@
 """Products of several numbers, in any order, and remainders."""
 
-import functools
 from typing import Any
 
 import jax.numpy as jnp
@@ -11,15 +10,15 @@ from ._interval import Interval, eps, finite_magnitude, is_anything, magnitude, 
 from ._linear import mul
 from ._lines import ends, planes
 from ._move import fit, linear, nodes_of
-from ._order import _entries
-from ._rule import NONE, Node, Plane, Relaxation, Rule, exactly, once, roundoff
+from ._rule import NONE, Const, Node, Plane, Relaxation, Rule, once, roundoff
 
 
-def _product_slack(node: Node, out: Interval, x: Interval, *factors: Interval) -> Any:
-    """Rounding of products in any order: a part of the factors alone may overflow, or underflow and be lost."""
-    count = len(factors)
-    grown = functools.reduce(jnp.multiply, [jnp.maximum(magnitude(v), 1) for v in factors])
-    kind = node.dtype if not node.virtual else wide()
+def _product_slack(node: Node, out: Interval, whole: Interval, x: Interval) -> Any:
+    """Rounding of products in any order: a part of the factors alone may overflow, or underflow and be lost. `data` is what
+    multiplies the factors, and how many they are."""
+    times, count = node.data
+    grown = times(jnp.maximum(magnitude(x), 1)) * (1 + 2 * count * eps(wide()))
+    kind = wide() if node.virtual else node.dtype
     # What is lost counts times the factors that are still to come.
     lost = 2 * count * tiny(kind) * grown
     good = grown < 0.25 * min(float(jnp.finfo(v).max) for v in (kind, wide()))
@@ -27,23 +26,11 @@ def _product_slack(node: Node, out: Interval, x: Interval, *factors: Interval) -
 
 
 def _first(node: Node, out: Interval, *inputs: Interval) -> Relaxation:
-    plane = Plane((lambda c: c, *[None] * (len(inputs) - 1)), NONE)
+    plane = Plane((lambda c: c, None), NONE)
     return Relaxation(plane, plane, NONE)
 
 
-_product = Rule("product", lambda node, x, *_: x, _product_slack, _first, guides=0, again=once)
-
-
-def product(graph: Graph, factors: list[Node]) -> Node:
-    """The product of values of one shape, however a compiler arranges it."""
-    if len(factors) == 1:
-        return factors[0]
-    level = factors
-    while len(level) > 1:
-        pairs = [mul(graph, x, y, x.dtype, virtual=True) for x, y in zip(level[::2], level[1::2], strict=False)]
-        level = pairs + level[len(level) // 2 * 2 :]
-    (whole,) = level
-    return graph.add(_product, [whole, *factors], whole.shape, whole.dtype)
+_product = Rule("product", lambda node, whole, x: whole, _product_slack, _first, guides=0, again=once)
 
 
 def _check(graph: Graph, x: Node) -> None:
@@ -55,16 +42,35 @@ def _reduce_prod(graph: Graph, equation: Any, x: Node) -> Value:
     _check(graph, x)
     axes = tuple(int(a) for a in equation.params["axes"])
     shape = equation.outvars[0].aval.shape
-    last = linear(graph, lambda v: jnp.moveaxis(v, axes, tuple(range(len(axes)))).reshape(-1, *shape), x)
-    return product(graph, _entries(graph, last, 0))
+    rows = linear(graph, lambda v: jnp.moveaxis(v, axes, tuple(range(len(axes)))).reshape(-1, *shape), x)
+    whole, count = rows, rows.shape[0]
+    while whole.shape[0] > 1:
+        # Halves times halves; what is left of an odd number stays.
+        half = whole.shape[0] // 2
+        one = linear(graph, lambda v, half=half: v[:half], whole)
+        other = linear(graph, lambda v, half=half: v[half : 2 * half], whole)
+        found = mul(graph, one, other, x.dtype, virtual=True)
+        if whole.shape[0] % 2:
+            found = linear(graph, lambda a, b, half=half: jnp.concatenate([a, b[2 * half :]]), found, whole)
+        whole = found
+    whole = linear(graph, lambda v: v[0], whole)
+    return graph.add(_product, [whole, rows], shape, x.dtype, (lambda v: jnp.prod(v, axis=0), count))
 
 
 def _cumprod(graph: Graph, equation: Any, x: Node) -> Value:
     _check(graph, x)
-    axis, reverse = equation.params["axis"], equation.params["reverse"]
-    rows = _entries(graph, x, axis)
-    parts = [rows[i:] if reverse else rows[: i + 1] for i in range(len(rows))]
-    return linear(graph, lambda *v: jnp.stack(v, axis=axis), *(product(graph, part) for part in parts))
+    axis, reverse, count = equation.params["axis"], equation.params["reverse"], x.shape[equation.params["axis"]]
+    flip = (lambda v: jnp.flip(v, axis)) if reverse else (lambda v: v)
+    whole, apart = linear(graph, flip, x), 1
+    while apart < count:
+        # Each times that so far back, or one.
+        ones = Const(jnp.ones([apart if i == axis else n for i, n in enumerate(x.shape)], x.dtype))
+        (first,) = nodes_of(graph, [ones])
+        back = lambda o, v, apart=apart: jnp.concatenate([o, lax.slice_in_dim(v, 0, count - apart, axis=axis)], axis)
+        whole = mul(graph, whole, linear(graph, back, first, whole), x.dtype, virtual=True)
+        apart *= 2
+    times = lambda v: lax.cumprod(v, axis, reverse)
+    return graph.add(_product, [linear(graph, flip, whole), x], x.shape, x.dtype, (times, count))
 
 
 # x - y trunc(x / y), which has the sign of x and is exact in floating point.

@@ -74,5 +74,5 @@ def _scatter(graph: Graph, equation: Any, operand: Value, indices: Value, update
 
 EXACT.add("scatter")
 NAMES = ("scatter", "scatter-add", "scatter-sub", "scatter-mul", "scatter-min", "scatter-max")
-TRANSLATIONS |= {name: _scatter for name in NAMES}
+TRANSLATIONS |= dict.fromkeys(NAMES, _scatter)
 TRANSLATIONS |= {name.replace("-", "_"): _scatter for name in NAMES}

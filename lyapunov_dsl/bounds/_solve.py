@@ -8,7 +8,7 @@ from jax import lax
 from ._graph import CONTROL, TRANSLATIONS, Graph, Value
 from ._interval import eps, wide, widest
 from ._move import nodes_of
-from ._rule import Affine, Const, Node, affine
+from ._rule import Affine, Const, affine
 
 
 def _triangle(graph: Graph, equation: Any, a: Value) -> tuple[Any, Any]:

@@ -161,14 +161,16 @@ RULES["tan"] = Rule("tan", _tan_range, ulps_slack(64), _tan_relax, again=once)
 
 def _atan2_range(node: Node, y: Interval, x: Interval) -> Interval:
     """Angles of a rectangle without the origin are between those of its corners. Where it meets the negative axis, on which
-    the angle jumps, or a neighborhood of the origin, they are all from -π to π."""
+    the angle jumps, they are all from -π to π."""
     corners = jnp.stack([jnp.arctan2(v, w) for v in y for w in x])
     # What is subnormal may be taken for a zero, of either sign.
     least = 4 * tiny(node.dtype)
     cut = (y.lower <= least) & (y.upper >= -least) & (x.lower <= least)
     low = jnp.where(cut, -math.pi, jnp.min(corners, axis=0))
     high = jnp.where(cut, math.pi, jnp.max(corners, axis=0))
-    return _anything_where(is_anything(y) | is_anything(x), low, high)
+    # Two subnormal numbers make 0 / 0 of what XLA evaluates; in real numbers the angle of the origin is 0.
+    origin = cut & (x.upper >= -least) & (not node.virtual)
+    return _anything_where(is_anything(y) | is_anything(x) | origin, low, high)
 
 
 def _atan2_relax(node: Node, out: Interval, y: Interval, x: Interval) -> Relaxation:
