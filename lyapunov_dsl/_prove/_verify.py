@@ -15,11 +15,11 @@ from .._certify._assurance import weakest
 from .._condition import Condition
 from .._domain import Domain
 from .._types import exactly, number, shown
-from ._agreement import declared, differs, traced
+from ._agreement import declared, differs, sampled, traced
 from ._arguments import check_like, check_rest, ends_of, flat_state, frontier
 from ._branch import CUT, Budget, Run, Tree
 from ._claims import checked_claims, is_steady, questions_of, region_of, tubular
-from ._exact import at_rest as exactly_at_rest
+from ._exact import at_rest as exactly_at_rest, violates
 from ._finite import unknown
 from ._judge import ABOVE, BELOW, OUTSIDE, REST, Rounding
 from ._known import fingerprint
@@ -202,7 +202,8 @@ def verify(
         left: dict[str, tuple[np.ndarray, np.ndarray]] = {}
         worst, trees = None, {}
         own = declared(condition, part, x, y, x64)
-        other = differs(told, own, region, rest, condition.continuous.horizon, claims)
+        samples = sampled(told, own, region, rest)
+        other = differs(told, own, samples, region, condition.continuous.horizon, claims)
         why = dict.fromkeys(questions, other) if other else _hopeless(told, first, region, claims, strict, at_rest)
         for name, (statement, judge, boxes) in questions.items():
             level_of = Assurance.PROVED_FLOAT if rounding == "float" else Assurance.PROVED_REAL
@@ -212,7 +213,11 @@ def verify(
                 found[name] = Claim(statement, Assurance.UNDECIDED, given=given)
                 left |= {key: (low[None], high[None]) for key, low, high, *_ in boxes}
                 continue
-            for key, least, most, *fixed in boxes:
+            if name == "definite" and rest is not None:
+                # V that is 0 elsewhere is often so at states that are easily found.
+                low = (z for z in samples.lowest(rest)[:16] if judge.inside(z) and violates(at_rest, name, z))
+                counter = next(low, None)
+            for key, least, most, *fixed in boxes if counter is None else ():
                 judge.fixed = tuple(fixed)
                 tree, counter = run.branch(key, judge, least, most)
                 trees[key] = tree
