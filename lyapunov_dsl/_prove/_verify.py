@@ -237,24 +237,28 @@ def verify(
                 and _is_void([trees[key] for key, *_ in boxes])
             ):
                 given = "nothing: no state of H has V between the levels"
+            if name == "decrease" and tube is not None and "stays" not in claims:
+                given = given or "the tube, given by you: that trajectories stay in it was not looked at, see 'stays'"
             if counter is not None:
                 level_of, example = Assurance.REFUTED, _counterexample(told, part, name, counter)
                 worst = worst or example
             found[name] = Claim(statement, level_of, counterexample=example, given=given)
         run.bar.close()
-        if any(claim.assurance in PROVED for claim in found.values()):
-            gone = "" if traced(told, first) == before else "the functions are others when they are traced again"
-            infinite, boxes = ("", None) if gone else unknown(told, claims, region, radius)
-            if infinite:
-                left["finite"] = boxes
-            if gone or infinite:
-                for name, claim in found.items():
-                    if claim.assurance in PROVED:
-                        found[name] = Claim(claim.statement, Assurance.UNDECIDED, given=gone or infinite)
         if "stays" in claims:
             found["stays"] = _stays(record)
         if "robust" in claims:
             found["robust"] = _robust(record, trees, [found[name].assurance for name in questions])
+        decided = {name: claim for name, claim in found.items() if claim.assurance is not Assurance.UNDECIDED}
+        gone, infinite = other, ""
+        if decided and not gone and traced(told, first) != before:
+            gone = "the functions are others when they are traced again: they depend on what Python holds"
+        if not gone and any(claim.assurance in PROVED for claim in decided.values()):
+            infinite, boxes = unknown(told, claims, region, radius)
+            left |= {"finite": boxes} if infinite else {}
+        for name, claim in decided.items():
+            if gone or (infinite and claim.assurance in PROVED):
+                found[name] = Claim(claim.statement, Assurance.UNDECIDED, given=gone or infinite)
+        worst = None if gone else worst
         status = weakest(*(c.assurance for c in found.values()))
         proof = None
         if status in PROVED:
