@@ -1,5 +1,6 @@
 """Type names shared by the whole package."""
 
+import decimal
 import math
 import os
 from pathlib import Path
@@ -57,6 +58,15 @@ def number(x: Any) -> str:
     """A number as it is printed in what is claimed: the shortest text that reads back as the same one, so that nothing is rounded."""
     value = float(x)
     return str(int(value)) if value.is_integer() and abs(value) < 1e6 else repr(value)
+
+
+def rounded(x: Any, side: int) -> str:
+    """A number with four digits, rounded down for the side -1 and up for 1, as the ends of an interval are printed."""
+    value = float(x)
+    if not math.isfinite(value):
+        return repr(value)
+    context = decimal.Context(prec=4, rounding=decimal.ROUND_CEILING if side > 0 else decimal.ROUND_FLOOR)
+    return f"{float(context.create_decimal(decimal.Decimal(value))):.4g}"
 
 
 def numbers(x: Any) -> str:

@@ -7,6 +7,8 @@ from typing import Any
 import jax
 import numpy as np
 
+from .._types import number, rounded
+
 
 class Assurance(enum.Enum):
     """How a claim was obtained, or that it was not. A weaker level is never shown as a stronger one."""
@@ -46,9 +48,10 @@ class Counterexample:
     residual: float
 
     def __str__(self) -> str:
-        state = jax.tree.map(lambda leaf: np.array2string(leaf, 1000, precision=3, threshold=20), self.state)
+        # All digits, so that it can be evaluated again.
+        state = jax.tree.map(lambda leaf: np.array2string(leaf, 1000, floatmode="unique", threshold=20), self.state)
         return (
-            f"{self.part}, example {self.example}, t={self.t:.4g}, V={self.value:.4g}, dV/dt={self.rate:.4g}, "
+            f"{self.part}, example {self.example}, t={number(self.t)}, V={self.value:.4g}, dV/dt={self.rate:.4g}, "
             f"residual={self.residual:.4g} at state {state}"
         )
 
@@ -87,9 +90,11 @@ class Claim:
         """The figure with its interval, empty where there is none."""
         if self.value is None:
             return ""
-        text = f"{self.value:.4g}"
+        # What is proved is printed exactly, the ends of an interval outward.
+        proved = self.assurance.name in ("CHECKED", "PROVED_FLOAT", "PROVED_REAL")
+        text = number(self.value) if proved else f"{self.value:.4g}"
         if self.interval is not None:
-            text += f" [{self.interval[0]:.4g}, {self.interval[1]:.4g}]"
+            text += f" [{rounded(self.interval[0], -1)}, {rounded(self.interval[1], 1)}]"
             text += "" if self.confidence is None else f" {100 * self.confidence:.4g} %"
         return text
 

@@ -142,7 +142,8 @@ def feasibility(condition: Condition, starts: PyTree, targets: PyTree, *, key: A
             f"{name} can be met on all of [0, T] x H at the declared speed; worst residual left to the fastest field"
         )
         level = Assurance.EMPIRICAL if counterexample is None else Assurance.REFUTED
-        claims[f"{name}.feasible"] = Claim(statement, level, worst, counterexample=counterexample)
+        given = f"speed_bound, given by you; the field was found to keep it at {len(drawn.t)} states drawn in H"
+        claims[f"{name}.feasible"] = Claim(statement, level, worst, counterexample=counterexample, given=given)
         values = found.value[found.excess > 0]
         if counterexample is not None:
             values = np.append(values, counterexample.value)

@@ -25,8 +25,8 @@ from ._known import numbers_of, remembered
 from ._question import Functions
 from ._region import Region
 
-# How many states are drawn, how many corners, and how many on faces.
-INSIDE, CORNERS, FACES = 768, 128, 128
+# How many states are drawn, how many corners, how many on faces, and how many at eighths of the way through the region.
+INSIDE, CORNERS, FACES, EIGHTHS = 768, 128, 128, 128
 # What rounding may make of a result: so many units in the last place of its largest size at these states; where it is more, what the
 # rounding of this very evaluation may come to is bounded instead, and taken this many times.
 UNITS, TIMES = 64, 4
@@ -89,7 +89,8 @@ def points_of(region: Region, dtype: Any, rest: np.ndarray | None) -> np.ndarray
     corner = at(pick(CORNERS), random.integers(0, 2, (CORNERS, size)))
     share = random.random((FACES, size))
     share[np.arange(FACES), random.integers(0, size, FACES)] = random.integers(0, 2, FACES)
-    found = [inside, at(pick(FACES), share), corner, 0.5 * region.low[:64] + 0.5 * region.high[:64]]
+    eighths = at(pick(EIGHTHS), random.integers(0, 9, (EIGHTHS, size)) / 8)
+    found = [inside, at(pick(FACES), share), corner, eighths, 0.5 * region.low[:64] + 0.5 * region.high[:64]]
     if rest is not None:
         found.append(np.concatenate([region.low[:1, 0], rest])[None])
     points = np.concatenate(found)
@@ -108,14 +109,43 @@ def points_of(region: Region, dtype: Any, rest: np.ndarray | None) -> np.ndarray
     return near[((near >= low) & (near <= high) | (low == high)).all(axis=1)]
 
 
-def differs(
-    told: Functions, own: Own, region: Region, rest: np.ndarray | None, horizon: float, claims: list[str]
-) -> str:
+class Samples(NamedTuple):
+    """What the functions that are proved about are at some states, in float64.
+
+    **Arguments:**
+
+    - `points`: float64 [count, 1 + states].
+    - `proved`: field, V, rate and comparison there, by name.
+    """
+
+    points: np.ndarray
+    proved: dict[str, np.ndarray]
+
+    def lowest(self, rest: np.ndarray) -> np.ndarray:
+        """States other than the equilibrium at which V is not above 0, the lowest first."""
+        v = self.proved["V"].ravel()
+        low = np.flatnonzero((v <= 0) & (self.points[:, 1:] != rest).any(axis=1))
+        return self.points[low[np.argsort(v[low], kind="stable")]]
+
+
+def sampled(told: Functions, own: Own, region: Region, rest: np.ndarray | None) -> Samples:
+    """The functions that are proved about at states of a region."""
+    points = points_of(region, own.dtype, rest)
+    exact = lambda t, s: {
+        "the field": told.field(t, s),
+        "V": told.value(t, s),
+        "dV/dt": told.rate(t, s)[1],
+        "comparison(t, V)": told.comparison(t, told.value(t, s)),
+    }
+    return Samples(points, _evaluated(exact, (0, 0), points[:, 0], points[:, 1:]))
+
+
+def differs(told: Functions, own: Own, samples: Samples, region: Region, horizon: float, claims: list[str]) -> str:
     """What is different between the functions that are proved about and those that run, with the state; empty where nothing is.
 
     Also where V, the field or the comparison is no finite number at one of the states that claims speak of.
     """
-    points = points_of(region, own.dtype, rest)
+    points, proved = samples
     times = points[:, 0].copy()
     if (region.low[:, 0] == region.high[:, 0]).all() and len(region.low) == 1 and region.high[0, 0] == 0:
         # Nothing that is proved about depends on the time. What runs should not either.
@@ -126,13 +156,6 @@ def differs(
     half = float(jnp.finfo(own.dtype).eps) ** HALF
     if kept.shape != here.shape or not (np.abs(kept - here) <= half * size).all():
         return "the context that the input module makes in float64 is not the one it makes in its own types"
-    exact = lambda t, s: {
-        "the field": told.field(t, s),
-        "V": told.value(t, s),
-        "dV/dt": told.rate(t, s)[1],
-        "comparison(t, V)": told.comparison(t, told.value(t, s)),
-    }
-    proved = _evaluated(exact, (0, 0), points[:, 0], points[:, 1:])
     with jax.enable_x64(own.x64):
         cast = lambda v: jnp.asarray(v.astype(own.dtype))
         with jax.default_matmul_precision("highest"):
@@ -220,5 +243,6 @@ def traced(told: Functions, start: Any) -> str:
         (told.rate, (t, start)),
         (told.comparison, (t, t)),
     ):
-        _hash(digest, jax.make_jaxpr(function)(*args))
+        # In a function of its own, as JAX does not trace the same one twice.
+        _hash(digest, jax.make_jaxpr(lambda *args, function=function: function(*args))(*args))
     return digest.hexdigest()

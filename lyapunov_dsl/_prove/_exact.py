@@ -20,8 +20,11 @@ def at_rest(rest: Rest | None, claims: list[str], strict: bool, least: float | N
     times = [checked.time[0], *checked.rest], [checked.time[1], *checked.rest]
     with precision():
         first, _ = checked._taylor(checked.excess)
-        r, *slopes = checked.values([checked.excess, *first], *times)
+        r, v, *slopes = checked.values([checked.excess, checked.potential, *first], *times)
         (field,) = checked.values([checked.f], *times)
+        # Nothing is claimed there.
+        if checked.away(*times) or (checked.most is not None and bool(v.low[0] > checked.most)):
+            return ""
         exact = lambda form: all(bool(a == 0) and bool(b == 0) for a, b in zip(form.low, form.high, strict=True))
         if bool(r.high[0] < 0) or (not strict and bool(r.high[0] <= 0)) or all(map(exact, [r, *slopes])):
             return ""

@@ -205,11 +205,11 @@ class Judge:
         if self.strict and self.exact is not None and self.patience > 0:
             for z in np.unique(points[r == 0], axis=0)[:4]:
                 self.patience -= 1
-                if self._inside(z) and self.exact(z):
+                if self.inside(z) and self.exact(z):
                     return z
         return None
 
-    def _inside(self, z: np.ndarray) -> bool:
+    def inside(self, z: np.ndarray) -> bool:
         """Whether a point is in the ball, if there is one, rounding counted."""
         if self.region.ball is None:
             return True
@@ -218,7 +218,7 @@ class Judge:
 
     def fails(self, z: np.ndarray, least: float, most: float) -> bool:
         """Whether a point is in the region, and r above 0 there, rounding counted, or in all of a small box around it."""
-        if not self._inside(z):
+        if not self.inside(z):
             return False
         low = high = z
         if self.derived:

@@ -15,11 +15,11 @@ from .._certify._assurance import weakest
 from .._condition import Condition
 from .._domain import Domain
 from .._types import exactly, number, shown
-from ._agreement import declared, differs, traced
+from ._agreement import declared, differs, sampled, traced
 from ._arguments import check_like, check_rest, ends_of, flat_state, frontier
 from ._branch import CUT, Budget, Run, Tree
 from ._claims import checked_claims, is_steady, questions_of, region_of, tubular
-from ._exact import at_rest as exactly_at_rest
+from ._exact import at_rest as exactly_at_rest, violates
 from ._finite import unknown
 from ._judge import ABOVE, BELOW, OUTSIDE, REST, Rounding
 from ._known import fingerprint
@@ -211,7 +211,8 @@ def verify(
         left: dict[str, tuple[np.ndarray, np.ndarray]] = {}
         worst, trees = None, {}
         own = declared(condition, part, x, y, x64)
-        other = differs(told, own, region, rest, condition.continuous.horizon, claims)
+        samples = sampled(told, own, region, rest)
+        other = differs(told, own, samples, region, condition.continuous.horizon, claims)
         why = dict.fromkeys(questions, other) if other else _hopeless(told, first, region, claims, strict, at_rest)
         for name, (statement, judge, boxes) in questions.items():
             level_of = Assurance.PROVED_FLOAT if rounding == "float" else Assurance.PROVED_REAL
@@ -221,7 +222,11 @@ def verify(
                 found[name] = Claim(statement, Assurance.UNDECIDED, given=given)
                 left |= {key: (low[None], high[None]) for key, low, high, *_ in boxes}
                 continue
-            for key, least, most, *fixed in boxes:
+            if name == "definite" and rest is not None:
+                # V that is 0 elsewhere is often so at states that are easily found.
+                low = (z for z in samples.lowest(rest)[:16] if judge.inside(z) and violates(at_rest, name, z))
+                counter = next(low, None)
+            for key, least, most, *fixed in boxes if counter is None else ():
                 judge.fixed = tuple(fixed)
                 tree, counter = run.branch(key, judge, least, most)
                 trees[key] = tree
@@ -241,24 +246,28 @@ def verify(
                 and _is_void([trees[key] for key, *_ in boxes])
             ):
                 given = "nothing: no state of H has V between the levels"
+            if name == "decrease" and tube is not None and "stays" not in claims:
+                given = given or "the tube, given by you: that trajectories stay in it was not looked at, see 'stays'"
             if counter is not None:
                 level_of, example = Assurance.REFUTED, _counterexample(told, part, name, counter)
                 worst = worst or example
             found[name] = Claim(statement, level_of, counterexample=example, given=given)
         run.bar.close()
-        if any(claim.assurance.proved for claim in found.values()):
-            gone = "" if traced(told, first) == before else "the functions are others when they are traced again"
-            infinite, boxes = ("", None) if gone else unknown(told, claims, region, radius)
-            if infinite:
-                left["finite"] = boxes
-            if gone or infinite:
-                for name, claim in found.items():
-                    if claim.assurance.proved:
-                        found[name] = Claim(claim.statement, Assurance.UNDECIDED, given=gone or infinite)
         if "stays" in claims:
             found["stays"] = _stays(record)
         if "robust" in claims:
             found["robust"] = _robust(record, trees, [found[name].assurance for name in questions])
+        decided = {name: claim for name, claim in found.items() if claim.assurance is not Assurance.UNDECIDED}
+        gone, infinite = other, ""
+        if decided and not gone and traced(told, first) != before:
+            gone = "the functions are others when they are traced again: they depend on what Python holds"
+        if not gone and any(claim.assurance.proved for claim in decided.values()):
+            infinite, boxes = unknown(told, claims, region, radius)
+            left |= {"finite": boxes} if infinite else {}
+        for name, claim in decided.items():
+            if gone or (infinite and claim.assurance.proved):
+                found[name] = Claim(claim.statement, Assurance.UNDECIDED, given=gone or infinite)
+        worst = None if gone else worst
         status = weakest(*(c.assurance for c in found.values()))
         proof, said = None, ""
         if status.proved:
