@@ -1,11 +1,12 @@
 """What follows along trajectories: that they stay in a tube, tend to the equilibrium, or how large V is at the last time."""
 
 import itertools
+import math
 
 import numpy as np
 from flint import arb
 
-from ._program import Refused
+from ._limits import Refused
 from ._proof import Proof, outward
 from ._rules import ONE, ZERO, Matrix, affine
 
@@ -46,6 +47,8 @@ def robust(proof: Proof) -> None:
     if not (whole and "decrease" in have and have & {"enclosed", "invariant"}):
         raise Refused("robust: expected 'decrease' up to a level, and 'enclosed' or 'invariant'")
     assert proof.most is not None
+    if proof.u is None:
+        raise Refused("robust: expected a perturbation")
     if not all(a <= p <= q <= b for a, p, q, b in zip(proof.lower, *proof.start, proof.upper, strict=True)):
         raise Refused("robust: the start is not in the domain")
     for claim in ("gain", "slope"):
@@ -58,6 +61,8 @@ def robust(proof: Proof) -> None:
     if not rate.high[0] + push < 0:
         raise Refused("robust: V may rise above the level under a perturbation")
     proof.final = _solution(proof, outward(v.high[0], 1), push)
+    if not math.isfinite(proof.final):
+        raise Refused("robust: the comparison equation has no bound that is a number")
 
 
 def _solution(proof: Proof, level: float, push: arb) -> float:

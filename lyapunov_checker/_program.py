@@ -1,21 +1,19 @@
 """Programs: lists of operations on vectors of real numbers, their derivatives, and their values on a box."""
 
+import itertools
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 from flint import arb, arb_mat
 
+from ._limits import CELLS, ENTRIES, PRODUCTS, Meter, Refused, brief, integer, record as record_of, sequence
 from ._rules import ONE, Form, Matrix, affine, box, logsumexp, multiply, short, softmean, unary
 
 UNARY = {
     *("exp", "log", "sqrt", "tanh", "logistic", "softplus", "atan", "erf", "reciprocal"),
     *("relu", "step", "jump", "square", "sin", "cos"),
 }
-
-
-class Refused(ValueError):
-    """A proof that does not prove what it says, and why."""
 
 
 class Operation(NamedTuple):
@@ -36,9 +34,15 @@ class Operation(NamedTuple):
 
 
 class Graph:
-    """Operations, each after those that it is of."""
+    """Operations, each after those that it is of.
 
-    def __init__(self) -> None:
+    **Arguments:**
+
+    - `meter`: what they may cost.
+    """
+
+    def __init__(self, meter: Meter | None = None) -> None:
+        self.meter = Meter() if meter is None else meter
         self.operations: list[Operation] = []
         self._known: dict[Any, int] = {}
 
@@ -46,6 +50,7 @@ class Graph:
         """A new operation, or the same one where it is there already."""
         key = (name, tuple(args), size) if data is None else (name, tuple(args), size, id(data))
         if key not in self._known:
+            self.meter.store(1 + size, _stored(data))
             self.operations.append(Operation(name, tuple(args), size, data))
             self._known[key] = len(self.operations) - 1
         return self._known[key]
@@ -54,6 +59,7 @@ class Graph:
         return self.operations[value].size
 
     def input(self, size: int) -> int:
+        self.meter.store(1 + size, 0)
         self.operations.append(Operation("input", (), size))
         return len(self.operations) - 1
 
@@ -69,6 +75,7 @@ class Graph:
     def combine(self, *terms: tuple[Any, int]) -> int:
         """Σ c x with a number for each term."""
         size = self.size(terms[0][1])
+        self.meter.store(0, size * len(terms))
         data = [Matrix(size, None, [(i, i, arb(c)) for i in range(size)]) for c, _ in terms]
         return self.add("affine", [x for _, x in terms], size, data)
 
@@ -187,9 +194,19 @@ class Graph:
             if i not in needed and i not in found:
                 needed.add(i)
                 waiting += self.operations[i].args
+        # Symbols that are used so far, and coefficients that are held, both at most.
+        used, held = sum(len(form.rows) for form in inputs.values()), 0
         for i in sorted(needed):
             op = self.operations[i]
             args = [found[j] for j in op.args]
+            if symbols is not None:
+                # No form has others than the first symbols, so that the numbers of the rest are free again.
+                fresh, used = itertools.count(symbols + 1), symbols
+                args = [form._replace(fresh=fresh) for form in args]
+            more = sum(len(form.rows) for form in args) if op.name not in ("affine", "constant") else 0
+            if held + _cells(op, args, used + more) > CELLS:
+                raise Refused(f"programs: expected at most {CELLS} coefficients at once, got operations that need more")
+            self.meter.tick()
             if op.name == "constant":
                 found[i] = box(op.data, op.data, fresh)
             elif op.name == "affine":
@@ -206,7 +223,42 @@ class Graph:
                 raise Refused(f"a program has an unknown operation {op.name!r}")
             if symbols is not None:
                 found[i] = short(found[i], symbols)
+            used += OWN.get(op.name, 1) * more
+            held += sum(map(len, found[i].rows))
         return [found[i] for i in wanted]
+
+
+# How many symbols an operation adds for each entry that it is of, where it is not one.
+OWN = {"logsumexp": 2, "softmean": 5}
+
+
+def _stored(data: Any) -> int:
+    """Numbers that an operation has of its own."""
+    if data is None:
+        return 0
+    return (
+        sum(len(m.entries) + (0 if m.dense is None else m.dense.nrows() * m.dense.ncols()) for m in data)
+        if (data and isinstance(data[0], Matrix))
+        else len(data)
+    )
+
+
+def _cells(op: Operation, args: Sequence[Form], used: int) -> int:
+    """Coefficients that an operation makes, at most, with those that it needs on the way; refuses a map of too many products."""
+    if op.name != "affine":
+        return op.size if op.name == "constant" else OWN.get(op.name, 1) * (1 + used) * sum(len(f.rows) for f in args)
+    cells, products = 0, 0
+    for matrix, form in zip(op.data, args, strict=True):
+        width, dense = 1 + max(map(len, form.rows)), matrix.dense
+        cells = max(cells, op.size * width)
+        # Entries one by one take about ten times as long as those of a dense matrix.
+        products += 10 * len(matrix.entries) * width
+        if dense is not None:
+            products += op.size * len(form.rows) * width
+            cells = max(cells, 2 * op.size * len(form.rows), len(form.rows) * width)
+    if products > PRODUCTS:
+        raise Refused(f"programs: expected at most {PRODUCTS} products in one affine map, got more")
+    return cells
 
 
 class Program(NamedTuple):
@@ -217,23 +269,32 @@ class Program(NamedTuple):
     output: int
 
 
-def read_program(name: str, record: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> Program:
+def read_program(name: str, record: Any, arrays: Mapping[str, np.ndarray], meter: Meter | None = None) -> Program:
     """A program from what a file says of it; refuses what does not fit together."""
+    meter = Meter() if meter is None else meter
+    record_of(name, record, ("operations", "output"))
     operations: list[Operation] = []
     sizes: list[int] = []
-    for number, entry in enumerate(record["operations"]):
-        kind, args, size = entry["name"], tuple(int(i) for i in entry["args"]), int(entry["size"])
-        where = f"{name}, operation {number} ({kind})"
-        if size < 1 or any(not 0 <= i < number for i in args):
-            raise Refused(f"{where}: it is of what comes later, or has no entries")
+    for number, entry in enumerate(sequence(name, record["operations"])):
+        where = f"{name}, operation {number}"
+        record_of(where, entry, ("name", "args", "size"), ("value", "matrices"))
+        kind = entry["name"]
+        if not isinstance(kind, str):
+            raise Refused(f"{where}: expected a name, got {brief(kind)}")
+        args = tuple(integer(where, i, 0, number - 1) for i in sequence(where, entry["args"]))
+        size = integer(where, entry["size"], 1, ENTRIES)
+        meter.store(1 + size + len(args), 0)
         given = [sizes[i] for i in args]
         data: Any = None
         if kind == "constant":
-            data = _numbers(where, arrays, entry["value"], (size,)).tolist()
+            meter.store(0, size)
+            data = _numbers(where, arrays, entry.get("value"), (size,)).tolist()
             fits = not args
         elif kind == "affine":
-            data = [_matrix(where, m, arrays, size, n) for m, n in zip(entry["matrices"], given, strict=True)]
-            fits = len(args) >= 1
+            matrices = sequence(where, entry.get("matrices"))
+            fits = len(args) == len(matrices) >= 1
+            if fits:
+                data = [_matrix(where, m, arrays, size, n, meter) for m, n in zip(matrices, given, strict=True)]
         elif kind in ("logsumexp", "softmean"):
             fits = size == 1 and len(set(given)) == 1 and len(args) == (1 if kind == "logsumexp" else 2)
         elif kind == "multiply":
@@ -242,33 +303,35 @@ def read_program(name: str, record: Mapping[str, Any], arrays: Mapping[str, np.n
             fits = not args
         else:
             fits = kind in UNARY and given == [size]
-        if not fits:
-            raise Refused(f"{where}: operands that do not fit, of sizes {given} for {size}")
+        if not fits or (kind != "constant" and "value" in entry) or (kind != "affine" and "matrices" in entry):
+            raise Refused(f"{where} ({kind[:20]}): it is unknown, or has operands or numbers that do not fit")
         operations.append(Operation(kind, args, size, data))
         sizes.append(size)
-    output = int(record["output"])
-    if not 0 <= output < len(operations):
-        raise Refused(f"{name}: its value is no operation of it")
+    output = integer(name, record["output"], 0, len(operations) - 1)
     return Program(name, operations, output)
 
 
 def _numbers(where: str, arrays: Mapping[str, np.ndarray], name: Any, shape: tuple[int, ...]) -> np.ndarray:
     """An array of finite numbers of a shape."""
-    if name not in arrays:
-        raise Refused(f"{where}: the array {name!r} is missing")
-    found = arrays[name]
+    found = arrays.get(name) if isinstance(name, str) else None
+    if found is None:
+        raise Refused(f"{where}: an array is missing")
     if found.dtype.kind != "f" or found.shape != shape or not np.isfinite(found).all():
         raise Refused(f"{where}: expected finite numbers of shape {shape}, got {found.dtype}{found.shape}")
     return found.astype(np.float64)
 
 
-def _matrix(where: str, record: Mapping[str, Any], arrays: Mapping[str, np.ndarray], rows: int, columns: int) -> Matrix:
-    if "dense" in record:
+def _matrix(where: str, record: Any, arrays: Mapping[str, np.ndarray], rows: int, columns: int, meter: Meter) -> Matrix:
+    if isinstance(record, dict) and "dense" in record:
+        record_of(where, record, ("dense",))
+        meter.store(0, rows * columns)
         dense = _numbers(where, arrays, record["dense"], (rows, columns))
-        return Matrix(rows, arb_mat([[arb(v) for v in row] for row in dense.tolist()]), [])
-    places = arrays.get(record.get("places", ""))
+        return Matrix(rows, arb_mat(dense.tolist()), [])
+    record_of(where, record, ("places", "values"))
+    places = arrays.get(record["places"]) if isinstance(record["places"], str) else None
     if places is None or places.dtype.kind != "i" or places.ndim != 2 or places.shape[0] != 2:
         raise Refused(f"{where}: expected rows and columns of the entries of a matrix")
+    meter.store(0, places.shape[1])
     values = _numbers(where, arrays, record["values"], (places.shape[1],))
     if places.size and not (places.min() >= 0 and places[0].max() < rows and places[1].max() < columns):
         raise Refused(f"{where}: entries of a matrix out of its range")

@@ -8,11 +8,12 @@ from typing import Any
 import numpy as np
 from flint import arb
 
-from ._program import Graph, Program, Refused, read_program
+from ._header import read_header
+from ._limits import Meter, Refused, record
+from ._program import Graph, Program, read_program
 from ._rules import ZERO, Form, _least, box
 from ._tree import leaves
 
-FORMAT = "lyapunov proof 1"
 # Rules of leaves: the inequality itself; V above the upper level; V below the lower one; the second derivatives at the equilibrium;
 # no point of the ball.
 HOLDS, ABOVE, BELOW, REST, OUTSIDE = 1, 2, 3, 4, 5
@@ -27,101 +28,50 @@ class Proof:
 
     - `header`: what is claimed, and the programs of the system and of V.
     - `arrays`: numbers by name.
+    - `meter`: what it may cost.
     """
 
-    def __init__(self, header: Mapping[str, Any], arrays: Mapping[str, np.ndarray]):
-        self.arrays, self.boxes = arrays, 0
+    def __init__(self, header: Mapping[str, Any], arrays: Mapping[str, np.ndarray], meter: Meter | None = None):
+        self.arrays = arrays
+        self.meter = Meter() if meter is None else meter
         # V at the last time at most, once that is shown.
         self.final = math.inf
-        self.derived: dict[int, tuple[list[int], list[int]]] = {}
-        if header.get("format") != FORMAT:
-            raise Refused(f"format: expected {FORMAT!r}, got {header.get('format')!r}")
-        self.lower, self.upper = ([float(v) for v in header["domain"][side]] for side in ("lower", "upper"))
+        # Whether a leaf of `decrease` is about states between the levels.
+        self.holds_somewhere = False
+        self._taylor_of: dict[int, tuple[list[int], list[int]]] = {}
+        self._slopes_of: dict[tuple[int, int], list[int]] = {}
+        said = read_header(header)
+        self.claims, self.lower, self.upper, self.time = said.claims, said.lower, said.upper, said.time
+        self.least, self.most, self.rest, self.start = said.least, said.most, said.rest, said.start
+        self.tube, self.faces, self.strict = said.tube, said.faces, said.strict
+        self.radius, self.gain, self.slope, self.ball = said.radius, said.gain, said.slope, said.ball
+        self.context = [] if said.context is None else said.context
         n = len(self.lower)
-        if (
-            n < 1
-            or len(self.upper) != n
-            or not all(-np.inf < a < b < np.inf for a, b in zip(self.lower, self.upper, strict=True))
-        ):
-            raise Refused("domain: expected finite lower < upper, as many as there are states")
-        self.time = [float(t) for t in header["time"]]
-        if len(self.time) != 2 or not 0 <= self.time[0] <= self.time[1] < np.inf:
-            raise Refused("time: expected 0 <= first <= last")
-        self.least, self.most = (None if v is None else float(v) for v in header["level"])
-        if any(v is not None and not np.isfinite(v) for v in (self.least, self.most)):
-            raise Refused("level: expected finite numbers or none")
-        self.rest = None if header["equilibrium"] is None else [float(v) for v in header["equilibrium"]]
-        if self.rest is not None and not all(
-            a < v < b for a, v, b in zip(self.lower, self.rest, self.upper, strict=True)
-        ):
-            raise Refused("equilibrium: expected a state inside of the domain")
-        ball = header["ball"]
-        self.ball = None if ball is None else ([arb(float(v)) for v in ball["center"]], arb(float(ball["radius"])))
-        if self.ball is not None:
-            ends = zip(self.ball[0], self.lower, self.upper, strict=True)
-            if not self.ball[1] > 0:
-                raise Refused("ball: expected a radius > 0")
-            if not all(bool(a <= c - self.ball[1]) and bool(c + self.ball[1] <= b) for c, a, b in ends):
-                raise Refused("ball: it is not inside of the box of the domain")
-        self.start = [[float(v) for v in header["start"][side]] for side in ("lower", "upper")]
-        if not all(len(v) == n for v in self.start) or not np.isfinite(self.start).all():
-            raise Refused("start: expected finite numbers, as many as there are states")
-        if not all(a <= b for a, b in zip(*self.start, strict=True)):
-            raise Refused("start: expected lower <= upper")
-        self.tube = None if header["tube"] is None else [[float(v) for v in row] for row in header["tube"]]
-        if self.tube is not None:
-            self._check_tube()
-        self.faces = [int(i) for i in header["faces"]]
-        if self.faces and (self.tube is not None or self.ball is not None or not set(self.faces) <= set(range(n))):
-            raise Refused("faces: expected indices of states, of a box")
-        self.strict = bool(header["strict"])
-        self.claims = [str(name) for name in header["claims"]]
-        self.own_rate = "rate" in header["programs"]
+        parts = record("programs", header["programs"], ("field", "value", "comparison"), ("rate",))
+        self.own_rate = "rate" in parts
         names = ["field", "value", "comparison", *(["rate"] if self.own_rate else [])]
-        programs = {name: read_program(name, header["programs"][name], arrays) for name in names}
+        self.programs = {name: read_program(name, parts[name], arrays, self.meter) for name in names}
         about = {"decrease"} if self.faces else {"decrease", "definite", "invariant"}
         if (self.own_rate or self.faces) and not set(self.claims) <= about:
-            raise Refused(
-                f"claims: expected some of {sorted(about)} for a rate of its own or for faces, got {self.claims}"
-            )
-        g = self.graph = Graph()
+            raise Refused(f"claims: expected some of {sorted(about)} for a rate of its own or for faces, got others")
+        g = self.graph = Graph(self.meter)
         self.t, self.state, self.v = g.input(1), g.input(n), g.input(1)
-        around = header["perturbation"]
-        self.context = [] if around is None else [float(v) for v in around["center"]]
-        self.radius = 0.0 if around is None else float(around["radius"])
-        self.gain, self.slope = (0.0, 0.0) if around is None else (float(around["gain"]), float(around["slope"]))
-        if not np.isfinite([*self.context, self.radius, self.gain, self.slope]).all() or self.radius < 0:
-            raise Refused("perturbation: expected finite numbers and a radius >= 0")
-        more, here = ([], []) if around is None else ([g.input(len(self.context))], [g.constant(self.context)])
+        more, here = ([g.input(len(self.context))], [g.constant(self.context)]) if self.context else ([], [])
         self.u = more[0] if more else None
-        self.f = g.inline(programs["field"], [self.t, self.state, *here])
+        self.f = g.inline(self.programs["field"], [self.t, self.state, *here])
         # The same for every context within the radius.
-        self.perturbed = g.inline(programs["field"], [self.t, self.state, *more])
-        self.potential = g.inline(programs["value"], [self.t, self.state])
-        self.allowed = g.inline(programs["comparison"], [self.t, self.v])
+        self.perturbed = g.inline(self.programs["field"], [self.t, self.state, *more])
+        self.potential = g.inline(self.programs["value"], [self.t, self.state])
+        self.allowed = g.inline(self.programs["comparison"], [self.t, self.v])
         if [g.size(v) for v in (self.f, self.perturbed, self.potential, self.allowed)] != [n, n, 1, 1]:
             raise Refused("programs: expected a field of the size of the state, and one number for V and comparison")
         rate = self.derivative(self.potential, {self.t: g.constant([1.0]), self.state: self.f})
         if self.own_rate:
-            rate = g.inline(programs["rate"], [self.t, self.state])
+            rate = g.inline(self.programs["rate"], [self.t, self.state])
             if g.size(rate) != 1:
                 raise Refused("programs: expected one number for the rate")
-        self.excess = g.combine((1, rate), (-1, g.inline(programs["comparison"], [self.t, self.potential])))
-        self.steady = not any(_uses(p, 0) for p in programs.values())
-
-    def _check_tube(self) -> None:
-        """A tube is boxes [first, last, *lower, *upper] of times and states, each from where the one before ends."""
-        n, before = len(self.lower), self.time[0]
-        if not self.tube:
-            raise Refused("tube: it has no boxes")
-        for row in self.tube or []:
-            first, last, lower, upper = row[0], row[1], row[2 : 2 + n], row[2 + n :]
-            inside = all(a <= p <= q <= b for a, p, q, b in zip(self.lower, lower, upper, self.upper, strict=True))
-            if not (first == before and first <= last and inside):
-                raise Refused("tube: its boxes are not in the domain, or do not follow each other in time")
-            before = last
-        if before != self.time[1]:
-            raise Refused("tube: it does not reach the last time")
+        self.excess = g.combine((1, rate), (-1, g.inline(self.programs["comparison"], [self.t, self.potential])))
+        self.steady = not any(_uses(p, 0) for p in self.programs.values())
 
     def pieces(self, name: str) -> list[tuple[str, list[float], list[float]]]:
         """The boxes of (t, state) that a claim is about, by the name of their trees."""
@@ -151,7 +101,6 @@ class Proof:
     def values(
         self, wanted: Sequence[int], low: Sequence[float], high: Sequence[float], symbols: int | None = None
     ) -> list[Form]:
-        self.boxes += 1
         return self.graph.values(wanted, self.at(low, high), symbols)
 
     def whole(self) -> tuple[list[float], list[float]]:
@@ -175,6 +124,8 @@ class Proof:
     def cover(self, name: str, low: Sequence[float], high: Sequence[float]) -> None:
         """Whether all leaves of a tree over a box are right."""
         for leaf in leaves(name, self.arrays, low, high):
+            self.meter.boxes += 1
+            self.meter.tick()
             if not self.decides(name, leaf.rule, leaf.low, leaf.high):
                 raise Refused(f"{name}: rule {leaf.rule} does not hold in the box {shown(leaf.low, leaf.high)}")
 
@@ -186,10 +137,10 @@ class Proof:
     def settles(self, rule: int, low: Sequence[float], high: Sequence[float]) -> bool:
         """Whether a leaf of `decrease` is right."""
         if rule == HOLDS:
-            r, v = self.values([self.excess, self.potential], low, high)
-            # The derivative of log s, for one, is defined where log s is not.
-            if not (v.low[0].is_finite() and v.high[0].is_finite()):
+            r, *defined = self.values([self.excess, *self._defined()], low, high)
+            if not _finite(defined):
                 return False
+            self.holds_somewhere = True
             return bool(r.high[0] < 0) or (not self.strict and bool(r.high[0] <= 0))
         if rule == ABOVE and self.most is not None:
             (v,) = self.values([self.potential], low, high)
@@ -199,17 +150,26 @@ class Proof:
             return bool(v.high[0] < self.least)
         if rule == OUTSIDE:
             return self.away(low, high)
-        return rule == REST and self._bent(self.excess, -1, low, high)
+        if rule != REST or not self._bent(self.excess, -1, low, high):
+            return False
+        self.holds_somewhere = True
+        # Second derivatives have many operations; V and the field are looked at by themselves.
+        return _finite(self.values(self._defined(), low, high))
+
+    def _defined(self) -> list[int]:
+        """What has to be a number wherever dV/dt is spoken of: V, and the field. The derivative of log s, for one, is defined
+        where log s is not; and a rate may not depend on an entry of the field that is not defined."""
+        return [self.potential] if self.own_rate else [self.potential, self.f]
 
     def away(self, low: Sequence[float], high: Sequence[float]) -> bool:
         """Whether a box has no point of the ball."""
         if self.ball is None:
             return False
         center, radius = self.ball
-        total = arb(0)
+        total = ZERO
         for c, a, b in zip(center, low[1:], high[1:], strict=True):
-            total = total + (arb(a) - c).max(c - arb(b)).max(arb(0)) ** 2
-        return bool(total > radius**2)
+            total = total + (arb(a) - arb(c)).max(arb(c) - arb(b)).max(ZERO) ** 2
+        return bool(total > arb(radius) ** 2)
 
     def at_rest(self, low: Sequence[float], high: Sequence[float]) -> bool:
         """Whether the equilibrium is in a box."""
@@ -236,12 +196,23 @@ class Proof:
 
     def _taylor(self, of: int) -> tuple[list[int], list[int]]:
         """The first derivatives of a number with the state, and the second ones (i, j), j <= i."""
-        if of not in self.derived:
-            units = [self.graph.constant(u) for u in np.eye(len(self.lower)).tolist()]
+        if of not in self._taylor_of:
+            units = self._units(self.state)
             first = [self.derivative(of, {self.state: u}) for u in units]
             second = [self.derivative(first[i], {self.state: u}) for i in range(len(first)) for u in units[: i + 1]]
-            self.derived[of] = first, second
-        return self.derived[of]
+            self._taylor_of[of] = first, second
+        return self._taylor_of[of]
+
+    def _units(self, of: int) -> list[int]:
+        """The unit vectors of an input."""
+        n = self.graph.size(of)
+        return [self.graph.constant([float(i == j) for j in range(n)]) for i in range(n)]
+
+    def _slopes(self, of: int, by: int) -> list[int]:
+        """The derivative of a value along every entry of an input; made once."""
+        if (of, by) not in self._slopes_of:
+            self._slopes_of[of, by] = [self.derivative(of, {by: u}) for u in self._units(by)]
+        return self._slopes_of[of, by]
 
     def definite(self) -> None:
         """V is 0 at the equilibrium and above 0 elsewhere in the domain."""
@@ -250,8 +221,8 @@ class Proof:
         self.cover("definite", *self.whole())
 
     def vanishes(self, of: int) -> bool:
-        """Whether a value is exactly 0 at the equilibrium, at all times, and the equilibrium is in the ball, if there is one."""
-        if self.rest is None or self.away([self.time[0], *self.rest], [self.time[0], *self.rest]):
+        """Whether a value is exactly 0 at the equilibrium, at all times."""
+        if self.rest is None:
             return False
         (found,) = self.values([of], [self.time[0], *self.rest], [self.time[1], *self.rest])
         return all(bool(a == 0) and bool(b == 0) for a, b in zip(found.low, found.high, strict=True))
@@ -287,7 +258,6 @@ class Proof:
         if self.most is None:
             raise Refused("enclosed: there is no upper level")
         self._faces("enclosed")
-        self.boxes += 1
         (most,) = self.scalar([self.allowed], self.time[0], self.time[1], self.most, self.most)
         # V has to fall where it is at the level: outside nothing is known of it.
         falls = bool(most.high[0] < 0) or (self.strict and bool(most.high[0] <= 0))
@@ -308,20 +278,16 @@ class Proof:
 
     def inward(self, axis: int, side: int, low: list[float], high: list[float]) -> bool:
         """Whether the field does not point outward in a box of a face, whatever the context."""
-        units = np.eye(len(self.lower)).tolist()
-        slopes = [self.derivative(self.perturbed, {self.state: self.graph.constant(u)}) for u in units]
-        f, *slopes = self.values([self.graph.pick(axis, self.perturbed), *slopes], low, high)
+        f, *slopes = self.values([self.perturbed, *self._slopes(self.perturbed, self.state)], low, high)
         # Without a Lipschitz condition a trajectory may leave where the field is 0.
-        ends = [v for form in slopes for v in (*form.low, *form.high)]
-        return bool(side * f.ball(0) <= 0) and all(bool(v.is_finite()) for v in ends)
+        return bool(side * f.ball(axis) <= 0) and _finite([f, *slopes])
 
     def steepness(self, claim: str, low: Sequence[float], high: Sequence[float]) -> arb:
         """In a box, the ∞-norm of the derivative of the field with the context, or the 1-norm of that of V with the state."""
         of, by = (self.perturbed, self.u) if claim == "gain" else (self.potential, self.state)
         if by is None:
             return ZERO
-        units = np.eye(self.graph.size(by)).tolist()
-        columns = self.values([self.derivative(of, {by: self.graph.constant(u)}) for u in units], low, high)
+        columns = self.values(self._slopes(of, by), low, high)
         rows = [sum((abs(c.ball(i)) for c in columns), ZERO) for i in range(self.graph.size(of))]
         return -_least([-r for r in rows])
 
@@ -346,7 +312,8 @@ def definite(table: list[list[arb]]) -> bool:
     n = len(table)
     middle = np.array([[float(v.mid()) for v in row] for row in table])
     try:
-        basis = np.linalg.inv(np.linalg.cholesky(middle))
+        with np.errstate(all="ignore"):
+            basis = np.linalg.inv(np.linalg.cholesky(middle))
     except np.linalg.LinAlgError:
         return False
     moved = [[arb(0)] * n for _ in range(n)]
@@ -356,6 +323,11 @@ def definite(table: list[list[arb]]) -> bool:
                 for m in range(n):
                     moved[i][j] = moved[i][j] + arb(basis[i, k]) * table[k][m] * arb(basis[j, m])
     return all(bool(moved[i][i] > sum((abs(moved[i][j]) for j in range(n) if j != i), arb(0))) for i in range(n))
+
+
+def _finite(forms: Sequence[Form]) -> bool:
+    """Whether all entries are known to be finite numbers."""
+    return all(bool(v.is_finite()) for form in forms for v in (*form.low, *form.high))
 
 
 def outward(v: arb, side: int) -> float:

@@ -20,7 +20,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from flint import arb, arb_mat
 
-from ._program import Graph, Refused, read_program
+from ._limits import Meter, Refused, number, numbers, record
+from ._program import Graph, read_program
 from ._rules import ONE, ZERO, Form, box
 
 FORMAT = "lyapunov radius 1"
@@ -55,26 +56,31 @@ class Radii:
 
     - `header`: what is claimed, and the programs: start, context, step and readout.
     - `arrays`: numbers by name.
+    - `meter`: what it may cost.
     - `examples`: whether they are in the arrays.
     """
 
-    def __init__(self, header: Mapping[str, Any], arrays: Mapping[str, np.ndarray], examples: bool = True):
-        self.boxes = 0
+    def __init__(
+        self,
+        header: Mapping[str, Any],
+        arrays: Mapping[str, np.ndarray],
+        meter: Meter | None = None,
+        examples: bool = True,
+    ):
+        self.meter = Meter() if meter is None else meter
+        record("header", header, ("format", "norm", "times", "gain", "programs"))
         if header.get("format") != FORMAT:
             raise Refused(f"format: expected {FORMAT!r}, got {header.get('format')!r}")
-        self.norm = str(header["norm"])
+        self.norm = header["norm"]
         if self.norm not in ("2", "inf"):
-            raise Refused(f"norm: expected '2' or 'inf', got {self.norm!r}")
-        self.times = _floats("times", header["times"])
-        self.gain = None if header["gain"] is None else _floats("gain", [header["gain"]])[0]
+            raise Refused("norm: expected '2' or 'inf', got another")
+        self.times = numbers("times", header["times"])
+        self.gain = None if header["gain"] is None else number("gain", header["gain"])
         if self.gain is not None and not (self.gain >= 0 and self.norm == "2"):
             raise Refused("gain: expected a number >= 0, for the 2-norm")
-        names = set(header["programs"])
-        if names not in ({"start", "step", "readout"}, {"start", "context", "step", "readout"}):
-            raise Refused(
-                f"programs: expected start, step and readout, and context where there is one, got {sorted(names)}"
-            )
-        programs = {name: read_program(name, header["programs"][name], arrays) for name in sorted(names)}
+        names = set(record("programs", header["programs"], ("start", "step", "readout"), ("context",)))
+        programs = {name: read_program(name, header["programs"][name], arrays, self.meter) for name in sorted(names)}
+        self.programs = programs
         sizes = {name: [op.size for op in p.operations if op.name == "input"] for name, p in programs.items()}
         out = {name: p.operations[p.output].size for name, p in programs.items()}
         moves = "context" in names
@@ -90,7 +96,7 @@ class Radii:
         self.contexts = contexts[0] if moves else 0
         if self.classes < 2:
             raise Refused("programs: expected two classes or more")
-        g = self.graph = Graph()
+        g = self.graph = Graph(self.meter)
         self.x, self.t, self.state = g.input(self.inputs), g.input(1), g.input(n)
         self.u = g.input(self.contexts) if moves else None
         self.start = g.inline(programs["start"], [self.x])
@@ -219,7 +225,8 @@ class Radii:
         return low, [_outward(arb(c) + arb(radius), 1) for c in center]
 
     def values(self, wanted: Sequence[int], at: Mapping[int, Any], symbols: int | None = None) -> list[Form]:
-        self.boxes += 1
+        self.meter.boxes += 1
+        self.meter.tick()
         fresh = itertools.count(1)
         return self.graph.values(wanted, {i: box(low, high, fresh) for i, (low, high) in at.items()}, symbols)
 
@@ -258,9 +265,14 @@ class Radii:
             f"for each of {len(radii)} inputs, and for all inputs within its radius ({spread}) in the {named}, the logit of its "
             f"class is above all others after {len(self.times)} steps of the program"
         ]
+        return out
+
+    def given(self) -> list[str]:
+        """What the sentences rest on and no file can show."""
+        out = ["that a network is these programs, in real arithmetic: what a computer rounds is not counted"]
         if self.gain is not None:
             out.append(
-                f"given, and not checked: start and context change by at most {self.gain!r} times the change of the input"
+                f"that start and context change by at most {self.gain!r} times the change of the input, in the Euclidean norm"
             )
         return out
 
@@ -316,12 +328,3 @@ def _most(parts: list[arb]) -> arb:
 def _outward(v: arb, side: int) -> float:
     """A float beyond a number."""
     return math.nextafter(float(v), side * math.inf)
-
-
-def _floats(name: str, values: Any) -> list[float]:
-    if not isinstance(values, list) or any(isinstance(v, bool) or not isinstance(v, int | float) for v in values):
-        raise Refused(f"{name}: expected numbers")
-    out = [float(v) for v in values]
-    if not all(map(math.isfinite, out)):
-        raise Refused(f"{name}: expected finite numbers")
-    return out

@@ -5,9 +5,13 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ._program import Refused
+from ._limits import CELLS, Refused
 
 CUT = 0
+# Nodes that are numbers of Python at once.
+CHUNK = 1 << 14
+# How often a box may be cut along every axis, one part within the other: a float can be halved about so often.
+DEPTH = 2200
 
 
 class Leaf(NamedTuple):
@@ -40,7 +44,7 @@ def leaves(name: str, arrays: Mapping[str, np.ndarray], low: Sequence[float], hi
     if any(not a <= b for a, b in zip(low, high, strict=True)):
         raise Refused(f"{name}: the box is empty or has no ends")
     waiting = [(list(map(float, low)), list(map(float, high)))]
-    for rule, axis, at in zip(rules.tolist(), axes.tolist(), places.tolist(), strict=True):
+    for rule, axis, at in _nodes(rules, axes, places):
         if not waiting:
             raise Refused(f"{name}: the tree of boxes goes on after its end")
         least, most = waiting.pop()
@@ -49,7 +53,15 @@ def leaves(name: str, arrays: Mapping[str, np.ndarray], low: Sequence[float], hi
             continue
         if not 0 <= axis < len(least) or not least[axis] <= at <= most[axis]:
             raise Refused(f"{name}: a box is cut where it is not")
+        if len(waiting) > min(DEPTH * len(least), CELLS // len(least)):
+            raise Refused(f"{name}: a box is cut into parts that are too many to hold")
         waiting.append(([*least[:axis], at, *least[axis + 1 :]], most))
         waiting.append((least, [*most[:axis], at, *most[axis + 1 :]]))
     if waiting:
         raise Refused(f"{name}: {len(waiting)} boxes of the tree are missing")
+
+
+def _nodes(*columns: np.ndarray) -> Iterator[tuple[int, int, float]]:
+    """The rows of columns, some at a time: all of them as numbers of Python would take ten times the room."""
+    for first in range(0, len(columns[0]), CHUNK):
+        yield from zip(*(column[first : first + CHUNK].tolist() for column in columns), strict=True)

@@ -75,8 +75,10 @@ from ._potential import (
 from ._prove import (
     Agreement as Agreement,
     Budget as Budget,
+    Match as Match,
     Premise as Premise,
     Proof as Proof,
+    RadiusProof as RadiusProof,
     Robust as Robust,
     Tube as Tube,
     Verification as Verification,

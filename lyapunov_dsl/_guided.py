@@ -22,7 +22,6 @@ from ._types import is_count, is_finite, kind, levels
 
 # How many boxes are kept, the latest; their number stays the same, so that nothing is compiled anew.
 KEPT = 256
-PROVED = (Assurance.PROVED_REAL, Assurance.PROVED_FLOAT)
 
 
 class Guided(NamedTuple):
@@ -124,7 +123,7 @@ def fit_until_proved(
         elif not len(points) or turn == rounds - 1:
             found = verify(program.system, certificate, progress=progress, **asked)
             history.append((found.status, sum(len(v) for v, _ in found.left.values())))
-            if found.status in PROVED:
+            if found.status.proved:
                 break
             fresh = tuple(np.concatenate(v) for v in zip(fresh, _failed(program, found, near), strict=True))
         else:

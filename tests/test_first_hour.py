@@ -425,7 +425,7 @@ def test_places_where_nothing_can_be_saved(place: str, words: str, ld: Any, tmp_
 def a_proof(ld: Any) -> Any:
     """A proof of which nothing but the place to save it matters."""
     module = sys.modules[ld.verify.__module__]
-    return module.Proof("no record", {}, None, None, "PROVED_REAL")
+    return module.Proof("no record", {})
 
 
 @pytest.mark.parametrize(

@@ -1,12 +1,12 @@
 """What the checker must and must not accept, at the very edge: proofs written by hand, and its rules against Arb at single points."""
 
 import itertools
-import json
 import math
 
 import numpy as np
 import pytest
 from flint import arb, arb_mat, ctx
+from proof_files import ONE_BOX, cut, fine, write
 
 from lyapunov_checker import Refused, _proof, _rules as rules, check
 from lyapunov_checker._file import read, seal
@@ -432,63 +432,6 @@ def test_cuts_at_the_ends_of_a_box_are_cuts():
 # --- whole proofs: dx/dt = A x + u on a box, V = xᵀ P x, dV/dt <= -κ V + c
 
 
-class Programs:
-    """Programs by hand; the arrays that they name."""
-
-    def __init__(self):
-        self.arrays, self.operations = {}, []
-
-    def op(self, name, args, size, **more):
-        self.operations.append({"name": name, "args": args, "size": size, **more})
-        return len(self.operations) - 1
-
-    def array(self, value):
-        name = f"numbers.{len(self.arrays)}"
-        self.arrays[name] = np.asarray(value)
-        return name
-
-    def linear(self, size, *terms):
-        return self.op(
-            "affine",
-            [x for _, x in terms],
-            size,
-            matrices=[{"dense": self.array(np.array(m, float))} for m, _ in terms],
-        )
-
-    def done(self, output):
-        operations, self.operations = self.operations, []
-        return {"operations": operations, "output": output}
-
-
-ONE_BOX = [(1,)]
-
-
-def tree(name, nodes):
-    """A tree from its nodes: (rule,) or (0, axis, place)."""
-    rows = [(*node, 0, 0.0)[:3] if len(node) == 1 else node for node in nodes]
-    return {
-        f"{name}.rule": np.array([r[0] for r in rows]),
-        f"{name}.axis": np.array([r[1] for r in rows]),
-        f"{name}.at": np.array([float(r[2]) for r in rows]),
-    }
-
-
-def cut(low, high, decide, axis=0):
-    """Halves of a box of states, in turn along each, until `decide` gives a rule for one."""
-    rule = decide(low, high)
-    if rule is not None:
-        return [(rule,)]
-    place, following = 0.5 * (low[axis] + high[axis]), (axis + 1) % len(low)
-    first, second = list(high), list(low)
-    first[axis] = second[axis] = place
-    return [(0, axis + 1, place), *cut(low, first, decide, following), *cut(second, high, decide, following)]
-
-
-def fine(low, high, size=0.07):
-    """A cover by small boxes."""
-    return cut(low, high, lambda a, b: 1 if b[0] - a[0] <= size else None)
-
-
 def about_rest(low, high):
     """Rules for V = |x|² and the level 0.9: about 0 the second derivatives."""
     if all(-0.25 <= a <= 0 <= b <= 0.25 for a, b in zip(low, high, strict=True)):
@@ -496,58 +439,6 @@ def about_rest(low, high):
     if sum(max(a, -b, 0.0) ** 2 for a, b in zip(low, high, strict=True)) > 0.9:
         return 2
     return 1 if max(b - a for a, b in zip(low, high, strict=True)) <= 0.125 else None
-
-
-def write(
-    path, *, matrix, weight=None, kappa=1.0, constant=0.0, push=None, drift=None, changing=0.0, bent=0.0, forced=0.0, aging=0.0,
-    claims=("decrease",), trees=None, rate=None, **header,
-):  # fmt: skip
-    """A file with a proof by hand. The field is (A + changing t) x + forced t + drift + u, V = (1 + aging t) xᵀ P x, and
-    the comparison -κ v + c + bent v²."""
-    p, n = Programs(), len(matrix)
-    t, x = p.op("input", [], 1), p.op("input", [], n)
-    terms = [(matrix, x)]
-    if push is not None:
-        terms.append((np.eye(n)[:, :1], p.op("input", [], 1)))
-    f = p.linear(n, *terms)
-    if drift is not None:
-        c = p.op("constant", [], n, value=p.array(np.array(drift, float)))
-        f = p.linear(n, (np.eye(n), f), (np.eye(n), c))
-    if changing:
-        spread = p.linear(n, (np.full((n, 1), changing), t))
-        f = p.linear(n, (np.eye(n), f), (np.eye(n), p.op("multiply", [spread, x], n)))
-    if forced:
-        f = p.linear(n, (np.eye(n), f), (np.full((n, 1), forced), t))
-    programs = {"field": p.done(f)}
-    t = p.op("input", [], 1)
-    x = p.op("input", [], n)
-    squares = p.op("multiply", [x, p.linear(n, (np.eye(n) if weight is None else weight, x))], n)
-    total = p.linear(1, (np.ones((1, n)), squares))
-    if aging:
-        total = p.linear(1, ([[1.0]], total), ([[aging]], p.op("multiply", [t, total], 1)))
-    programs["value"] = p.done(total)
-    p.op("input", [], 1)
-    v = p.op("input", [], 1)
-    c = p.op("constant", [], 1, value=p.array([float(constant)]))
-    square = p.op("multiply", [v, v], 1)
-    programs["comparison"] = p.done(p.linear(1, ([[-kappa]], v), ([[1.0]], c), ([[bent]], square)))
-    if rate is not None:
-        p.op("input", [], 1)
-        x = p.op("input", [], n)
-        square = p.op("multiply", [x, x], n)
-        programs["rate"] = p.done(p.linear(1, (np.full((1, n), rate), square)))
-    around = None if push is None else {"center": [0.0], "gain": 1.0 + 1e-8, "slope": 2.0 + 1e-8, **push}
-    whole = {
-        "format": "lyapunov proof 1", "domain": {"lower": [-1.0] * n, "upper": [1.0] * n}, "time": [0.0, 1.0], "level": [None, None],
-        "equilibrium": None, "ball": None, "start": {"lower": [0.0] * n, "upper": [0.0] * n}, "tube": None, "faces": [], "strict": False,
-        "claims": list(claims), "programs": programs, "perturbation": around, **header,
-    }  # fmt: skip
-    arrays = dict(p.arrays)
-    for name, nodes in (trees or {}).items():
-        arrays |= tree(name, nodes)
-    whole["sha256"] = seal(whole, arrays)
-    np.savez(path, header=np.frombuffer(json.dumps(whole).encode(), np.uint8), **arrays)
-    return path
 
 
 @pytest.fixture
@@ -643,7 +534,7 @@ def test_the_levels_are_said(verdict):
     assert "V >= 0.25 and V <= 3.0" in verdict(**at, level=[0.25, 3.0])[0]
     assert "where" not in verdict(**at)[0]
     assert "all times and all states" in verdict(**at)[0]
-    assert "all times in [0, 1] and" in verdict(**at, changing=-0.5, kappa=0.1)[0]
+    assert "all times in [0.0, 1.0] and" in verdict(**at, changing=-0.5, kappa=0.1)[0]
 
 
 @pytest.mark.parametrize(("corner", "right"), [(0.376, True), (0.375, False), (0.3, False)])
@@ -801,7 +692,7 @@ def test_invariant(verdict, slope, drift, right):
     found = verdict(**at)
     assert (found is not None) == right
     if right:
-        assert found == ("no trajectory that starts in H leaves H",)
+        assert found == ("no trajectory that starts in the box H = [-1.0, 1.0] leaves H",)
         assert verdict(**at, ball={"center": [0.0], "radius": 0.5}) is None
         assert verdict(**{**at, "trees": {**INWARD, "invariant.0.upper": [(4,)]}}) is None
 

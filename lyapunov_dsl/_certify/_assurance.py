@@ -11,12 +11,18 @@ import numpy as np
 class Assurance(enum.Enum):
     """How a claim was obtained, or that it was not. A weaker level is never shown as a stronger one."""
 
+    CHECKED = "proved, and recomputed from its file by a second program"
     PROVED_FLOAT = "proved, with rounding accounted for"
     PROVED_REAL = "proved in real arithmetic"
     STATISTICAL = "holds with the stated confidence for the named distribution"
     EMPIRICAL = "sampled, searched or attacked: evidence, not a guarantee"
     UNDECIDED = "not decided"
     REFUTED = "false: there is a counterexample"
+
+    @property
+    def proved(self) -> bool:
+        """Whether it is a proof: `CHECKED`, `PROVED_FLOAT` or `PROVED_REAL`."""
+        return self in (Assurance.CHECKED, Assurance.PROVED_FLOAT, Assurance.PROVED_REAL)
 
 
 @dataclasses.dataclass(frozen=True)

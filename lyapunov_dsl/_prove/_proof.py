@@ -1,22 +1,23 @@
 """Proofs as objects: what was proved, frozen, in a form that `lyapunov_checker` reads without this library."""
 
 import contextlib
-import hashlib
+import io
 import itertools
 import json
+import math
 import os
+import time as clock
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import jax
 import numpy as np
 
-from .._save import structure, to_numpy
 from .._types import check_file, check_path
 from ._branch import CUT, Tree
 from ._export import export
 from ._judge import ABOVE, BELOW, HOLDS, OUTSIDE, REST
+from ._match import Match, compare, declared
 from ._question import Functions
 from ._region import Region
 from ._tube import Tube
@@ -39,15 +40,7 @@ def portable(
     from ..bounds import UnknownPrimitive
 
     try:
-        programs, arrays = {}, {}
-        center = np.asarray(told.context)
-        field = (told.field, (size,)) if radius is None else (told.perturbed, (size,), center.shape)
-        parts = {"field": field, "value": (told.value, (size,)), "comparison": (told.comparison, ())}
-        if told.own_rate:
-            parts["rate"] = (lambda t, s: told.rate(t, s)[1], (size,))
-        for name, (function, *shapes) in parts.items():
-            programs[name], found = export(name, function, (), *shapes)
-            arrays |= found
+        programs, arrays = programs_of(told, size, radius is not None)
     except (UnknownPrimitive, ValueError, ArithmeticError) as error:
         return str(error)
     low, high = region.low.min(axis=0), region.high.max(axis=0)
@@ -62,7 +55,7 @@ def portable(
         "start": {"lower": start[0].tolist(), "upper": start[1].tolist()},
         "perturbation": None
         if radius is None
-        else {"center": center.tolist(), "radius": radius, "gain": 0.0, "slope": 0.0},
+        else {"center": np.asarray(told.context).tolist(), "radius": radius, "gain": 0.0, "slope": 0.0},
         "ball": None if region.ball is None else {"center": region.ball[0].tolist(), "radius": region.ball[1]},
         "time": [float(low[0]), float(high[0])],
         "level": [region.least, region.most],
@@ -71,6 +64,19 @@ def portable(
         "programs": programs,
     }
     return header, arrays
+
+
+def programs_of(told: Functions, size: int, perturbed: bool) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    """The field, V, the comparison and a rate of its own, as programs, and their arrays."""
+    programs, arrays = {}, {}
+    field = (told.perturbed, (size,), np.shape(told.context)) if perturbed else (told.field, (size,))
+    parts = {"field": field, "value": (told.value, (size,)), "comparison": (told.comparison, ())}
+    if told.own_rate:
+        parts["rate"] = (lambda t, s: told.rate(t, s)[1], (size,))
+    for name, (function, *shapes) in parts.items():
+        programs[name], found = export(name, function, (), *shapes)
+        arrays |= found
+    return programs, arrays
 
 
 def checking(record: Any) -> Any:
@@ -216,71 +222,134 @@ def solved(record: Any, trees: dict[str, Tree]) -> float:
 
 
 class Proof:
-    """A proof that was found; write it with `save`.
+    """A proof that was found, or that was read from a file; write it with `save`.
 
     **Arguments:**
 
     - `record`: header and arrays without the trees, or why there are none.
     - `trees`: the cover of each claim, by name.
-    - `condition`, `example`: what was proved, of which a hash is kept.
-    - `status`: `"PROVED_REAL"` or `"PROVED_FLOAT"`.
+    - `content`: the bytes of its file, once they are known.
     """
 
-    def __init__(self, record: Any, trees: dict[str, Tree], condition: Any, example: Any, status: str):
-        self.record, self.trees, self.status = record, trees, status
-        self.frozen = _frozen(condition, example)
+    def __init__(self, record: Any, trees: dict[str, Tree], content: bytes | None = None):
+        self.record, self.trees, self.content = record, trees, content
+        if not isinstance(record, str) and record[0]["tube"] is not None and "decrease" in trees:
+            # The checker numbers the boxes of a tube even where there is one.
+            self.trees = {("decrease.0" if name == "decrease" else name): tree for name, tree in trees.items()}
 
-    def save(self, path: Any, *, boxes: int = 1_000_000) -> Path:
-        """Writes the proof to a file that `python -m lyapunov_checker` checks.
+    @classmethod
+    def load(cls, path: Any) -> "Proof":
+        """Reads a proof from a file. It is not checked; `lyapunov_checker.check` does that.
+
+        **Arguments:**
+
+        - `path`: a file that `save` wrote.
+
+        **Raises:** `ValueError` for a file that is none.
+        """
+        from lyapunov_checker._file import read
+
+        check_path("path", path)
+        try:
+            content = Path(path).read_bytes()
+        except OSError as error:
+            raise ValueError(f"path: expected a file that can be read, got {path} ({error.strerror})") from error
+        return cls(read(content), {}, content)
+
+    def matches(
+        self, system: Any, certificate: Any = None, x: Any = None, y: Any = None, *, part: str | None = None
+    ) -> Match:
+        """Compares the programs of the proof with those of a declaration, operation by operation and number by number.
+
+        A file says what its programs are, and not which system they are of. Here the declaration is translated again. It is
+        the same function only where it is written the same: another version of JAX may trace it otherwise.
+        Domain, levels and claims are not compared: the checker prints them.
+
+        **Arguments:**
+
+        - `system`, `certificate`, `x`, `y`, `part`: as they are given to [`lyapunov_dsl.verify`][].
+
+        **Returns:** a [`lyapunov_dsl.Match`][], which is true where they are the same, and says what differs otherwise.
+
+        **Raises:** `ValueError` where the proof has no programs, or the declaration is none.
+        """
+        if isinstance(self.record, str):
+            raise ValueError(f"proof: expected functions that the checker knows, got others ({self.record})")
+        header, arrays = self.record
+        told, first = declared(system, certificate, x, y, part, header["equilibrium"])
+        return compare(header, arrays, *programs_of(told, first.size, header["perturbation"] is not None), told.context)
+
+    def written(self, boxes: int = 1_000_000, seconds: float | None = None) -> bytes:
+        """The bytes of its file.
 
         The checker does not search, and its bounds are a little wider than those that found the proof. So every leaf is tried with
-        the checker's own rules here, and cut further where they do not decide it; then the file is checked.
+        the checker's own rules here, and cut further where they do not decide it.
+
+        **Arguments:**
+
+        - `boxes`: how many boxes may be tried.
+        - `seconds`: how long that may take, or `None`.
+
+        **Raises:** `ValueError` where the functions use operations that the checker does not know, or there is a box that the
+        checker does not decide however small it is; `OutOfBoxes`, one of them, where more boxes or time would be needed.
+        """
+        from lyapunov_checker._file import seal
+
+        if self.content is not None:
+            return self.content
+        if isinstance(self.record, str):
+            raise ValueError(f"proof: expected functions that the checker knows, got others ({self.record})")
+        header, arrays = self.record
+        last = math.inf if seconds is None else clock.monotonic() + seconds
+        with precision():
+            checked = checking((header, arrays))
+            left = itertools.count(boxes, -1)
+            trees = {name: _refined(checked, name, tree, left, last) for name, tree in self.trees.items()}
+        for name, tree in trees.items():
+            arrays = arrays | {f"{name}.{part}": value for part, value in tree.items()}
+        header = {**header, "sha256": seal(header, arrays)}
+        file = io.BytesIO()
+        np.savez_compressed(file, header=np.frombuffer(json.dumps(header).encode(), np.uint8), **arrays)
+        self.content = file.getvalue()
+        return self.content
+
+    def save(self, path: Any, *, boxes: int = 1_000_000) -> Path:
+        """Writes the proof to a file that `python -m lyapunov_checker` checks; it is checked here before it is there.
 
         **Arguments:**
 
         - `path`: where to; the file is replaced as a whole.
-        - `boxes`: how many boxes may be tried.
+        - `boxes`: how many boxes may be tried with the checker's rules, which may need more than the proof had.
 
         **Raises:** `ValueError` where the functions use operations that the checker does not know, where more boxes would be
         needed, and where the file cannot be written.
         """
         from lyapunov_checker import check
-        from lyapunov_checker._file import seal
 
         check_path("path", path)
         check_file(Path(path))
-        if isinstance(self.record, str):
-            raise ValueError(f"proof: expected functions that the checker knows, got others ({self.record})")
-        header, arrays = self.record
-        header = {**header, "frozen": self.frozen, "found": self.status}
-        with precision():
-            checked = checking((header, arrays))
-            left = itertools.count(boxes, -1)
-            trees = {name: _refined(checked, name, tree, left) for name, tree in self.trees.items()}
-        for name, tree in trees.items():
-            arrays = arrays | {f"{name}.{part}": value for part, value in tree.items()}
-        header["sha256"] = seal(header, arrays)
-        text = json.dumps(header)
+        content = self.written(boxes)
+        # What is not about single boxes is found only now: whether V falls at the level, for one.
+        check(content)
         path = Path(path)
         partial = path.with_name(f".{path.name}.partial")
         try:
             with open(partial, "wb") as file:
-                np.savez_compressed(file, header=np.frombuffer(text.encode(), np.uint8), **arrays)
+                file.write(content)
                 file.flush()
                 os.fsync(file.fileno())
-            # What is not about single boxes is found only now: whether V falls at the level, for one.
-            check(partial)
             os.replace(partial, path)
-        except ValueError:
-            partial.unlink(missing_ok=True)
-            raise
         except OSError as error:
             partial.unlink(missing_ok=True)
             raise ValueError(f"save: expected a place that can be written, got {path} ({error})") from error
         return path
 
 
-def _refined(checked: Any, name: str, tree: Tree, left: Any) -> dict[str, np.ndarray]:
+class OutOfBoxes(ValueError):
+    """More boxes, or more time, than were allowed."""
+
+
+def _refined(checked: Any, name: str, tree: Tree, left: Any, last: float) -> dict[str, np.ndarray]:
     """The same cover with all leaves such that the checker's rules decide them, as it is written: a node, its lower part,
     its upper part."""
     rules, axes, places = [], [], []
@@ -292,8 +361,8 @@ def _refined(checked: Any, name: str, tree: Tree, left: Any) -> dict[str, np.nda
         axis, at, child = 0, 0.0, None
         if rule == CUT and node is not None:
             axis, at, child = int(tree.axis[node]), float(tree.at[node]), int(tree.child[node])
-        elif next(left) <= 0:
-            raise ValueError("boxes: expected more, as the checker needs more boxes than that for this proof")
+        elif next(left) <= 0 or clock.monotonic() > last:
+            raise OutOfBoxes("boxes: expected more, as the checker needs more boxes or time than that for this proof")
         else:
             others = [r for r in (HOLDS, ABOVE, BELOW, OUTSIDE, REST) if r != rule]
             decided = (r for r in (rule, *others) if decides(checked, name, r, low, high))
@@ -301,7 +370,9 @@ def _refined(checked: Any, name: str, tree: Tree, left: Any) -> dict[str, np.nda
             axis = int(((high - low) / size).argmax())
             at = float(0.5 * low[axis] + 0.5 * high[axis])
             if rule == CUT and not low[axis] < at < high[axis]:
-                raise ValueError("proof: expected boxes that the checker decides, got one that cannot be cut any more")
+                raise ValueError(
+                    f"proof: {name}: the checker does not decide a box at {low.tolist()} however small it is"
+                )
         rules.append(rule)
         axes.append(axis)
         places.append(at)
@@ -310,18 +381,3 @@ def _refined(checked: Any, name: str, tree: Tree, left: Any) -> dict[str, np.nda
             below[axis] = above[axis] = at
             waiting += [(None if child is None else child + 1, above, high), (child, low, below)]
     return {"rule": np.array(rules, np.int8), "axis": np.array(axes, np.int32), "at": np.array(places)}
-
-
-def _frozen(condition: Any, example: Any) -> dict[str, str]:
-    """Hashes of what was proved: the declaration with its settings, and all its numbers."""
-    text = structure((condition, example))
-    digest = hashlib.sha256()
-    for leaf in jax.tree.leaves((condition, example)):
-        if hasattr(leaf, "dtype"):
-            digest.update(str(leaf.dtype).encode() + to_numpy(leaf).tobytes())
-    return {
-        "declaration": hashlib.sha256(text.encode()).hexdigest(),
-        "numbers": digest.hexdigest(),
-        "precision": ", ".join(sorted({str(v.dtype) for v in jax.tree.leaves(condition) if hasattr(v, "dtype")})),
-        "jax": jax.__version__,
-    }

@@ -38,7 +38,7 @@ class Robust(NamedTuple):
     - `seconds`: wall time, compilation included.
     - `agreement`: how far `predict` and the network that is proved about were apart, an [`lyapunov_dsl.Agreement`][].
     - `given`: premises that are yours, and what was looked at of them.
-    - `proof`: what a file of it needs, for `save`.
+    - `proof`: what a file of it needs, a [`lyapunov_dsl.RadiusProof`][].
     - `assurance`: `PROVED_REAL`: of the network in real numbers, with the weights as they are.
     """
 

@@ -23,6 +23,7 @@ from ._judge import ABOVE, BELOW, OUTSIDE, REST, Rounding
 from ._known import fingerprint
 from ._proof import Proof, Rest, measured, portable, solved, stays
 from ._question import Functions, doubtful, functions, influenced
+from ._recheck import recheck, settled
 from ._region import Region
 from ._tube import Tube
 
@@ -36,13 +37,15 @@ class Verification:
 
     **Arguments:**
 
-    - `status`: `PROVED_REAL` or `PROVED_FLOAT` where all claims are proved, `REFUTED` where one is false, else `UNDECIDED`.
+    - `status`: `CHECKED` where all claims are proved and a second program recomputed the proof, `PROVED_REAL` or `PROVED_FLOAT` where
+        it did not, `REFUTED` where one is false, else `UNDECIDED`.
     - `claims`: each claim by name, with its own status.
     - `counterexample`: where the first refuted claim fails, or `None`.
     - `boxes`, `seconds`: how many boxes were bounded, and the time it took.
     - `left`: for each claim that is not decided, the boxes of (t, state) that are left: arrays low and high, float64
         [count, 1 + states].
     - `proof`: the proof, which can be saved and checked; `None` where not all is proved.
+    - `checked`: by what it was checked, about which programs, or why it was not.
     """
 
     status: Assurance
@@ -52,10 +55,13 @@ class Verification:
     seconds: float
     left: dict[str, tuple[np.ndarray, np.ndarray]]
     proof: Proof | None
+    checked: str = ""
 
     def __str__(self) -> str:
         lines = [f"{self.status.name} ({self.boxes} boxes, {self.seconds:.1f} s)"]
         lines += [f"  {claim}" for claim in self.claims.values()]
+        if self.checked:
+            lines.append(f"  {self.checked}")
         for name, (low, high) in self.left.items():
             lines.append(f"  left of {name}: {len(low)} boxes{_extent(low, high)}")
         if self.left and self.counterexample is None:
@@ -93,6 +99,7 @@ def verify(
     budget: Budget | None = None,
     folder: Any = None,
     progress: bool = False,
+    check: bool = True,
 ) -> Verification:
     """Proves, or refutes, what a certificate says about a system, for one example and every state of a region.
 
@@ -131,6 +138,9 @@ def verify(
     - `budget`: a [`lyapunov_dsl.Budget`][].
     - `folder`: where an unfinished proof is kept, to go on from when the same call is made again.
     - `progress`: whether a bar is shown.
+    - `check`: whether `python -m lyapunov_checker` recomputes the proof as a last step, in a process of its own; only then it is
+        `CHECKED`. It is not asked, which is said, where it would take longer than the search (and than ten seconds), or does not
+        know the functions. What it refuses is `UNDECIDED`.
 
     **Returns:** a [`lyapunov_dsl.Verification`][].
 
@@ -239,12 +249,16 @@ def verify(
         if "robust" in claims:
             found["robust"] = _robust(record, trees, [found[name].assurance for name in questions])
         status = weakest(*(c.assurance for c in found.values()))
-        proof = None
-        if status in (Assurance.PROVED_FLOAT, Assurance.PROVED_REAL):
-            proof = Proof(record, trees, condition, (x, y), status.name)
-            if file is not None:
+        proof, said = None, ""
+        if status.proved:
+            proof, said = Proof(record, trees), "not checked: check=False; proof.save does it"
+            if check:
+                status, said = recheck(proof, status, clock.monotonic() - began)
+                found = {name: settled(claim, status, said) for name, claim in found.items()}
+                proof = proof if status.proved else None
+            if file is not None and proof is not None:
                 file.unlink(missing_ok=True)
-    return Verification(status, found, worst, run.looked, clock.monotonic() - began, left, proof)
+    return Verification(status, found, worst, run.looked, clock.monotonic() - began, left, proof, said)
 
 
 def _check_like(declaration: Any, x: Any, y: Any) -> None:
@@ -295,7 +309,7 @@ def _robust(record: Any, trees: dict[str, Tree], premises: list[Assurance]) -> C
     statement = "the largest V at the last time, for every context within the radius"
     if isinstance(record, str):
         return Claim(statement, Assurance.UNDECIDED, given=record)
-    if not set(premises) <= {Assurance.PROVED_REAL, Assurance.PROVED_FLOAT}:
+    if not all(premise.proved for premise in premises):
         return Claim(statement, Assurance.UNDECIDED, given="its premises, which are not proved")
     header, _ = record
     around = header["perturbation"]
