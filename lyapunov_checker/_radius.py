@@ -26,7 +26,7 @@ from ._rules import ONE, ZERO, Form, box
 
 FORMAT = "lyapunov radius 1"
 # How often a Gram matrix is squared for its norm.
-SQUARINGS = 6
+SQUARINGS = 10
 
 
 class Example(NamedTuple):
@@ -254,7 +254,7 @@ class Radii:
         parts = [abs(found.ball(i) - arb(c)) for i, c in enumerate(center)]
         if self.norm == "inf":
             return _most(parts)
-        return sum((p * p for p in parts), ZERO).sqrt().upper()
+        return _euclidean(parts)
 
     def sentences(self) -> list[str]:
         """What follows."""
@@ -286,7 +286,7 @@ def matrix_norm(table: list[list[arb]], norm: str) -> arb:
     # Norms are those of gram / scale, to the power of 1 / 2^(i + 1) in all.
     scale, power, found = ONE, 1, []
     for _ in range(SQUARINGS):
-        size = sum((v * v for row in gram.tolist() for v in row), ZERO).sqrt().upper()
+        size = _euclidean([v for row in gram.tolist() for v in row])
         if not size.is_finite():
             break
         found.append(_root(size, power) * scale)
@@ -314,7 +314,12 @@ def _dual(slopes: list[arb], norm: str) -> arb:
     """The norm that goes with another one."""
     if norm == "inf":
         return sum((abs(v) for v in slopes), ZERO).upper()
-    return sum((abs(v) ** 2 for v in slopes), ZERO).sqrt().upper()
+    return _euclidean(slopes)
+
+
+def _euclidean(parts: list[arb]) -> arb:
+    """The Euclidean norm, at most. The square of a ball around 0 may be a ball with negative numbers in it."""
+    return sum((v * v for v in parts), ZERO).upper().sqrt().upper()
 
 
 def _most(parts: list[arb]) -> arb:
