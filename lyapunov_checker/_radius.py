@@ -20,14 +20,13 @@ from typing import Any, NamedTuple
 import numpy as np
 from flint import arb, arb_mat
 
-from ._limits import Meter, Refused, numbers, record
+from ._limits import Meter, Refused, number, numbers, record
 from ._program import Graph, read_program
 from ._rules import ONE, ZERO, Form, box
 
 FORMAT = "lyapunov radius 1"
-KEYS = ("format", "norm", "times", "gain", "programs")
 # How often a Gram matrix is squared for its norm.
-SQUARINGS = 6
+SQUARINGS = 10
 
 
 class Example(NamedTuple):
@@ -66,27 +65,21 @@ class Radii:
         header: Mapping[str, Any],
         arrays: Mapping[str, np.ndarray],
         meter: Meter | None = None,
-        *,
         examples: bool = True,
     ):
         self.meter = Meter() if meter is None else meter
-        header = record("header", header, KEYS)
-        if header["format"] != FORMAT:
-            raise Refused(f"format: expected {FORMAT!r}, got another")
+        record("header", header, ("format", "norm", "times", "gain", "programs"))
+        if header.get("format") != FORMAT:
+            raise Refused(f"format: expected {FORMAT!r}, got {header.get('format')!r}")
         self.norm = header["norm"]
         if self.norm not in ("2", "inf"):
             raise Refused("norm: expected '2' or 'inf', got another")
         self.times = numbers("times", header["times"])
-        self.gain = None if header["gain"] is None else numbers("gain", [header["gain"]])[0]
+        self.gain = None if header["gain"] is None else number("gain", header["gain"])
         if self.gain is not None and not (self.gain >= 0 and self.norm == "2"):
             raise Refused("gain: expected a number >= 0, for the 2-norm")
-        if not isinstance(header["programs"], dict):
-            raise Refused("programs: expected a record, got another thing")
-        names = set(header["programs"])
-        if names not in ({"start", "step", "readout"}, {"start", "context", "step", "readout"}):
-            raise Refused("programs: expected start, step and readout, and context where there is one, got others")
-        given = header["programs"]
-        programs = {name: read_program(name, given[name], arrays, self.meter) for name in sorted(names)}
+        names = set(record("programs", header["programs"], ("start", "step", "readout"), ("context",)))
+        programs = {name: read_program(name, header["programs"][name], arrays, self.meter) for name in sorted(names)}
         self.programs = programs
         sizes = {name: [op.size for op in p.operations if op.name == "input"] for name, p in programs.items()}
         out = {name: p.operations[p.output].size for name, p in programs.items()}
@@ -261,7 +254,7 @@ class Radii:
         parts = [abs(found.ball(i) - arb(c)) for i, c in enumerate(center)]
         if self.norm == "inf":
             return _most(parts)
-        return sum((p * p for p in parts), ZERO).sqrt().upper()
+        return _euclidean(parts)
 
     def sentences(self) -> list[str]:
         """What follows."""
@@ -272,12 +265,16 @@ class Radii:
             f"for each of {len(radii)} inputs, and for all inputs within its radius ({spread}) in the {named}, the logit of its "
             f"class is above all others after {len(self.times)} steps of the program"
         ]
+        return out
 
     def given(self) -> list[str]:
-        """What the sentence rests on and is not shown here."""
-        if self.gain is None:
-            return []
-        return [f"that start and context change by at most {self.gain!r} times the change of the input"]
+        """What the sentences rest on and no file can show."""
+        out = ["that a network is these programs, in real arithmetic: what a computer rounds is not counted"]
+        if self.gain is not None:
+            out.append(
+                f"that start and context change by at most {self.gain!r} times the change of the input, in the Euclidean norm"
+            )
+        return out
 
 
 def matrix_norm(table: list[list[arb]], norm: str) -> arb:
@@ -289,7 +286,7 @@ def matrix_norm(table: list[list[arb]], norm: str) -> arb:
     # Norms are those of gram / scale, to the power of 1 / 2^(i + 1) in all.
     scale, power, found = ONE, 1, []
     for _ in range(SQUARINGS):
-        size = sum((v * v for row in gram.tolist() for v in row), ZERO).sqrt().upper()
+        size = _euclidean([v for row in gram.tolist() for v in row])
         if not size.is_finite():
             break
         found.append(_root(size, power) * scale)
@@ -317,7 +314,12 @@ def _dual(slopes: list[arb], norm: str) -> arb:
     """The norm that goes with another one."""
     if norm == "inf":
         return sum((abs(v) for v in slopes), ZERO).upper()
-    return sum((abs(v) ** 2 for v in slopes), ZERO).sqrt().upper()
+    return _euclidean(slopes)
+
+
+def _euclidean(parts: list[arb]) -> arb:
+    """The Euclidean norm, at most. The square of a ball around 0 may be a ball with negative numbers in it."""
+    return sum((v * v for v in parts), ZERO).upper().sqrt().upper()
 
 
 def _most(parts: list[arb]) -> arb:

@@ -78,6 +78,7 @@ from ._prove import (
     Match as Match,
     Premise as Premise,
     Proof as Proof,
+    RadiusProof as RadiusProof,
     Robust as Robust,
     Tube as Tube,
     Verification as Verification,

@@ -165,7 +165,7 @@ def test_side_effects_are_refused():
         certify(program_of(field=field))
 
     def outside(t, s, c):
-        return pull(t, s, jax.pure_callback(lambda v: np.asarray(v), c, c))
+        return pull(t, s, jax.pure_callback(lambda v: np.asarray(v), c, c, vmap_method="sequential"))
 
     with pytest.raises(ValueError, match="without side effects, got pure_callback"):
         certify(program_of(field=outside))
@@ -185,9 +185,11 @@ def test_a_solver_that_runs_out_of_steps_is_refused(steps, enough):
 
 
 def test_times_that_add_up_to_another_number_of_steps_are_refused():
-    # In float32, ten steps of 0.7 end a little before 7, and one more is taken.
-    with pytest.raises(ValueError, match=r"expected 10 Euler steps of 0.7, but the solver took 11 in float32"):
-        certify(program_of(dt=0.7, horizon=7.0))
+    # Times are added up in the type of the state, and 0.02 is no multiple of what bfloat16 knows between 1/2 and 1.
+    encoder = lambda x: ld.Start(jnp.zeros(3, jnp.bfloat16), x.astype(jnp.bfloat16))
+    program = program_of(encoder, dt=0.02)
+    with pytest.raises(ValueError, match=r"expected 50 Euler steps of 0.02, but the solver took \d+ in bfloat16"):
+        certify(program)
 
 
 def test_other_solvers_and_subclasses_are_refused():
@@ -245,9 +247,9 @@ JUMPS = {
 @pytest.mark.parametrize("name", JUMPS)
 def test_a_declared_gain_does_not_hide_jumps(name):
     # So far from jumps that no pair in the balls meets one.
-    found = certify(program_of(Quantized(JUMPS[name])), radii=(1e-4,), rules=("margin", "tube"))
+    found = certify(program_of(Quantized(JUMPS[name])), radii=(1e-4,), rules=("margin",))
     assert (found.radius == 0).all()
-    assert "UNDECIDED for 2: functions that have a Lipschitz constant" in str(found)
+    assert "UNDECIDED for 2: no Lipschitz constant is known, as the input uses" in str(found)
 
 
 def test_a_gain_is_printed_as_given_with_what_was_looked_at():

@@ -1,5 +1,7 @@
 """What was proved of a set of examples: radii, and what they rest on."""
 
+import tempfile
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -7,6 +9,7 @@ import numpy as np
 from .._certify import Assurance
 from ._inference import Agreement
 from ._radius import RadiusProof
+from ._recheck import _run
 
 
 class Premise(NamedTuple):
@@ -38,8 +41,9 @@ class Robust(NamedTuple):
     - `seconds`: wall time, compilation included.
     - `agreement`: how far `predict` and the network that is proved about were apart, an [`lyapunov_dsl.Agreement`][].
     - `given`: premises that are yours, and what was looked at of them.
-    - `proof`: what a file of it needs, for `save`.
-    - `assurance`: `PROVED_REAL`: of the network in real numbers, with the weights as they are.
+    - `proof`: what a file of it needs, a [`lyapunov_dsl.RadiusProof`][].
+    - `assurance`: `PROVED_REAL`: of the network in real numbers, with the weights as they are; `CHECKED` in what `check` returns.
+    - `verdict`: what the checker said, empty where it was not asked.
     """
 
     radius: np.ndarray
@@ -54,6 +58,7 @@ class Robust(NamedTuple):
     given: tuple[str, ...]
     proof: RadiusProof
     assurance: Assurance = Assurance.PROVED_REAL
+    verdict: str = ""
 
     def accuracy(self, radius: float) -> float:
         """The share of the examples that are decided rightly in all of a ball of this radius, as far as proved."""
@@ -74,6 +79,25 @@ class Robust(NamedTuple):
         """
         return self.proof.save(path)
 
+    def check(self, *, seconds: float = 3600.0) -> "Robust":
+        """Writes the proof and has `python -m lyapunov_checker` recompute it, in a process of its own.
+
+        **Arguments:**
+
+        - `seconds`: how long that may take.
+
+        **Returns:** the same with the status `CHECKED`, the radii that are in the file, 0 for all other examples, and the verdict.
+
+        **Raises:** `ValueError` where `save` does, and where the checker refuses the file.
+        """
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "radii.npz"
+            radius = self.save(path)
+            code, said = _run(path, seconds)
+        if code:
+            raise ValueError(f"check: {said.strip() or f'the checker ended with the exit status {code}'}")
+        return self._replace(radius=radius, assurance=Assurance.CHECKED, verdict=said.strip())
+
     def __str__(self) -> str:
         lines = [f"robustness, L{self.norm}: {self.assurance.name}, in real arithmetic, of Euler inference"]
         lines += [f"  {what}" for what in self.given]
@@ -89,4 +113,10 @@ class Robust(NamedTuple):
                     if not premise.holds:
                         broken[premise.statement.split(":")[0]] = broken.get(premise.statement.split(":")[0], 0) + 1
             lines += [f"    UNDECIDED for {count}: {what}" for what, count in broken.items()]
-        return "\n".join([*lines, f"  {self.agreement}"])
+        lines.append(f"  {self.agreement}")
+        if self.verdict:
+            lines.append(f"  CHECKED, for {np.sum(self.radius > 0)} of {len(self.radius)}:")
+            lines += [f"    {line}" for line in self.verdict.splitlines()]
+        else:
+            lines.append("  not checked by the second program, which check() asks")
+        return "\n".join(lines)

@@ -1,6 +1,6 @@
 """Proofs of certified radii as files: programs of the Euler network, and the steps of a tube around the path of each input."""
 
-import hashlib
+import io
 import json
 import math
 import os
@@ -13,7 +13,6 @@ import numpy as np
 from jax.flatten_util import ravel_pytree
 
 from .._rollout import EulerInference
-from .._save import to_numpy
 from .._types import check_file, check_path
 from ..bounds import UnknownPrimitive
 from ._export import export
@@ -87,19 +86,17 @@ class RadiusProof:
             )
         for k, name in enumerate(("x", "y", "radius", "centers", "errors", "contexts", "reach")):
             arrays = arrays | {name: np.array([row[k] for row in rows], np.int64 if name == "y" else np.float64)}
-        header["frozen"] = _numbers(self.network)
         header["sha256"] = seal(header, arrays)
+        content = io.BytesIO()
+        np.savez_compressed(content, header=np.frombuffer(json.dumps(header).encode(), np.uint8), **arrays)
+        check(content.getvalue())
         partial = path.with_name(f".{path.name}.partial")
         try:
             with open(partial, "wb") as file:
-                np.savez_compressed(file, header=np.frombuffer(json.dumps(header).encode(), np.uint8), **arrays)
+                file.write(content.getvalue())
                 file.flush()
                 os.fsync(file.fileno())
-            check(partial)
             os.replace(partial, path)
-        except ValueError:
-            partial.unlink(missing_ok=True)
-            raise
         except OSError as error:
             partial.unlink(missing_ok=True)
             raise ValueError(f"save: expected a place that can be written, got {path} ({error})") from error
@@ -173,12 +170,3 @@ def _tube(checked: Any, x: np.ndarray, label: int, radius: float, centers: np.nd
     if not bool(checked.margin(region, points[-1], errors[-1], label) > 0):
         return None
     return x, label, radius, centers, errors, context, reach
-
-
-def _numbers(network: EulerInference) -> str:
-    """A hash of all numbers of a network."""
-    digest = hashlib.sha256()
-    for leaf in jax.tree.leaves(network):
-        if hasattr(leaf, "dtype"):
-            digest.update(str(leaf.dtype).encode() + to_numpy(leaf).tobytes())
-    return digest.hexdigest()

@@ -290,9 +290,9 @@ def _premises(
         moves = Premise(str(gain), True)
     # Of what jumps no slope is a Lipschitz constant, whoever gives it.
     parts = zip(("input", "vector_field", "readout"), jumps, strict=True)
-    jumping = [f"{part} {why}" for part, why in parts if why and (part == "input" or name != "tube")]
+    jumping = [f"the {part} {why}" for part, why in parts if why and (part == "input" or name != "tube")]
     if jumping and not (name == "tube" and found.norm == "inf"):
-        moves = Premise(f"functions that have a Lipschitz constant: {'; '.join(jumping)}", False)
+        moves = Premise(f"no Lipschitz constant is known, as {'; '.join(jumping)}", False)
     if name == "tube":
         # In the ∞-norm starts and contexts are bounded themselves.
         above = Premise(f"every margin is above 0 in the tube: {values[0]:.4g}", bool(values[0] > 0))
