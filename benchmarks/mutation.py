@@ -5,6 +5,11 @@
 A mutant is one changed expression: a comparison moved by its boundary or negated, `+` and `-`, `*` and `/`, `min` and `max`, `and` and
 `or`, `any` and `all`, lower and upper ends, the branches of `where`, or a condition exchanged, a number nudged, a sign or an absolute value
 dropped, or a term dropped that stands for rounding. Messages, types and docstrings stay as they are.
+With `--thresholds`, the mutants are the thresholds of the rules of bounds that switch formula by magnitude (comparisons
+with a constant or a unit of a type, and caps), each moved by a factor of 1.2 in both directions, all of them:
+
+    python benchmarks/mutation.py --thresholds --out docs/results/mutation_thresholds.json
+
 Each runs in a temporary copy of the repository, in a process forked from one that has imported JAX, so that it takes the time of the tests
 alone; what XLA compiles is kept between them. Other mutants of a sample are drawn with another seed.
 """
@@ -85,6 +90,30 @@ TARGETS: dict[str, dict[str, tuple[str, str]]] = {
     },
 }  # fmt: skip
 
+# Module -> tests of its thresholds.
+SWITCHES = {
+    "lyapunov_dsl/bounds/_softmax.py": (
+        "tests/test_bounds_switches.py -k mean_nothing",
+        "tests/test_mutants_softmax.py",
+    ),
+    "lyapunov_dsl/bounds/_softmax_mean.py": (
+        "tests/test_bounds_switches.py -k mean_nothing",
+        "tests/test_mutants_softmax.py",
+    ),
+    "lyapunov_dsl/bounds/_rule.py": ("tests/test_bounds_switches.py -k mean_nothing", "tests/test_bounds_edges.py"),
+    "lyapunov_dsl/bounds/_pairs.py": (
+        "tests/test_bounds_integers.py",
+        "tests/test_mutants_bounds.py -k 'products or quotient'",
+    ),
+    **{
+        f"lyapunov_dsl/bounds/_{name}.py": (
+            "tests/test_mutants_bounds.py -k 'lines_hold or peaks'",
+            "tests/test_bounds_edges.py",
+        )
+        for name in ("lines", "scalar")
+    },
+}
+
 # (end of the module's name, part of the line, expression, what it became, why this is the same or only costs something).
 ANY, SAME, MORE = (
     "any number is right: it only decides how close a bound is",
@@ -130,6 +159,19 @@ EQUIVALENT: list[tuple[str, str, str, str, str]] = [
     ("_certify/_rules", "push * profile(v)[0] > growth * v", "growth * v", "(growth / v)", ANY),
     ("bounds/_interval", "x.lower > largest", "x.lower > largest", "(x.lower >= largest)", SAME),
     ("bounds/_lines", "narrow = width", "upper", "lower", ANY),
+    *(
+        (f"bounds/_{module}", line, was, f"(({was}) {by} 1.2)", why)
+        for by in "*/"
+        for module, line, was, why in (
+            ("lines", "narrow = width", "1e3 * eps(wide()) * (jnp.abs(lower) + jnp.abs(upper)) + tiny(wide())", ANY),
+            ("lines", "slope < flattest", "flattest", ANY),
+            ("scalar", "midpoint(lower, upper)", "tiny(wide())", ANY),
+            ("scalar", "jnp.power(jnp.maximum", "tiny(wide())", ANY),
+            ("pairs", "room = jnp.where", "1", "sums of integers are exact up to 2, and near their limits all are above"),
+        )
+    ),
+    ("bounds/_interval", "x.lower > largest", "largest", "((largest) * 1.2)", "what rounding brings back is within the slack"),
+    ("bounds/_interval", "x.lower > largest", "-largest", "((-largest) * 1.2)", "what rounding brings back is within the slack"),
     ("bounds/_smooth", "(-0.13, 0.81)", "0.81", "1.62", ANY),
     (
         "bounds/_smooth",
@@ -224,6 +266,39 @@ def mutants(source: str) -> list[Mutant]:
             atom = isinstance(new, ast.Name | ast.Constant | ast.Call | ast.Attribute)
             found.append(Mutant(start, end, text if atom else f"({text})", kind))
     return found
+
+
+def thresholds(source: str) -> list[Mutant]:
+    """All thresholds of a module, moved."""
+    lines = source.encode().splitlines(keepends=True)
+    begin = [0]
+    for line in lines:
+        begin.append(begin[-1] + len(line))
+    found = []
+    for node in _live(ast.parse(source)):
+        for place in _thresholds(node):
+            start, end = begin[place.lineno - 1] + place.col_offset, begin[place.end_lineno - 1] + place.end_col_offset
+            text = ast.unparse(place)
+            found += [Mutant(start, end, f"(({text}) {by} 1.2)", "threshold") for by in "*/"]
+    return found
+
+
+def _thresholds(node: ast.expr) -> Iterator[Any]:
+    """The sides of a comparison of magnitudes, and what caps one."""
+    constant = lambda v: isinstance(v, ast.Constant) and isinstance(v.value, int | float)
+    moves = lambda v: constant(v) and v.value != 0 and not isinstance(v.value, bool)
+    names = {"eps", "tiny", "largest", "flattest", "room"}
+    units = lambda v: bool({n.id for n in ast.walk(v) if isinstance(n, ast.Name)} & names)
+    # What is counted by whole numbers is no magnitude.
+    count = lambda v: isinstance(v, ast.Name | ast.Attribute)
+    match node:
+        case ast.Compare(left=left, ops=[ast.Lt() | ast.LtE() | ast.Gt() | ast.GtE()], comparators=[right]):
+            if count(left) and isinstance(getattr(right, "value", None), int):
+                return
+            if moves(right) or (units(right) and not constant(left)):
+                yield right
+        case ast.Call(func=ast.Attribute(attr="minimum" | "maximum" | "clip"), args=[_, *rest]):
+            yield from (v for v in rest if moves(v) or (isinstance(v, ast.Call) and units(v)))
 
 
 def _live(node: ast.AST) -> Iterator[Any]:
@@ -446,6 +521,7 @@ def main() -> None:
         choices=("all", "old", "new"),
         help="of the table: those written for mutants, the others, or both",
     )
+    parser.add_argument("--thresholds", action="store_true", help="move every threshold of the rules with switches")
     parser.add_argument("--again", action="store_true", help="only what the record has left, with the same sample")
     parser.add_argument("--seconds", type=float, default=120.0, help="for the tests of one mutant")
     parser.add_argument("--out", type=Path, help="the record; what it has of other groups and tests is kept")
@@ -468,15 +544,16 @@ def main() -> None:
         for module in WARM:
             importlib.import_module(module)
         gc.freeze()
-        for group in options.groups:
+        for group in ("switches",) if options.thresholds else options.groups:
             found = dict(before.get(group, {}).get(options.tests, {}).get("modules", {}))
-            for module, (new, old) in TARGETS[group].items():
+            for module, (new, old) in (SWITCHES if options.thresholds else TARGETS[group]).items():
                 if fnmatch.fnmatch(module, options.modules):
                     selections = {"all": (new, old), "new": (new,), "old": (old,)}[options.tests]
-                    every = sorted(set(mutants((ROOT / module).read_text())))
+                    source = (ROOT / module).read_text()
+                    every = sorted(set(thresholds(source) if options.thresholds else mutants(source)))
                     # More of them are the same and others besides.
                     random.Random(f"{options.seed} {module}").shuffle(every)
-                    chosen = sorted(every[: options.per_module])
+                    chosen = sorted(every if options.thresholds else every[: options.per_module])
                     known = before[group][options.tests]["modules"][module] if options.again else None
                     outcome = judged(module, selections, chosen, folder, options.seconds, known)
                     found[module] = {"possible": len(every), **outcome}

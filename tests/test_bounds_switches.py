@@ -357,10 +357,10 @@ def test_log_sum_exp_is_never_far_above_its_largest_value():
         assert (np.asarray(found.upper) <= np.asarray(exact) * (1 + 1e-4) + 1.01 + 1e-3).all()
 
 
-def test_exponents_whose_differences_mean_nothing():
+def test_exponents_whose_differences_mean_nothing(quick):
     """Exponentials of exponents that are off by a unit of rounding of the largest are within the slack, or nothing is said."""
     unit = float(np.finfo(np.float32).eps)
-    for share in (1e-3, 0.1, 1.0, 1.9, 1.99, 2.01, 2.3, 2.39, 3.0, 4.1):
+    for share in (1e-3, 1.0, 1.9, 2.01, 2.39, 4.1):
         size = share / unit
         box = bounds.Box(jnp.asarray([size, size - 1], jnp.float32), jnp.asarray([size, size - 1], jnp.float32))
         upper = np.asarray(bounds.bound(jax.nn.softmax, box, method="interval").upper, float)
@@ -382,3 +382,17 @@ def test_a_mean_whose_weights_are_all_about_the_smallest_number():
     function = lambda a: own.softmax_mean(a, jnp.asarray([0.0, 0.3], jnp.float32))
     found = bounds.bound(function, bounds.Box(low, high), method="interval")
     assert float(found.upper) >= float(function(jnp.asarray([-200.0, -110.0], jnp.float32))) > 0.29
+
+
+def test_the_largest_number(quick):
+    """What rounds to no number is infinite, and only that, where ranges reach further than the type of the function."""
+    with jax.enable_x64(True):
+        for x, finite in ((88.6, True), (88.8, False)):
+            for sign, function in ((1, jnp.exp), (-1, lambda x: -jnp.exp(x))):
+                box = bounds.Box(jnp.float32(x), jnp.float32(x))
+                found = bounds.bound(function, box, method="interval")
+                value = sign * np.exp(np.float64(np.float32(x)))
+                ends = sorted([float(found.lower) * sign, float(found.upper) * sign])
+                assert np.isfinite(ends[1]) == finite
+                assert ends[0] <= min(abs(value), float(np.finfo(np.float32).max))
+                assert ends[0] >= 3e38

@@ -304,7 +304,7 @@ def _affine_slack(node: Node, out: Interval, *ranges: Interval) -> Any:
         slack = slack + data.shift[1]
     # A sum that may overflow on its way may be NaN.
     share = total / float(jnp.finfo(node.dtype).max) * (1 + 2 * data.terms * eps(node.dtype))
-    return jnp.where(share < 1, slack, jnp.inf)
+    return jnp.where(share < 1.0, slack, jnp.inf)
 
 
 def _affine_relax(node: Node, out: Interval, *ranges: Interval) -> Relaxation:
