@@ -87,7 +87,8 @@ class Claim:
         """The figure with its interval, empty where there is none."""
         if self.value is None:
             return ""
-        text = f"{self.value:.4g}"
+        # What is proved is proved of this number, and not of one that is rounded.
+        text = repr(float(self.value)) if self.assurance.proved else f"{self.value:.4g}"
         if self.interval is not None:
             text += f" [{self.interval[0]:.4g}, {self.interval[1]:.4g}]"
             text += "" if self.confidence is None else f" {100 * self.confidence:.4g} %"
