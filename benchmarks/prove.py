@@ -135,7 +135,9 @@ def main() -> None:
             system = ld.System(vector_field=field, domain=ld.Box(-reach, reach))
             certificate = ld.Certificate.exponential(loss=quadratic(p), kappa=1e-3)
             claims = ("decrease", "definite", "enclosed")
-            found = ld.verify(system, certificate, equilibrium=np.zeros(2), level=level, claims=claims, strict=True, check=False)
+            found = ld.verify(
+                system, certificate, equilibrium=np.zeros(2), level=level, claims=claims, strict=True, check=False
+            )
             record[f"{name}, {factor}"] = report(f"{name}, {factor} of it", found, options)
     a = np.array([[-1.0, 2.0], [-1.0, -3.0]])
     p = lyapunov(a)

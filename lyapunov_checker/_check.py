@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from flint import ctx
@@ -102,9 +103,16 @@ def _line(text: str) -> str:
     return "".join(c if c.isprintable() else "?" for c in text)[:500]
 
 
-def identity(header: Any, arrays: Any) -> str:
-    """SHA-256 of the programs that a proof is about, and of the context where it may vary: of what the system is, and of nothing
-    else that the file says."""
+def identity(header: Mapping[str, Any], arrays: Mapping[str, Any]) -> str:
+    """Hashes the programs that a proof is about, and the context where it may vary: what the system is, and nothing else that
+    the file says.
+
+    **Arguments:**
+
+    - `header`, `arrays`: what is in a file.
+
+    **Returns:** a SHA-256 in hexadecimal, as the verdict prints it.
+    """
     around = header.get("perturbation")
     parts = {name: fingerprint(program, arrays) for name, program in header["programs"].items()}
     text = json.dumps([parts, None if around is None else around["center"]], sort_keys=True)

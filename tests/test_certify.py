@@ -56,6 +56,12 @@ def check(report: Any, samples: int = 4096) -> Any:
     return report
 
 
+def test_figures_that_are_proved_are_printed_exactly():
+    number = 0.06783849302993
+    assert ld._certify._assurance.Claim("V at the end", Level.PROVED_REAL, number).figure() == repr(number)
+    assert ld._certify._assurance.Claim("V at the end", Level.EMPIRICAL, number).figure() == "0.06784"
+
+
 def test_the_order_of_assurances():
     order = list(Level)
     assert [level.name for level in order] == [

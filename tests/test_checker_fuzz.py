@@ -167,7 +167,7 @@ def test_what_is_false_of_a_file_is_seen(attack, files):
         ("attraction", ("level", 1), 4.0),
         ("attraction", ("domain", "upper", 0), 0.1),
         ("tube", ("tube", 1, 3), 0.11),
-        ("ball", ("numbers.0",), -30.0 * np.eye(2)),
+        ("ball", ("numbers.0",), 30.0 * np.eye(2)),
     ):
         header, arrays = read(files[name])
         assert attack.contradiction(np.random.default_rng(1), header, arrays) == "", name

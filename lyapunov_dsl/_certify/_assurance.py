@@ -91,8 +91,7 @@ class Claim:
         if self.value is None:
             return ""
         # What is proved is printed exactly, the ends of an interval outward.
-        proved = self.assurance.name in ("CHECKED", "PROVED_FLOAT", "PROVED_REAL")
-        text = number(self.value) if proved else f"{self.value:.4g}"
+        text = number(self.value) if self.assurance.proved else f"{self.value:.4g}"
         if self.interval is not None:
             text += f" [{rounded(self.interval[0], -1)}, {rounded(self.interval[1], 1)}]"
             text += "" if self.confidence is None else f" {100 * self.confidence:.4g} %"

@@ -92,7 +92,7 @@ def _differs(one: Any, own: Mapping[str, np.ndarray], other: Any, others: Mappin
                 return f"{where} ({p['name']}) has other entries"
             if a.tobytes() != b.tobytes():
                 i = int(np.flatnonzero(a.ravel() != b.ravel())[0]) if (a != b).any() else 0
-                return f"{where} ({p['name']}): {a.ravel()[i]!r} in the proof, {b.ravel()[i]!r} in the declaration"
+                return f"{where} ({p['name']}): {a.ravel()[i].item()!r} in the proof, {b.ravel()[i].item()!r} in the declaration"
         if len(numbers[0]) != len(numbers[1]):
             return f"{where} ({p['name']}) has other entries"
     if counts[0] != counts[1]:

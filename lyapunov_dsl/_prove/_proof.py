@@ -294,6 +294,7 @@ class Proof:
         checker does not decide however small it is; `OutOfBoxes`, one of them, where more boxes or time would be needed.
         """
         from lyapunov_checker._file import seal
+        from lyapunov_checker._limits import UNPACKED_TIMES
 
         if self.content is not None:
             return self.content
@@ -308,9 +309,15 @@ class Proof:
         for name, tree in trees.items():
             arrays = arrays | {f"{name}.{part}": value for part, value in tree.items()}
         header = {**header, "sha256": seal(header, arrays)}
-        file = io.BytesIO()
-        np.savez_compressed(file, header=np.frombuffer(json.dumps(header).encode(), np.uint8), **arrays)
-        self.content = file.getvalue()
+        whole = {"header": np.frombuffer(json.dumps(header).encode(), np.uint8), **arrays}
+        for write in (np.savez_compressed, np.savez):
+            file = io.BytesIO()
+            write(file, **whole)
+            self.content = file.getvalue()
+            # The checker does not unpack what becomes much larger, such as a matrix of ones.
+            if sum(v.nbytes + 256 for v in whole.values()) <= UNPACKED_TIMES * len(self.content):
+                break
+        assert self.content is not None
         return self.content
 
     def save(self, path: Any, *, boxes: int = 1_000_000) -> Path:
