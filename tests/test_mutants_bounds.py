@@ -13,6 +13,7 @@ from flint import arb, ctx
 from lyapunov_dsl.bounds import (
     _interval as iv,
     _pairs as pairs,
+    _quotients as quotients,
     _reduce as reduce,
     _scalar as scalar,
     _smooth as smooth,
