@@ -95,13 +95,13 @@ def _divided(graph: Graph, x: Value, y: Value, out: Node) -> Node:
         for factors in constants:
             lose_merged(out, factors.least, factors.most)
         factors = graph.factors[out]
-        out = rewritten(graph, out, [above, below], _quotient_slack(out.dtype, *constants))
+        out = rewritten(graph, out, [above, below], quotient_slack(out.dtype, *constants))
         graph.factors[out] = factors
     graph.ratios[out] = Ratio(above, below, (constants[0], constants[1]))
     return out
 
 
-def _quotient_slack(dtype: Any, first: Factors, second: Factors) -> Callable[..., Any]:
+def quotient_slack(dtype: Any, first: Factors, second: Factors) -> Callable[..., Any]:
     """What is lost where the products above or below are too small or too large."""
     least, most = tiny(dtype), 0.25 * float(jnp.finfo(dtype).max)
 
