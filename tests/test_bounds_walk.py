@@ -12,7 +12,14 @@ import pytest
 
 from lyapunov_dsl import bounds
 
-MODULES = {"numpy": jnp, "nn": jax.nn, "lax": jax.lax, "linalg": jnp.linalg, "special": jax.scipy.special, "fft": jnp.fft}
+MODULES = {
+    "numpy": jnp,
+    "nn": jax.nn,
+    "lax": jax.lax,
+    "linalg": jnp.linalg,
+    "special": jax.scipy.special,
+    "fft": jnp.fft,
+}
 V = np.asarray([0.25, 0.5, 0.75], np.float32)
 Q = np.asarray([[0.5, 0.25], [0.125, 0.75]], np.float32)
 S, WHERE, PLACES = np.float32(0.5), np.asarray([True, False, True]), np.asarray([1, 0, 2])
