@@ -196,7 +196,7 @@ def test_poles_and_edges():
     assert anything(of(jnp.tan, 0.0, 100.0))
     assert of(jnp.tan, 1.0, 1.5).upper < 15
     assert anything(of(jnp.arccos, 0.5, 1.01))
-    assert of(jnp.arccos, 0.5, 1.0).lower > -1e-5
+    assert of(jnp.arccos, 0.5, 1.0).lower > -1e-3
     assert of(jnp.arctanh, 0.5, 1.0).upper == np.inf
     assert of(jnp.arctanh, 0.5, 1.0).lower > 0.5
     assert anything(of(lambda x: x % 0.0, 0.5, 1.0))
