@@ -27,7 +27,8 @@ def core_of(value: Any, stopped: bool = False) -> tuple[Any, list[Any]]:
             value.rule is affine
             and value.data.terms == 0
             and len(value.inputs) == 1
-            and operands_of(value, "neg") is None
+            # Not its negative, whatever it was made for.
+            and not value.data.plain
             and (stopped or operands_of(value, "stop_gradient") is None)
         ):
             movers.append(value.data.apply)
