@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from ._graph import Graph, Value, concrete
+from ._graph import Graph, concrete
 from ._linear import is_zero
 from ._move import linear
 from ._rule import Node, affine
@@ -101,7 +101,7 @@ class Peeled(NamedTuple):
         return self.keep is not None and self.fill == 0 == self.least
 
 
-def peel(graph: Graph, value: Value) -> Peeled:
+def peel(graph: Graph, value: Any) -> Peeled:
     """What a value is under the constant masks that were laid over it."""
     if not isinstance(value, Node):
         return Peeled(value)
