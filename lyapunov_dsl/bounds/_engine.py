@@ -56,6 +56,8 @@ def forward(node: Node, ranges: Sequence[Interval], spreads: Sequence[Any]) -> t
     assert node.rule is not None
     out = node.rule.range(node, *ranges)
     if not node.is_float:
+        if node.rule.within is not None and any(s is not NONE for s in spreads):
+            out = node.rule.within(node, *ranges, *spreads)
         return out, NONE
     slack = node.rule.slack(node, out, *ranges)
     if node.lost is not None:

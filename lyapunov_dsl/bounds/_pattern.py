@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from ._graph import Graph, Value, concrete
+from ._graph import Graph, concrete
 from ._linear import is_zero
 from ._move import linear
 from ._rule import Node, affine
@@ -27,7 +27,8 @@ def core_of(value: Any, stopped: bool = False) -> tuple[Any, list[Any]]:
             value.rule is affine
             and value.data.terms == 0
             and len(value.inputs) == 1
-            and operands_of(value, "neg") is None
+            # Not its negative, whatever it was made for.
+            and not value.data.plain
             and (stopped or operands_of(value, "stop_gradient") is None)
         ):
             movers.append(value.data.apply)
@@ -100,7 +101,7 @@ class Peeled(NamedTuple):
         return self.keep is not None and self.fill == 0 == self.least
 
 
-def peel(graph: Graph, value: Value) -> Peeled:
+def peel(graph: Graph, value: Any) -> Peeled:
     """What a value is under the constant masks that were laid over it."""
     if not isinstance(value, Node):
         return Peeled(value)

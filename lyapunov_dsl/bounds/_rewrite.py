@@ -12,12 +12,12 @@ import numpy as np
 
 from . import _graph as graphs
 from ._graph import TRANSLATIONS, Graph, Value, concrete
-from ._interval import Interval, wide
+from ._interval import wide
+from ._largest import count_of_largest
 from ._linear import add, is_zero, mul, negative, sub
 from ._log_softmax import log_softmax, softmax_gradient
 from ._masks import composite, masked_exponential
 from ._move import linear, nodes_of
-from ._pairs import COMPARISONS
 from ._pattern import (
     axis_of,
     core_of,
@@ -31,7 +31,7 @@ from ._pattern import (
     peel,
     places_of,
 )
-from ._rule import Const, Node, Rule
+from ._rule import Const, Node
 from ._softmax import logsumexp, softmax
 from ._softmax_mean import softmax_mean, tie, told
 
@@ -118,7 +118,9 @@ def _weighted(graph: Graph, node: Node, row: np.ndarray, axis: int) -> Node:
 
 
 def rewrite_sum(graph: Graph, x: Node, axes: tuple[int, ...]) -> Node | None:
-    """Σ b softmax(a) and Σ b (softmax(a) + constant)."""
+    """Σ b softmax(a) and Σ b (softmax(a) + constant), and how many entries are the largest."""
+    if (found := count_of_largest(graph, x, axes)) is not None:
+        return found
     if len(axes) != 1 or x.rule is None or x.rule.name != "mul":
         return None
     (axis,) = axes
@@ -276,34 +278,6 @@ def rewrite_select(graph: Graph, which: Node, cases: list[Value]) -> Value | Non
             graph.premises.append(core_of(pair[0])[0])
             return cases[index]
     return None
-
-
-def _chosen(sign: int) -> Rule:
-    """x == max(x, y), which is x >= y, or x == min(x, y): of x, the result, and y. Only where nothing is rounded, as x may be evaluated
-    anew for the comparison, and differ in its last digits."""
-    beyond = COMPARISONS["ge" if sign > 0 else "le"].range
-
-    def span(node: Node, x: Interval, top: Interval, y: Interval) -> Interval:
-        return beyond(node, x, y) if node.virtual else COMPARISONS["eq"].range(node, x, top)
-
-    return COMPARISONS["eq"]._replace(range=span)
-
-
-_CHOSEN = {"max": _chosen(1), "min": _chosen(-1)}
-
-
-def _equal(graph: Graph, equation: Any, x: Value, y: Value) -> Value:
-    for one, top in ((x, y), (y, x)):
-        for name, rule in _CHOSEN.items():
-            pair = operands_of(top, name)
-            if pair is not None and isinstance(one, Node) and any(v is one for v in pair):
-                other = pair[1] if pair[0] is one else pair[0]
-                out = equation.outvars[0].aval
-                return graph.add(rule, nodes_of(graph, [one, top, other]), out.shape, out.dtype)
-    return _plain_equal(graph, equation, x, y)
-
-
-_plain_equal, TRANSLATIONS["eq"] = TRANSLATIONS["eq"], _equal
 
 
 def _exp(graph: Graph, equation: Any, x: Value) -> Value:

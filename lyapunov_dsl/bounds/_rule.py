@@ -77,7 +77,7 @@ class Rule(NamedTuple):
         each use of its result, with a product and a sum contracted in one and not in the other. Without it: anything in the
         range, where the inputs have a spread.
     - `within`: (node, ranges and spreads of the inputs) -> what is added to the slack because the operation is made of several
-        that may use different evaluations of an input.
+        that may use different evaluations of an input; of a decision, its range then.
     """
 
     name: str
