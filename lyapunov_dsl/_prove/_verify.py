@@ -159,7 +159,7 @@ def verify(
     part = names[0] if part is None else part
     if part not in names:
         raise ValueError(f"part: expected one of {names}, got {part!r}")
-    x64 = bool(jax.config.jax_enable_x64)
+    x64 = jnp.result_type(float) == jnp.float64
     with jax.enable_x64(True):
         if x is None:
             if equilibrium is None:
