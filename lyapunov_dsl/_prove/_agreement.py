@@ -141,14 +141,17 @@ def sampled(told: Functions, own: Own, region: Region, rest: np.ndarray | None) 
     return Samples(points, _evaluated(exact, (0, 0), points[:, 0], points[:, 1:]))
 
 
-def differs(told: Functions, own: Own, samples: Samples, region: Region, horizon: float, claims: list[str]) -> str:
+def differs(
+    told: Functions, own: Own, samples: Samples, region: Region, horizon: float | None, claims: list[str]
+) -> str:
     """What is different between the functions that are proved about and those that run, with the state; empty where nothing is.
 
-    Also where V, the field or the comparison is no finite number at one of the states that claims speak of.
+    Also where V, the field or the comparison is no finite number at one of the states that claims speak of. With a horizon, nothing that
+    is proved about depends on the time, and what runs is evaluated at times up to that.
     """
     points, proved = samples
     times = points[:, 0].copy()
-    if (region.low[:, 0] == region.high[:, 0]).all() and len(region.low) == 1 and region.high[0, 0] == 0:
+    if horizon is not None:
         # Nothing that is proved about depends on the time. What runs should not either.
         times[1::2] = np.random.default_rng(1).random(len(times[1::2])).astype(own.dtype) * horizon
     kept = np.asarray(told.context, np.float64)

@@ -203,7 +203,7 @@ def verify(
         worst, trees = None, {}
         own = declared(condition, part, x, y, x64)
         samples = sampled(told, own, region, rest)
-        other = differs(told, own, samples, region, condition.continuous.horizon, claims)
+        other = differs(told, own, samples, region, condition.continuous.horizon if steady else None, claims)
         why = dict.fromkeys(questions, other) if other else _hopeless(told, first, region, claims, strict, at_rest)
         for name, (statement, judge, boxes) in questions.items():
             level_of = Assurance.PROVED_FLOAT if rounding == "float" else Assurance.PROVED_REAL
