@@ -121,7 +121,8 @@ ZEROS = {
 )
 def test_a_potential_that_is_zero_elsewhere_is_refuted(name):
     value, rest, half = ZEROS[name]
-    found = verified(lambda t, s, c: -s, value, low=-half, high=half, claims=("definite",), equilibrium=rest)
+    field = (lambda t, s, c: s - s**3) if rest.any() else (lambda t, s, c: -s)
+    found = verified(field, value, low=-half, high=half, claims=("definite",), equilibrium=rest)
     assert found.status is Assurance.REFUTED
     state = np.asarray(found.counterexample.state)
     assert (state != rest).any()
@@ -146,22 +147,14 @@ def test_an_equilibrium_up_to_rounding_is_said_at_once():
 
 
 def test_advice_is_not_what_was_given():
-    found = verified(lambda t, s, c: -jnp.tanh(s), square, n=2, kappa=1.99, boxes=64, low=-0.9, high=0.1)
+    more = {"kappa": 1.3, "boxes": 1, "low": -0.9, "high": 0.9}
+    found = verified(lambda t, s, c: -jnp.tanh(s), square, x=np.full(1, 0.2), **more)
+    assert found.status is Assurance.UNDECIDED
     assert "equilibrium=..." in str(found)
     assert "level=(least, c)" in str(found)
-    given = found.advice
-    found = verified(
-        lambda t, s, c: -jnp.tanh(s),
-        square,
-        kappa=1.99,
-        boxes=64,
-        low=-0.9,
-        high=0.1,
-        equilibrium=np.zeros(2),
-        level=(1e-9, None),
-    )
+    found = verified(lambda t, s, c: -jnp.tanh(s), square, equilibrium=np.zeros(1), level=(1e-9, None), **more)
     assert found.status is Assurance.UNDECIDED
-    assert set(given.split(", ")) - set(found.advice.split(", "))
+    assert "a larger budget" in str(found)
     assert "equilibrium" not in found.advice
     assert "level" not in found.advice
 

@@ -7,6 +7,7 @@ type, on a flag or on the state of Python, and nothing is proved about it.
 
 import hashlib
 import re
+import warnings
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -140,14 +141,17 @@ def sampled(told: Functions, own: Own, region: Region, rest: np.ndarray | None) 
     return Samples(points, _evaluated(exact, (0, 0), points[:, 0], points[:, 1:]))
 
 
-def differs(told: Functions, own: Own, samples: Samples, region: Region, horizon: float, claims: list[str]) -> str:
+def differs(
+    told: Functions, own: Own, samples: Samples, region: Region, horizon: float | None, claims: list[str]
+) -> str:
     """What is different between the functions that are proved about and those that run, with the state; empty where nothing is.
 
-    Also where V, the field or the comparison is no finite number at one of the states that claims speak of.
+    Also where V, the field or the comparison is no finite number at one of the states that claims speak of. With a horizon, nothing that
+    is proved about depends on the time, and what runs is evaluated at times up to that.
     """
     points, proved = samples
     times = points[:, 0].copy()
-    if (region.low[:, 0] == region.high[:, 0]).all() and len(region.low) == 1 and region.high[0, 0] == 0:
+    if horizon is not None:
         # Nothing that is proved about depends on the time. What runs should not either.
         times[1::2] = np.random.default_rng(1).random(len(times[1::2])).astype(own.dtype) * horizon
     kept = np.asarray(told.context, np.float64)
@@ -158,7 +162,9 @@ def differs(told: Functions, own: Own, samples: Samples, region: Region, horizon
         return "the context that the input module makes in float64 is not the one it makes in its own types"
     with jax.enable_x64(own.x64):
         cast = lambda v: jnp.asarray(v.astype(own.dtype))
-        with jax.default_matmul_precision("highest"):
+        # JAX takes a NumPy array that it met in float64 for one where it has no float64 any more, with a warning.
+        with jax.default_matmul_precision("highest"), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
             ran = _evaluated(own.functions, (0, 0, None), cast(times), cast(points[:, 1:]), jnp.asarray(own.context))
     names = ["the field", *(["V"] if set(claims) - {"invariant"} else [])]
     names += ["dV/dt", "comparison(t, V)"] if set(claims) & {"decrease", "robust", "stays"} else []
@@ -179,7 +185,7 @@ def differs(told: Functions, own: Own, samples: Samples, region: Region, horizon
         far = ~(np.abs(a - b) <= UNITS * eps * largest + float(jnp.finfo(own.dtype).tiny)).all(axis=1)
         worst = np.argsort(-np.nan_to_num(np.abs(a - b), nan=np.inf).max(axis=1))
         for i in [i for i in worst if far[i]][:4]:
-            if not _rounding(own, name, times[spoken][i], where[i], a[i], eps):
+            if not _rounding(own, name, float(times[spoken][i]), where[i], a[i], eps):
                 return (
                     f"what is proved is not what runs: {name} at {_at(where[i], times[spoken][i])} is {_shown(a[i])} in the functions that "
                     f"are proved about, in float64, and {_shown(b[i])} as it was declared, in {np.dtype(own.dtype).name}, more than "
@@ -222,9 +228,11 @@ def _rounding(own: Own, name: str, t: float, z: np.ndarray, exact: np.ndarray, e
     with jax.enable_x64(own.x64):
         point = lambda v: bounds.Box(*[jnp.asarray(np.asarray(v).astype(own.dtype))] * 2)
         try:
-            found = bounds.bound(
-                lambda t, s: own.functions(t, s, own.context)[name], point(t), point(z[1:]), method="interval"
-            )
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                found = bounds.bound(
+                    lambda t, s: own.functions(t, s, own.context)[name], point(t), point(z[1:]), method="interval"
+                )
         except (UnknownPrimitive, ValueError):
             return False
     low, high = (np.asarray(v, np.float64).ravel() for v in (found.lower, found.upper))

@@ -168,7 +168,7 @@ def verify(
     part = names[0] if part is None else part
     if part not in names:
         raise ValueError(f"part: expected one of {names}, got {part!r}")
-    x64 = bool(jax.config.jax_enable_x64)
+    x64 = jnp.result_type(float) == jnp.float64
     with jax.enable_x64(True):
         if x is None:
             if equilibrium is None:
@@ -212,7 +212,7 @@ def verify(
         worst, trees = None, {}
         own = declared(condition, part, x, y, x64)
         samples = sampled(told, own, region, rest)
-        other = differs(told, own, samples, region, condition.continuous.horizon, claims)
+        other = differs(told, own, samples, region, condition.continuous.horizon if steady else None, claims)
         why = dict.fromkeys(questions, other) if other else _hopeless(told, first, region, claims, strict, at_rest)
         for name, (statement, judge, boxes) in questions.items():
             level_of = Assurance.PROVED_FLOAT if rounding == "float" else Assurance.PROVED_REAL
