@@ -360,8 +360,8 @@ def test_nan_is_refused_by_example():
 def test_a_ball_in_which_the_program_overflows_is_refused():
     # Right at the example itself; farther out float32 overflows, real numbers do not.
     def readout(s):
-        far = jnp.maximum(s[0] - 0.6, 0.0) * 1e30
-        return s + 1e-70 * far * far
+        far = jnp.maximum(s[0] - 0.6, 0.0) * 1e21
+        return s + far * far * 1e-30 * 1e-14
 
     program = program_of(readout=readout)
     with pytest.raises(ValueError, match=r"predict answers .* for example 0, at"):
