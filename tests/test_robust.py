@@ -338,12 +338,12 @@ def test_python_state_that_a_field_reads_is_part_of_it():
 
 
 def test_a_context_that_hides_the_input_is_refused():
-    from lyapunov_dsl._prove._robust import _check_context
+    from lyapunov_dsl._prove._inference import check_context
 
     for hiding in (lambda: X[0], (X[0], Encoder)):
         with pytest.raises(ValueError, match="context of floating-point arrays, got one with"):
-            _check_context(hiding)
-    _check_context((X[0], 1.5, None, jnp.tanh, jax.nn.relu))
+            check_context(hiding)
+    check_context((X[0], 1.5, None, jnp.tanh, jax.nn.relu))
 
 
 def straight_through():

@@ -360,8 +360,8 @@ def test_nan_is_refused_by_example():
 def test_a_ball_in_which_the_program_overflows_is_refused():
     # Right at the example itself; farther out float32 overflows, real numbers do not.
     def readout(s):
-        far = jnp.maximum(s[0] - 0.6, 0.0) * 1e30
-        return s + 1e-70 * far * far
+        far = jnp.maximum(s[0] - 0.6, 0.0) * 1e21
+        return s + far * far * 1e-30 * 1e-14
 
     program = program_of(readout=readout)
     with pytest.raises(ValueError, match=r"predict answers .* for example 0, at"):
@@ -379,3 +379,34 @@ def test_the_agreement_is_printed_and_counts_a_thousand_points():
     assert found.agreement.points >= 1024
     assert found.agreement.largest < 1e-5 < found.agreement.allowed
     assert "predict and the network that is proved about were run at" in str(found)
+
+
+# What is right, and what many steps do.
+
+
+def test_rounding_does_not_grow_with_steps_that_contract():
+    # Each step goes all the way to 0.9 R η + c, with R a rotation: ranges of states would grow by a factor of 3 in each of 32 steps.
+    turn = 0.9 * np.array([[np.cos(0.7), -np.sin(0.7), 0], [np.sin(0.7), np.cos(0.7), 0], [0, 0, 1]])
+    program = program_of(field=lambda t, s, c: 32.0 * (jnp.asarray(turn, s.dtype) @ s + c - s), dt=1 / 32)
+    logits = np.asarray(program.predict(X), np.float64)
+    y = logits.argmax(axis=1)
+    ordered = np.sort(logits, axis=1)
+    # e_N is at most ε (1 + 0.9 + ...), of which a margin changes by √2.
+    steepest = np.sqrt(2) * (1 - 0.9**32) / (1 - 0.9)
+    radii = np.sort((ordered[:, -1] - ordered[:, -2]) / steepest) * 0.99
+    found = ld.certify_robustness(program, X, y, radii=radii, rules=("margin",))
+    assert found.right.all()
+    assert sorted(found.radius) == sorted(radii)
+
+
+def test_what_is_right_is_what_predict_says():
+    # The network is right at both, and nothing can be proved where it turns.
+    program = program_of(readout=lambda s: s + 1e3 * jnp.sin(1e3 * s[0]) * jnp.asarray([0.0, 0.0, 1.0], s.dtype))
+    y = np.asarray(program.predict(X)).argmax(axis=1)
+    found = ld.certify_robustness(program, X, y, radii=(0.5,), rules=("margin",))
+    assert found.right.all()
+    assert (found.radius == 0).all()
+    assert "right without a perturbation: 100.00 % of 2" in str(found)
+    assert "UNDECIDED for 2: every margin exceeds what a perturbation changes" in str(found)
+    wrong = ld.certify_robustness(program, X, (y + 1) % 3, radii=(0.5,), rules=("margin",))
+    assert not wrong.right.any()
