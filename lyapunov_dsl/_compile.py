@@ -1,6 +1,7 @@
 """`compile`: from a declaration to a program."""
 
 import dataclasses
+import warnings
 from typing import Any
 
 import diffrax
@@ -84,7 +85,7 @@ class Program(eqx.Module):
         **Raises:** `ValueError` for a time outside (0, horizon], or inputs that are not like the example.
         """
         check_batch(x=(self.declaration.x, x))
-        return _infer.predict(self, x, self._stop(stop))
+        return _infer.predict(self, x, self._stop(stop, x))
 
     def trajectory(self, x: PyTree, *, saveat: Any = None, stop: Any = None) -> Any:
         """The states along the way, in inference mode.
@@ -142,12 +143,21 @@ class Program(eqx.Module):
         - `stop`: as for `predict`.
 
         **Raises:** `ValueError` for data that does not fit the declaration.
+
+        **Warns:** where the solver runs out of steps.
         """
         size = check_data(self.declaration, self.certificate, x, y)
-        total = 0.0
+        total, spent = 0.0, 0
         for begin in range(0, size, _CHUNK):
             some_x, some_y = jax.tree.map(lambda leaf, b=begin: jnp.asarray(leaf[b : b + _CHUNK]), (x, y))
-            total += float(jnp.sum(_infer.failures(self, some_x, some_y, self._stop(stop))))
+            found, unfinished = _infer.failures(self, some_x, some_y, self._stop(stop))
+            total, spent = total + float(jnp.sum(found)), spent + int(jnp.sum(unfinished))
+        if spent:
+            warnings.warn(
+                f"the solver ran out of {self.solver.max_steps} steps (max_steps) on {spent} of {size} examples, which count as "
+                "wrong or NaN; give it more, or an implicit solver such as Solver(diffrax.Kvaerno5()) for a stiff field",
+                stacklevel=2,
+            )
         return total / size
 
     def certify(
@@ -265,7 +275,7 @@ class Program(eqx.Module):
     def __str__(self) -> str:
         return self.summary()
 
-    def _stop(self, stop: Any) -> Any:
+    def _stop(self, stop: Any, x: PyTree = None) -> Any:
         if isinstance(stop, Confidence):
             prediction = self.declaration.prediction
             if isinstance(self.system, DiscreteSystem):
@@ -279,8 +289,8 @@ class Program(eqx.Module):
             return stop
         if not (is_finite(stop) and 0 < stop <= self.system.horizon):
             raise ValueError(f"stop: expected a time in (0, {self.system.horizon:g}] or a Confidence, got {stop!r}")
-        # An array, so that another time does not recompile.
-        return jnp.asarray(float(stop))
+        # An array, so that another time does not recompile; within a trace a number, of which diffrax knows that it is in order.
+        return float(stop) if any(map(is_traced, jax.tree.leaves(x))) else jnp.asarray(float(stop))
 
 
 def compile(system: Any, certificate: Any, example: Any, *, objective: Any = None, solver: Any = None) -> Program:
