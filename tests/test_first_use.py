@@ -1,6 +1,8 @@
 """What people meet when they begin: constants, weights that are shared or frozen, optional parameters, states near rest."""
 
+import contextlib
 import functools
+import re
 from pathlib import Path
 from typing import Any
 
@@ -405,3 +407,52 @@ def test_training_names_a_solver_that_runs_out_of_steps() -> None:
     data = (np.ones((4, 2), np.float32), np.zeros((4, 2), np.float32))
     with pytest.raises(ld.NonFiniteError, match=r"EndToEnd ran out of 16 steps \(max_steps\) on 4 of 4 examples"):
         ld.fit(compiled, data, optimizer=optax.sgd(0.1), epochs=1, key=jax.random.key(0), progress=False)
+
+
+FIELDS = {
+    "where by the state": (lambda t, s: jnp.where(s > 0, -s, -5 * s), r"may jump or bend where .* \(where\)", None),
+    "a relay": (lambda t, s: jnp.where(s > 0, -1.0, 1.0) + 0 * s, r"\(where between constants\)", "derivative is zero"),
+    "sign": (lambda t, s: -jnp.sign(s), r"may jump or bend where .* \(sign\)", "uses sign"),
+    "cond": (lambda t, s: jax.lax.cond(s[0] > 0, lambda s: -s, lambda s: 5 - s, s), r"\(cond\)", None),
+    "mod": (lambda t, s: -jnp.mod(s, 2.0), r"may jump or bend where .* \(mod", None),
+    "sort": (lambda t, s: -jnp.sort(s), r"piecewise smooth \(sort\)$", None),
+    "abs": (lambda t, s: -jnp.abs(s), r"piecewise smooth \(abs\)$", None),
+    "where by the time": (lambda t, s: jnp.where(t < 0.3, -s, 0 * s), r"\(where\)", r"chooses by the time .* jumps="),
+    "where by a constant": (lambda t, s: jnp.where(jnp.ones(2) > 0, -s, s), "smooth$", None),
+    "smooth": (lambda t, s: -jnp.tanh(s) * jnp.cos(t), "smooth$", None),
+}
+
+
+@pytest.mark.parametrize("name", FIELDS)
+def test_the_summary_says_what_is_not_smooth(name: str) -> None:
+    field, said, warned = FIELDS[name]
+    declare = lambda **more: ld.compile(
+        ld.System(vector_field=lambda t, s, c: field(t, s), domain=ld.Box(-1, 1), **more),
+        ld.Certificate.exponential(lambda s: jnp.sum(s**2), 1),
+        (jnp.zeros(2), None),
+    )
+    with pytest.warns(UserWarning, match=warned) if warned else contextlib.nullcontext():
+        summary = declare().summary()
+    line = next(line for line in summary.splitlines() if line.startswith("smoothness"))
+    assert re.search(said, line)
+    if name == "where by the time":
+        declare(jumps=(0.3,))
+
+
+def test_coarse_numbers_are_warned_of() -> None:
+    certificate = ld.Certificate.exponential(lambda s: jnp.sum(s**2), 1)
+    declare = lambda dtype, half, **options: ld.compile(
+        ld.System(vector_field=lambda t, s, c: -s, domain=ld.Box(-half, half)),
+        certificate,
+        (jnp.zeros(2, dtype), None),
+        **options,
+    )
+    for dtype in (jnp.bfloat16, jnp.float16):
+        with pytest.warns(UserWarning, match=f"the state is of {jnp.dtype(dtype)}, and so is time"):
+            declare(dtype, 1.0)
+    with pytest.warns(
+        UserWarning, match=r"atol is 1e-06, and the domain has a half-width of 1e-05.*Solver\(atol=1e-08\)"
+    ):
+        declare(jnp.float32, 1e-5)
+    declare(jnp.float32, 1e-5, solver=ld.Solver(atol=1e-9))
+    declare(jnp.float32, 1.0)
