@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from jax import export
 
 import lyapunov_dsl as ld
 from lyapunov_dsl import _guided
@@ -345,13 +346,13 @@ def test_weights_alone_can_be_loaded_after_the_code_has_changed(tmp_path: Path) 
 def test_fixed_steps_have_no_callbacks_and_can_be_exported() -> None:
     begun = program()
     predict = jax.jit(lambda x: begun.predict(x))
-    exported = jax.export.export(predict)(jax.ShapeDtypeStruct((4, 2), jnp.float32))
+    exported = export.export(predict)(jax.ShapeDtypeStruct((4, 2), jnp.float32))
     assert "callback" not in exported.mlir_module()
     np.testing.assert_array_equal(exported.call(X[:4]), begun.predict(X[:4]))
     early = jax.jit(lambda x: begun.predict(x, stop=0.5))
     assert "callback" not in early.lower(X[:4]).as_text()
     pytest.importorskip("flatbuffers")
-    read = jax.export.deserialize(exported.serialize())
+    read = export.deserialize(exported.serialize())
     np.testing.assert_array_equal(read.call(X[:4]), begun.predict(X[:4]))
 
 

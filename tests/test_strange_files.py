@@ -212,6 +212,8 @@ def test_a_folder_is_had_by_one_run_at_a_time(tmp_path: Path) -> None:
     finally:
         os.kill(holder.pid, signal.SIGKILL)
         holder.wait()
+        if holder.stdout is not None:
+            holder.stdout.close()
     # The lock ends with the process that has it, though its file stays.
     assert f"process {holder.pid}" in (tmp_path / ".lock").read_text()
     assert len(fit(tmp_path, epochs=2).history) == 2
