@@ -78,7 +78,7 @@ def make(name: str, field: str, images: str, width: int, key: Any) -> ld.Program
         dynamics, domain = ld.nn.InvariantField(inner, half_width, rate=common.RATE), ld.Box(-half_width, half_width)
     else:
         dynamics = ld.nn.PaperField(classes, gain=8.0, hidden=HIDDEN, key=k2)
-        inner, domain = dynamics.inner, ld.Ball(15 * classes**0.5)
+        inner, domain = dynamics.inner, ld.Ball(0, 15 * classes**0.5)
     system = (
         ld.DiscreteSystem(begin, [Once(eqx.nn.inference_mode(inner))])
         if name == ALONE

@@ -159,7 +159,7 @@ def make_paper_system(preset, shape, classes, key):
     # It takes 2 √C for κ to be possible on the whole ball.
     field = ld.nn.PaperField(classes, gain=2.5 * math.sqrt(classes), hidden=preset.hidden, key=field_key)
     start = ld.nn.ControlledStart(encoder, classes, preset.hidden, scale=1.0)
-    return ld.System(start, field, domain=ld.Ball(15 * math.sqrt(classes)))
+    return ld.System(start, field, domain=ld.Ball(0, 15 * math.sqrt(classes)))
 
 
 def make_optimizer(preset, steps):

@@ -24,7 +24,7 @@ _HEADER, _VERSION = "header", 2
 # The header of a `.npy` file of version 1.0, as NumPy writes it for numbers: no objects, no structures.
 _NPY = re.compile(
     rb"\x93NUMPY\x01\x00(?P<length>[\s\S]{2})"
-    rb"\{'descr': '(?P<dtype>[<>|=]?[biufcV][0-9]{1,2})', 'fortran_order': (?P<fortran>True|False), "
+    rb"\{'descr': '(?P<dtype>[<>|=]?[biufcV][1-9][0-9]?)', 'fortran_order': (?P<fortran>True|False), "
     rb"'shape': \((?P<shape>(?:[0-9]{1,18}(?:, ?)?){0,64})\), \} *\n"
 )
 

@@ -1,7 +1,6 @@
 """Checks of a declaration by abstract evaluation: nothing is computed, everything is compared."""
 
 import dataclasses
-import warnings
 from typing import Any
 
 import equinox as eqx
@@ -17,12 +16,9 @@ from ._domain import Box
 from ._hints import as_one, doing
 from ._potential import CrossEntropy, FunctionLoss, Loss, Truncated, radius_for
 from ._rollout import discrete_path
+from ._smoothness import smoothness
 from ._system import DiscreteSystem, Start, System, identity
 from ._types import Struct, check_arrays, describe, kind, struct_of
-
-# Primitives whose derivative is zero almost everywhere, and those that are smooth but for a kink.
-_STEPS = frozenset({"argmax", "argmin", "round", "sign", "floor", "ceil"})
-_KINKS = frozenset({"max", "min", "abs", "reduce_max", "reduce_min", "reduce_window_max", "clamp"})
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -35,7 +31,7 @@ class Declaration:
     - `x`, `y`: one example.
     - `state`: what the input module returns for it.
     - `prediction`: what the readout returns.
-    - `kinks`: the piecewise smooth primitives in the field and the readout, by name.
+    - `kinks`: what in the field and the readout is not smooth in time and state, by name.
     - `ties`: the paths of each array that stands at several places of the program, and is one parameter.
     """
 
@@ -217,50 +213,6 @@ def derive_domain(system: System, certificate: Any, state: Struct) -> System:
         "domain: expected a set H of states, such as System(..., domain=Box(-3, 3)); one is derived only for an exponential "
         f"certificate with cross entropy and readout=identity (eq. 49), got a state {describe(state)}"
     )
-
-
-def _primitives(jaxpr: Any) -> set[str]:
-    names = set()
-    for equation in jaxpr.eqns:
-        names.add(equation.primitive.name)
-        for sub in jax.tree.leaves(
-            list(equation.params.values()), is_leaf=lambda p: hasattr(p, "eqns") or hasattr(p, "jaxpr")
-        ):
-            inner = getattr(sub, "jaxpr", sub)
-            if hasattr(inner, "eqns"):
-                names |= _primitives(inner)
-    return names
-
-
-def smoothness(system: Any, start: Start, final: Struct) -> tuple[str, ...]:
-    """Warns of piecewise constant primitives in the field and the readout; returns the names of piecewise smooth
-    ones."""
-    t = jax.ShapeDtypeStruct((), jnp.result_type(*jax.tree.leaves(start.state)))
-
-    def layers(system: Any, state: Any, context: Any) -> Any:
-        for i in range(len(system.steps)):
-            state = system.step(i, state, context)
-        return state
-
-    if isinstance(system, System):
-        dynamics = eqx.filter_make_jaxpr(lambda s, *args: s.velocity(*args))(system, t, start.state, start.context)
-    else:
-        dynamics = eqx.filter_make_jaxpr(layers)(system, start.state, start.context)
-    found = {
-        "vector_field" if isinstance(system, System) else "steps": dynamics[0],
-        "readout": eqx.filter_make_jaxpr(lambda s, state: s.decode(state))(system, final)[0],
-    }
-    kinks: set[str] = set()
-    for name, closed in found.items():
-        names = _primitives(closed.jaxpr)
-        if names & _STEPS:
-            warnings.warn(
-                f"{name} uses {', '.join(sorted(names & _STEPS))}, whose derivative is zero almost everywhere: "
-                "training cannot see through it, and a rate taken there says nothing at the steps",
-                stacklevel=4,
-            )
-        kinks |= names & _KINKS
-    return tuple(sorted(kinks))
 
 
 def check_batch(**data: tuple[Struct, PyTree]) -> None:

@@ -1,6 +1,7 @@
 """`compile`: from a declaration to a program."""
 
 import dataclasses
+import warnings
 from typing import Any
 
 import diffrax
@@ -19,6 +20,8 @@ from ._check import Declaration, check_batch, check_data, declare
 from ._condition import Condition
 from ._domain import Domain, Product
 from ._objective import MonteCarlo, Objective, PathIntegral
+from ._rollout import time_dtype
+from ._smoothness import describe_smoothness
 from ._solve import Confidence, Solver, check_saveat
 from ._system import DiscreteSystem, System
 from ._trainable import find_ties, split_trainable, trainable
@@ -84,7 +87,7 @@ class Program(eqx.Module):
         **Raises:** `ValueError` for a time outside (0, horizon], or inputs that are not like the example.
         """
         check_batch(x=(self.declaration.x, x))
-        return _infer.predict(self, x, self._stop(stop))
+        return _infer.predict(self, x, self._stop(stop, x))
 
     def trajectory(self, x: PyTree, *, saveat: Any = None, stop: Any = None) -> Any:
         """The states along the way, in inference mode.
@@ -142,12 +145,21 @@ class Program(eqx.Module):
         - `stop`: as for `predict`.
 
         **Raises:** `ValueError` for data that does not fit the declaration.
+
+        **Warns:** where the solver runs out of steps.
         """
         size = check_data(self.declaration, self.certificate, x, y)
-        total = 0.0
+        total, spent = 0.0, 0
         for begin in range(0, size, _CHUNK):
             some_x, some_y = jax.tree.map(lambda leaf, b=begin: jnp.asarray(leaf[b : b + _CHUNK]), (x, y))
-            total += float(jnp.sum(_infer.failures(self, some_x, some_y, self._stop(stop))))
+            found, unfinished = _infer.failures(self, some_x, some_y, self._stop(stop))
+            total, spent = total + float(jnp.sum(found)), spent + int(jnp.sum(unfinished))
+        if spent:
+            warnings.warn(
+                f"the solver ran out of {self.solver.max_steps} steps (max_steps) on {spent} of {size} examples, which count as "
+                "wrong or NaN; give it more, or an implicit solver such as Solver(diffrax.Kvaerno5()) for a stiff field",
+                stacklevel=2,
+            )
         return total / size
 
     def certify(
@@ -257,7 +269,7 @@ class Program(eqx.Module):
             "domain": _describe_domain(getattr(self.system, "domain", None)),
             "objective": _describe(self.objective),
             "solver": _describe(self.solver) if isinstance(self.system, System) else "layer by layer",
-            "smoothness": f"piecewise smooth ({', '.join(d.kinks)})" if d.kinks else "smooth",
+            "smoothness": describe_smoothness(d.kinks),
             "trainable": count,
         }
         return "\n".join(f"{name:<12} {text}" for name, text in lines.items())
@@ -265,7 +277,7 @@ class Program(eqx.Module):
     def __str__(self) -> str:
         return self.summary()
 
-    def _stop(self, stop: Any) -> Any:
+    def _stop(self, stop: Any, x: PyTree = None) -> Any:
         if isinstance(stop, Confidence):
             prediction = self.declaration.prediction
             if isinstance(self.system, DiscreteSystem):
@@ -279,8 +291,8 @@ class Program(eqx.Module):
             return stop
         if not (is_finite(stop) and 0 < stop <= self.system.horizon):
             raise ValueError(f"stop: expected a time in (0, {self.system.horizon:g}] or a Confidence, got {stop!r}")
-        # An array, so that another time does not recompile.
-        return jnp.asarray(float(stop))
+        # An array, so that another time does not recompile; within a trace a number, of which diffrax knows that it is in order.
+        return float(stop) if any(map(is_traced, jax.tree.leaves(x))) else jnp.asarray(float(stop))
 
 
 def compile(system: Any, certificate: Any, example: Any, *, objective: Any = None, solver: Any = None) -> Program:
@@ -301,7 +313,8 @@ def compile(system: Any, certificate: Any, example: Any, *, objective: Any = Non
 
     **Raises:** `ValueError` for every static mistake, saying what was expected and what was got.
 
-    **Warns:** where the field or the readout uses a piecewise constant function such as `argmax` or `round`.
+    **Warns:** where the field or the readout uses a piecewise constant function such as `argmax` or `round`, where the state
+    is in half precision, and where the solver's `atol` is not small beside the domain.
     """
     # An array from a Python number promotes otherwise than one that was read from a file.
     system, certificate = strong((system, certificate))
@@ -315,9 +328,32 @@ def compile(system: Any, certificate: Any, example: Any, *, objective: Any = Non
         solver.controller(system)  # raises where the two do not go together
     start = eqx.filter_eval_shape(eqx.nn.inference_mode(system).start, declaration.x)
     objective.check(Condition(system, certificate), start)
+    if isinstance(system, System):
+        _warn_of_numbers(system, solver, start.state)
     program = Program(system, certificate, objective, solver, declaration)
     declaration = dataclasses.replace(declaration, ties=find_ties(program))
     return dataclasses.replace(program, declaration=declaration)
+
+
+def _warn_of_numbers(system: System, solver: Solver, state: PyTree) -> None:
+    """Warns where the type of the state or the tolerance of the solver is too coarse."""
+    zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), state)
+    dtype = time_dtype(zeros)
+    if jnp.finfo(dtype).bits < 32:
+        warnings.warn(
+            f"the state is of {dtype}, and so is time, which can take steps no shorter than about {float(jnp.finfo(dtype).eps):.1g} "
+            "of itself: solutions are inaccurate, silently; keep the state in float32 (input: Start(state.astype(jnp.float32))) and "
+            "compute in half precision within the field",
+            stacklevel=3,
+        )
+    widths = jax.tree.leaves(system.region.half_widths(zeros))
+    least = min(float(jnp.min(width)) for width in widths if width.size)
+    if solver.dt is None and solver.atol > 0.05 * least:
+        warnings.warn(
+            f"the solver's atol is {solver.atol:g}, and the domain has a half-width of {least:.3g}: such states are solved for "
+            f"with few digits or none; give Solver(atol={1e-3 * least:.1g}), or measure them in another unit",
+            stacklevel=3,
+        )
 
 
 def _describe(module: Any) -> str:

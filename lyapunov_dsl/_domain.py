@@ -108,16 +108,16 @@ class Ball(Domain):
 
     **Arguments:**
 
-    - `radius`: a positive real scalar.
     - `center`: a real scalar, or an array of the shape of every leaf of the state.
+    - `radius`: a positive real scalar.
 
     **Raises:** `ValueError` where the radius is not positive and finite, or the center not finite.
     """
 
-    radius: Constant
     center: Constant
+    radius: Constant
 
-    def __init__(self, radius: Any, center: Any = 0.0):
+    def __init__(self, center: Any, radius: Any):
         if not (is_finite(radius) and radius > 0):
             raise ValueError(f"Ball: expected a positive finite radius, got {radius!r}")
         if not all(map(is_finite, np.ravel(center))):
@@ -165,7 +165,7 @@ class Product(Domain):
 
     **Arguments:**
 
-    - `parts`: a PyTree of domains that is a prefix of the state, such as `{"q": Box(-1, 1), "p": Ball(2)}`.
+    - `parts`: a PyTree of domains that is a prefix of the state, such as `{"q": Box(-1, 1), "p": Ball(0, 2)}`.
 
     **Raises:** `ValueError` for parts that are no domains.
     """
@@ -175,7 +175,7 @@ class Product(Domain):
     def __init__(self, parts: Any):
         leaves = jax.tree.leaves(parts, is_leaf=lambda node: isinstance(node, Domain))
         if not leaves or not all(isinstance(leaf, Domain) for leaf in leaves):
-            raise ValueError(f"Product: expected domains, such as {{'q': Box(-1, 1), 'p': Ball(2)}}, got {parts!r}")
+            raise ValueError(f"Product: expected domains, such as {{'q': Box(-1, 1), 'p': Ball(0, 2)}}, got {parts!r}")
         self.parts = parts
 
     def _map(self, function: Any, *states: PyTree) -> Any:

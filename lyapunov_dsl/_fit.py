@@ -16,6 +16,7 @@ from ._check import check_data
 from ._checkpoint import Folder, fingerprint
 from ._compile import Program
 from ._fit_checks import LOOK, before_augmentation, check_arguments, check_mask, check_pair
+from ._infer import end_to_end_out_of_steps
 from ._mesh import Team
 from ._run import Run, interrupts
 from ._save import program_header, stored, structure, with_stored
@@ -311,9 +312,14 @@ def fit(
         which = "as it was before that step" if run.chosen is None else f"of the best epoch, {run.chosen},"
         if int(bad) >= 0:
             kept = "" if place is None else f"; the checkpoint of step {place.saved} stays in {place.path}"
+            spent = ""
+            if augment is None and team.alone and order is not None:
+                batch = order[int(bad) % per_epoch * batch_size :][:batch_size]
+                last = join_trainable(team.local(params), static)
+                spent = end_to_end_out_of_steps(last, jax.tree.map(lambda leaf: leaf[batch], team.local(data[0])))
             raise NonFiniteError(
                 f"{status} (epoch {int(bad) // per_epoch}): the loss, a gradient, a parameter or the optimizer's state is not "
-                f"finite. The program {which} is in .result{kept}; a smaller learning rate, gradient clipping "
+                f"finite{spent}. The program {which} is in .result{kept}; a smaller learning rate, gradient clipping "
                 "(optax.clip_by_global_norm), a smaller kappa or, in end-to-end training, more solver steps (max_steps) usually help",
                 result,
             )

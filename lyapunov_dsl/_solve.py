@@ -8,6 +8,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
+from optimistix import Newton
 
 from ._constant import Constant
 from ._rollout import field_term, time_dtype
@@ -21,8 +22,9 @@ class Solver(eqx.Module):
     **Arguments:**
 
     - `method`: a diffrax solver; `Tsit5` by default.
-    - `rtol`, `atol`: tolerances of the PID step size controller (in the unit of the state for `atol`).
-    - `dt`: a fixed step (in the unit of t) instead of adaptive ones; the tolerances are then not used.
+    - `rtol`, `atol`: tolerances of the PID step size controller (in the unit of the state for `atol`), and of the root finder
+        of an implicit solver.
+    - `dt`: a fixed step (in the unit of t) instead of adaptive ones. It has to reach the horizon in `max_steps`.
     - `dtmax`: the largest step that adaptive ones may take (in the unit of t).
     - `adjoint`: how the solve is differentiated; diffrax's default, `RecursiveCheckpointAdjoint`.
     - `max_steps`: the most steps; a trajectory that needs more ends with the status `max_steps_reached`.
@@ -67,6 +69,7 @@ class Solver(eqx.Module):
                 raise ValueError(f"{name}: expected a positive finite number, got {value!r}")
         if not is_count(max_steps):
             raise ValueError(f"max_steps: expected a positive whole number, got {max_steps!r}")
+        method = with_tolerances(method, float(rtol), float(atol)) if dt is not None else check_method(method)
         if dt is None and not isinstance(method, diffrax.AbstractAdaptiveSolver):
             raise ValueError(
                 f"solver: {type(method).__name__} has no error estimate to adapt its steps by; give a fixed step dt=..."
@@ -100,13 +103,44 @@ class Solver(eqx.Module):
         return cls(diffrax.Heun(), dt=system.horizon / math.ceil(2 * system.horizon / limit))
 
     def controller(self, system: System) -> diffrax.AbstractStepSizeController:
-        """The step size controller, clipped at the jumps of the system. Raises `ValueError` for jumps and a fixed step."""
+        """The step size controller, clipped at the jumps of the system. Raises `ValueError` for jumps and a fixed step, and
+        for one with which the horizon is not reached."""
         if self.dt is not None:
             if system.jumps:
                 raise ValueError(f"dt: jumps at {system.jumps} need steps that adapt to them; leave out dt={self.dt}")
+            steps = system.horizon / self.dt
+            if steps > self.max_steps * (1 + 1e-6):
+                raise ValueError(
+                    f"dt: expected a step with which {self.max_steps} (max_steps) reach the horizon {system.horizon:g}, got "
+                    f"{self.dt:g}; give Solver(..., max_steps={math.ceil(steps * (1 - 1e-6))}) or longer steps"
+                )
             return diffrax.ConstantStepSize()
         adaptive = diffrax.PIDController(rtol=self.rtol, atol=self.atol, dtmax=self.dtmax)
         return diffrax.ClipStepSizeController(adaptive, jump_ts=jnp.asarray(system.jumps)) if system.jumps else adaptive
+
+
+def check_method(method: diffrax.AbstractSolver) -> diffrax.AbstractSolver:
+    """A diffrax solver of one vector field. Raises `ValueError` for those that split it or add noise."""
+    terms = method.term_structure
+    if not (isinstance(terms, type) and issubclass(diffrax.ODETerm, terms)):
+        raise ValueError(
+            f"solver: expected one for a single vector field such as diffrax.Tsit5() or diffrax.Kvaerno5(), got "
+            f"{type(method).__name__}, which takes several terms"
+        )
+    return method
+
+
+def with_tolerances(method: diffrax.AbstractSolver, rtol: float, atol: float) -> diffrax.AbstractSolver:
+    """A solver for fixed steps: an implicit one that would take its tolerances from a step size controller gets a root
+    finder of its own. Raises `ValueError` as `check_method`."""
+    finder = getattr(check_method(method), "root_finder", None)
+    # In place of its tolerances there is a mark then.
+    if not any("taken from" in repr(getattr(finder, name, None)) for name in ("rtol", "atol")):
+        return method
+    # Newton's method and not diffrax's chord method: that takes rounding for divergence, after which only an adaptive step
+    # size goes on. Below this size a residual is rounding, too.
+    least = float(jnp.finfo(jnp.result_type(float)).eps) ** 0.5
+    return eqx.tree_at(lambda m: m.root_finder, method, Newton(rtol=rtol, atol=max(atol, least)))
 
 
 class Confidence(eqx.Module):
@@ -179,14 +213,18 @@ def solve(
     `stats["num_steps"]` how many steps it took.
     """
     dtype = time_dtype(start.state)
+    # As Python floats, which are static for diffrax: it checks them while tracing, and not by a callback in the program,
+    # which could not be exported. Where times are of another type than Python floats are, they have to be arrays.
+    usual = dtype == jnp.result_type(float)
+    known = lambda x: float(x) if usual and not isinstance(x, jax.Array) else jnp.asarray(x, dtype)
     event = stop.event(system) if isinstance(stop, Confidence) else None
     end = system.horizon if stop is None or event is not None else stop
     return diffrax.diffeqsolve(
         field_term(system, key),
         solver.method,
-        t0=jnp.zeros((), dtype),
-        t1=jnp.asarray(end, dtype),
-        dt0=None if solver.dt is None else jnp.asarray(solver.dt, dtype),
+        t0=known(0),
+        t1=known(end),
+        dt0=None if solver.dt is None else known(solver.dt),
         y0=start.state,
         args=start.context,
         saveat=diffrax.SaveAt(t1=True) if saveat is None else saveat,

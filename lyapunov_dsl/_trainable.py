@@ -1,6 +1,5 @@
 """Which arrays training changes, and which of them are one array at several places."""
 
-from collections.abc import Callable
 from typing import Any
 
 import equinox as eqx
@@ -9,7 +8,7 @@ import numpy as np
 from jaxtyping import PyTree
 
 
-def trainable(program: PyTree, *, freeze: Callable[[Any], Any] | None = None) -> PyTree:
+def trainable(program: PyTree, *, freeze: Any = None) -> PyTree:
     """Gives the filter of what training may change.
 
     True at the floating-point JAX arrays of the system and of the certificate (learned potentials), False everywhere

@@ -64,7 +64,7 @@ def vector_condition(certificate, dtype, target=None):
 
 
 def tree_condition(certificate, dtype):
-    domain = ld.Product({"q": ld.Box(-1, 1), "p": ld.Ball(2, jnp.asarray([0.5, 0]))})
+    domain = ld.Product({"q": ld.Box(-1, 1), "p": ld.Ball(jnp.asarray([0.5, 0]), 2)})
     field = lambda t, s, c: {"q": jnp.stack([s["p"][0], s["p"][1], t]), "p": -s["q"][:2] - s["p"] / 2}
     system = ld.System(vector_field=field, domain=domain)
     start = ld.Start({"q": jnp.zeros(3, dtype), "p": jnp.zeros(2, dtype)})

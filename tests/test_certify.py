@@ -351,7 +351,7 @@ def test_structured_states_several_parts_and_no_targets(precision):
     inside = ld.Certificate.barrier(lambda s: 1 - jnp.sum(s["q"] ** 2), alpha=1.0)
     slow = ld.Certificate.barrier(lambda s: 4 - s["p"] ** 2, alpha=lambda h: 0.1 * h)
     field = lambda t, s, c: {"q": -s["q"], "p": s["p"]}
-    domain = ld.Product({"q": ld.Ball(2.0), "p": ld.Box(-1, 3)})
+    domain = ld.Product({"q": ld.Ball(0, 2.0), "p": ld.Box(-1, 3)})
     report = check(program(field, inside & slow, x, None, domain=domain).certify(x, radius=0.1))
     assert {"barrier.holds", "barrier_2.holds", "barrier.decay", "barrier_2.decay"} <= set(report.claims)
     assert report.claims["barrier.holds"].assurance is Level.EMPIRICAL

@@ -43,7 +43,7 @@ def exponential() -> ld.Certificate:
 def oscillator(**changes: Any) -> ld.System:
     """A state of two parts, {'q', 'p'}, that x is the initial value of."""
     field = lambda t, s, c: {"q": s["p"], "p": -s["q"] - s["p"]}
-    return ld.System(vector_field=field, domain=ld.Product({"q": ld.Box(-4, 4), "p": ld.Ball(4)}), **changes)
+    return ld.System(vector_field=field, domain=ld.Product({"q": ld.Box(-4, 4), "p": ld.Ball(0, 4)}), **changes)
 
 
 def jitted_loss(program: ld.Program, x: Any, y: Any, key: Any) -> Any:
@@ -111,7 +111,7 @@ def test_a_truncated_loss_has_the_same_default_domain(key: Any) -> None:
 
 
 def test_a_declared_domain_stays(key: Any) -> None:
-    program = ld.compile(logits_system(key, domain=ld.Ball(7)), exponential(), (X[0], Y[0]))
+    program = ld.compile(logits_system(key, domain=ld.Ball(0, 7)), exponential(), (X[0], Y[0]))
     assert isinstance(program.system.domain, ld.Ball)
     assert float(program.system.domain.radius()) == 7
 
@@ -184,7 +184,7 @@ def test_a_state_of_channels_height_and_width(key: Any) -> None:
 
 def test_a_barrier_needs_no_targets(key: Any) -> None:
     """x' = -x stays in the unit ball; h = 1 - |x|², and the error is the mean of V = -h at the end."""
-    system = ld.System(vector_field=lambda t, s, c: -s, domain=ld.Ball(1))
+    system = ld.System(vector_field=lambda t, s, c: -s, domain=ld.Ball(0, 1))
     certificate = ld.Certificate.barrier(lambda s: 1 - jnp.sum(s**2), alpha=1)
     program = ld.compile(system, certificate, (jnp.zeros(2), None))
     x = jnp.array([[0.5, 0.0], [0.0, -1.0]])
@@ -197,7 +197,7 @@ def test_a_barrier_needs_no_targets(key: Any) -> None:
 
 @pytest.mark.parametrize("wrong", [1.0, -1.0])
 def test_the_loss_is_positive_exactly_where_the_barrier_fails(wrong: float, key: Any) -> None:
-    system = ld.System(vector_field=lambda t, s, c: wrong * s, domain=ld.Ball(1))
+    system = ld.System(vector_field=lambda t, s, c: wrong * s, domain=ld.Ball(0, 1))
     certificate = ld.Certificate.barrier(lambda s: 1 - jnp.sum(s**2))
     program = ld.compile(system, certificate, (jnp.zeros(2), None), objective=ld.MonteCarlo(ld.Cube(32)))
     assert (float(jitted_loss(program, jnp.ones((2, 2)), None, key)) > 0) == (wrong > 0)

@@ -96,7 +96,7 @@ def test_trainable_is_the_inexact_arrays_of_the_system_and_of_learned_potentials
     assert eqx.tree_equal(eqx.combine(chosen, rest), program)
 
     learned = eqx.nn.MLP(2, "scalar", 4, 1, key=key)
-    system = ld.System(vector_field=lambda t, s, c: -s, domain=ld.Ball(1))
+    system = ld.System(vector_field=lambda t, s, c: -s, domain=ld.Ball(0, 1))
     barrier = ld.compile(system, ld.Certificate.barrier(learned), (jnp.zeros(2), None))
     filtered = eqx.filter(barrier, ld.trainable(barrier))
     assert sum(leaf.size for leaf in jax.tree.leaves(filtered)) == 2 * 4 + 4 + 4 + 1

@@ -64,7 +64,7 @@ class WeightTimesMean(ld.Objective):
 
 
 def one_weight(level: float = -math.inf) -> ld.Program:
-    system = ld.System(vector_field=Weight(jnp.zeros(())), domain=ld.Ball(1))
+    system = ld.System(vector_field=Weight(jnp.zeros(())), domain=ld.Ball(0, 1))
     certificate = ld.Certificate.barrier(lambda s: 1 - jnp.sum(s**2))
     return ld.compile(system, certificate, (jnp.zeros(1), None), objective=WeightTimesMean(level))
 
@@ -163,7 +163,7 @@ def test_a_batch_size_above_the_number_of_examples_is_the_whole_data(key: Any) -
 
 def test_no_targets(key: Any) -> None:
     """A barrier that training alone can meet: x' = w x leaves the ball for w > 0."""
-    system = ld.System(vector_field=Weight(jnp.asarray(2.0)), domain=ld.Ball(1))
+    system = ld.System(vector_field=Weight(jnp.asarray(2.0)), domain=ld.Ball(0, 1))
     certificate = ld.Certificate.barrier(lambda s: 1 - jnp.sum(s**2))
     program = ld.compile(system, certificate, (jnp.zeros(2), None), objective=ld.MonteCarlo(ld.Cube(16)))
     x = np.random.default_rng(0).uniform(-0.5, 0.5, (16, 2)).astype(np.float32)

@@ -322,7 +322,7 @@ def test_no_matrix_is_copied_for_a_sample(key: Any) -> None:
     """The largest array of a Monte Carlo step is batch x samples x hidden, and a is computed without the batch axis."""
     batch, samples, hidden = 6, 20, 16
     field = ld.nn.PaperField(CLASSES, gain=6, hidden=hidden, dropout=0.0, key=key)
-    system = controlled(field, hidden=hidden, domain=ld.Ball(10), key=key)
+    system = controlled(field, hidden=hidden, domain=ld.Ball(0, 10), key=key)
     x, y = jnp.zeros((batch, 36)), jnp.zeros(batch, int)
     program = ld.compile(system, certificate(), (x[0], y[0]), objective=ld.MonteCarlo(ld.Sphere(samples)))
     params, static = eqx.partition(program, ld.trainable(program))
@@ -388,7 +388,7 @@ def test_dropout_follows_the_key_and_ends_with_training(key: Any) -> None:
 def test_the_papers_field_trains_with_its_dropout(key: Any) -> None:
     field = ld.nn.PaperField(CLASSES, gain=8, hidden=8, key=key)
     x, y = stripes(8, key)
-    program = ld.compile(controlled(field, domain=ld.Ball(15 * math.sqrt(CLASSES)), key=key), certificate(), (x[0], y[0]),
+    program = ld.compile(controlled(field, domain=ld.Ball(0, 15 * math.sqrt(CLASSES)), key=key), certificate(), (x[0], y[0]),
                          objective=ld.MonteCarlo(ld.Sphere(16)))  # fmt: skip
     step = eqx.filter_jit(eqx.filter_value_and_grad(lambda p, k: p.loss(x, y, key=k)))
     (loss, grads), (other, _) = step(program, jax.random.key(0)), step(program, jax.random.key(1))
@@ -476,7 +476,7 @@ def test_the_simplex_variant_keeps_the_ball_and_the_other_leaves_it(key: Any) ->
 
     def largest(variant: str, steps: int, end: float) -> float:
         field = ld.nn.PaperField(CLASSES, variant, gain=100, hidden=8, dropout=0.0, key=key)
-        system = controlled(field, scale=1.0, domain=ld.Ball(radius), key=key)
+        system = controlled(field, scale=1.0, domain=ld.Ball(0, radius), key=key)
         program = ld.compile(system, certificate(), (x[0], 0), solver=ld.Solver(diffrax.Euler(), dt=1 / steps))
         return float(jnp.max(jnp.linalg.norm(program.predict(x, stop=end), axis=-1)))
 
@@ -488,7 +488,7 @@ def test_the_simplex_variant_keeps_the_ball_and_the_other_leaves_it(key: Any) ->
 def paper_program(gain: float, key: Any, *, kappa: float, loss: Any = ld.cross_entropy) -> ld.Program:
     field = ld.nn.PaperField(10, gain=gain, hidden=4, key=key)
     start = ld.nn.ControlledStart(ld.identity, 10, 4)
-    system = ld.System(start, field, domain=ld.Ball(15 * math.sqrt(10)))
+    system = ld.System(start, field, domain=ld.Ball(0, 15 * math.sqrt(10)))
     return ld.compile(system, ld.Certificate.exponential(loss, kappa), (jnp.zeros(16), jnp.asarray(0)))
 
 

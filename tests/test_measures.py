@@ -42,13 +42,13 @@ def tree(dtype):
     return ld.Start({"q": jnp.asarray([0.1, 0.2], dtype), "p": jnp.asarray([[-0.5], [0.5], [0]], dtype)})
 
 
-PRODUCT = ld.Product({"q": ld.Box(-1, np.array([1.0, 2.0])), "p": ld.Ball(2, 0.5)})
+PRODUCT = ld.Product({"q": ld.Box(-1, np.array([1.0, 2.0])), "p": ld.Ball(0.5, 2)})
 PLACES = {
     "box": (ld.Box(-2, 3), vector),
     "box per coordinate": (ld.Box(np.array([-1.0, -2, 0]), np.array([1.0, 2, 4])), vector),
-    "ball": (ld.Ball(2, np.array([0.0, 1, 0])), vector),
+    "ball": (ld.Ball(np.array([0.0, 1, 0]), 2), vector),
     "image in a box": (ld.Box(-1, 2), image),
-    "image in a ball": (ld.Ball(3), image),
+    "image in a ball": (ld.Ball(0, 3), image),
     "tree in a box": (ld.Box(-1, 1), tree),
     "tree in a product": (PRODUCT, tree),
 }
@@ -158,7 +158,7 @@ def test_a_cube_over_a_box_that_is_not_centered():
 
 
 def test_a_cube_over_a_ball_is_uniform_in_volume():
-    samples = draws(ld.Cube(64), system(ld.Ball(2, np.array([0.0, 1, 0]))), vector(jnp.float32))
+    samples = draws(ld.Cube(64), system(ld.Ball(np.array([0.0, 1, 0]), 2)), vector(jnp.float32))
     offsets = samples.state - np.array([0, 1, 0])
     fraction = (np.linalg.norm(offsets, axis=1) / 2) ** 3
     close(fraction, 0.5, 1 / math.sqrt(12))
@@ -172,7 +172,7 @@ def test_a_cube_over_a_ball_is_uniform_in_volume():
         (ld.Box(-1, 1), 1.5, 1.5, 0),
         (ld.Box(-2, 2), None, 2 * math.sqrt(3), 0),
         (ld.Box(np.array([-1.0, -2, 0]), np.array([1.0, 2, 4])), None, 3.0, [0, 0, 2]),
-        (ld.Ball(2, np.array([0.0, 1, 0])), None, 2.0, [0, 1, 0]),
+        (ld.Ball(np.array([0.0, 1, 0]), 2), None, 2.0, [0, 1, 0]),
     ],
 )
 def test_the_radius_of_a_sphere_is_uniform(domain, radius, largest, center):
@@ -248,7 +248,7 @@ def test_the_scale_of_the_noise():
     close(noise * (samples.t - 0.5)[:, None], 0, 1 / math.sqrt(12))
 
 
-@pytest.mark.parametrize("domain", [ld.Box(-1, 0.5), ld.Ball(0.5, 0.25)])
+@pytest.mark.parametrize("domain", [ld.Box(-1, 0.5), ld.Ball(0.25, 0.5)])
 def test_the_tube_is_projected_onto_the_domain(domain):
     samples = draws(ld.Trajectory(8, 8, noise=2), system(domain), vector(jnp.float32))
     excess = jax.vmap(domain.excess)(jnp.asarray(samples.state, jnp.float32))

@@ -269,7 +269,7 @@ DOMAIN: dict[str, Mistake] = {
         r"domain: expected bounds that are numbers.*got bounds of shape \(2, 10\) for a state float32\[10\]",
     ),
     "ball of another shape": (
-        lambda ld: compiled(ld, system(ld, domain=ld.Ball(1.0, np.ones(3)))),
+        lambda ld: compiled(ld, system(ld, domain=ld.Ball(np.ones(3), 1.0))),
         r"domain: expected a center that is a number or of the state's shape, got a center of shape \(3,\)",
     ),
     "product that is no prefix": (
@@ -285,7 +285,9 @@ DOMAIN: dict[str, Mistake] = {
     "product with a part of another shape": (
         lambda ld: compiled(
             ld,
-            starting_at(ld, two_parts(ld), domain=ld.Product({"q": ld.Box(-np.ones(2), np.ones(2)), "p": ld.Ball(1)})),
+            starting_at(
+                ld, two_parts(ld), domain=ld.Product({"q": ld.Box(-np.ones(2), np.ones(2)), "p": ld.Ball(0, 1)})
+            ),
             sq(ld),
             y=two_parts(ld),
         ),
@@ -546,8 +548,8 @@ NUMBERS: dict[str, Mistake] = {
         "Box: expected finite bounds with lower < upper",
         (np.array([0, 1]), np.zeros(3) - 1),
     ),
-    **_numbers("ball", lambda ld, v: ld.Ball(v), "Ball: expected a positive finite radius", NOT_POSITIVE),
-    **_numbers("ball center", lambda ld, v: ld.Ball(1, v), "Ball: expected a finite center", (NAN, INF, "two")),
+    **_numbers("ball", lambda ld, v: ld.Ball(0, v), "Ball: expected a positive finite radius", NOT_POSITIVE),
+    **_numbers("ball center", lambda ld, v: ld.Ball(v, 1), "Ball: expected a finite center", (NAN, INF, "two")),
     **_numbers(
         "horizon", lambda ld, v: system(ld, horizon=v), "horizon: expected a positive finite number", NOT_POSITIVE
     ),

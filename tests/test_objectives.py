@@ -52,7 +52,7 @@ def continuous(dtype, certificate=None):
 def structured(dtype):
     """A state that is a tree, and no targets: a barrier."""
     field = lambda t, s, c: {"q": s["p"], "p": -s["q"] * jnp.sum(c) - s["p"]}
-    domain = ld.Product({"q": ld.Box(-2, 2), "p": ld.Ball(2)})
+    domain = ld.Product({"q": ld.Box(-2, 2), "p": ld.Ball(0, 2)})
     start = lambda x: ld.Start({"q": x[:2], "p": x[2:]}, x)
     certificate = ld.Certificate.barrier(lambda s: 1 - jnp.sum(s["q"] ** 2), 0.5)
     return (

@@ -153,7 +153,7 @@ def test_level_sets_on_a_plane_of_a_larger_state(axes: Any) -> None:
     """V and the residual are those of the true field at states of the plane; arrows are projected."""
     matrix = np.array([[-1.0, 0.0, 0.0], [0.0, 0.5, 0.0], [3.0, 0.0, 0.0]])
     plane = np.array([[1.0, 0, 0], [0, 0.6, 0.8]])
-    program = linear(matrix, domain=ld.Ball(1.5))
+    program = linear(matrix, domain=ld.Ball(0, 1.5))
     mesh = plot.level_sets(program, np.zeros(3, np.float32), 0, axes=axes, plane=plane, vmax=2.5)
     grid, shown = corners(mesh), image(mesh)
     states = grid @ plane
@@ -404,7 +404,7 @@ def test_pictures_of_states_need_one_example_a_vector_state_and_a_plane_that_mee
     program = linear(SADDLE)
     with pytest.raises(ValueError, match=r"x: expected one example like .* without a batch axis, got float32\[1,2\]"):
         plot.level_sets(program, np.zeros((1, 2), np.float32), 0, axes=axes)
-    away = linear(SADDLE, domain=ld.Ball(0.5, center=2.0))
+    away = linear(SADDLE, domain=ld.Ball(center=2.0, radius=0.5))
     with pytest.raises(ValueError, match="plane: expected a plane that meets H within 1 of 0, got none of H"):
         plot.level_sets(away, np.zeros(2, np.float32), 0, axes=axes, extent=1.0)
     system = ld.System(vector_field=lambda t, s, c: -s, readout=jnp.ravel, domain=ld.Box(-1, 1))

@@ -156,7 +156,7 @@ def test_an_equilibrium_that_is_none_is_not_proved():
 @pytest.mark.full
 def test_ball_and_time_that_counts(tmp_path):
     # dV/dt + V = -(1 + t) |s|² on a ball, with a field that depends on time.
-    system = ld.System(vector_field=lambda t, s, c: -(1 + t) * s, domain=ld.Ball(0.7), horizon=2.0)
+    system = ld.System(vector_field=lambda t, s, c: -(1 + t) * s, domain=ld.Ball(0, 0.7), horizon=2.0)
     certificate = ld.Certificate.exponential(loss=lambda s, y: jnp.sum(s**2), kappa=1)
     found = ld.verify(system, certificate, equilibrium=np.zeros(3))
     assert found.status.proved

@@ -25,8 +25,8 @@ def problems(
 ) -> tuple[str, ...]:
     """Sentences, the most fundamental first."""
     return (
-        *_outside(condition, run, draws, starts),
         *_unsolved(solver, run),
+        *_outside(condition, run, draws, starts),
         *_too_large(condition, starts, targets, run, draws),
     )
 
@@ -82,13 +82,23 @@ def _speed(condition: Condition, starts: PyTree, draws: Draws) -> float:
 
 
 def _unsolved(solver: Solver, run: Paths) -> list[str]:
-    failed = ~np.asarray(run.solved)
-    if not failed.any():
-        return []
-    return [
-        f"inference fails: {_share(failed)} could not be solved in {solver.max_steps} steps or end in NaN or Inf: the field is "
-        "too fast or too stiff for the solver, or not finite"
-    ]
+    spent = np.asarray(run.out_of_steps)
+    failed = ~np.asarray(run.solved) & ~spent
+    found = []
+    if spent.any():
+        reached = np.asarray(run.reached)[spent].sum(axis=1).min()
+        times = np.asarray(run.times)
+        found.append(
+            f"inference fails: {_share(spent)} ran out of {solver.max_steps} steps (max_steps), the first after "
+            f"t = {times[max(reached - 1, 0)]:.3g} of {times[-1]:.3g}: the field is too fast or too stiff for that; more steps or, "
+            "for a stiff field, an implicit solver such as Solver(diffrax.Kvaerno5()) helps"
+        )
+    if failed.any():
+        found.append(
+            f"inference fails: {_share(failed)} could not be solved or end in NaN or Inf: the field is too fast or too stiff "
+            "for the solver, or not finite"
+        )
+    return found
 
 
 @eqx.filter_jit

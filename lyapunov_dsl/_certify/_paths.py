@@ -23,7 +23,8 @@ LOOKS = 33
 
 class Paths(eqx.Module):
     """What the trajectories of a batch show at `LOOKS` equal times: states, V, how far they are outside H, whether the
-    solve succeeded and (where the loss decides) whether the decision at T is right."""
+    solve succeeded and (where the loss decides) whether the decision at T is right; whether the solver ran out of steps, and
+    which times were reached before."""
 
     times: Any
     states: PyTree
@@ -31,11 +32,14 @@ class Paths(eqx.Module):
     excess: Any
     solved: Any
     correct: Any
+    out_of_steps: Any
+    reached: Any
 
     @property
     def outside(self) -> np.ndarray:
-        """Where a state is outside H by more than rounding, shape (batch, looks). What is not a number is in no set."""
-        return ~(np.asarray(self.excess) <= 64 * float(jnp.finfo(self.excess.dtype).eps))
+        """Where a state is outside H by more than rounding, shape (batch, looks). What is not a number is in no set; a time
+        that the solver had no steps left for has no state."""
+        return np.asarray(self.reached) & ~(np.asarray(self.excess) <= 64 * float(jnp.finfo(self.excess.dtype).eps))
 
 
 @eqx.filter_jit
@@ -61,7 +65,10 @@ def paths(condition: Condition, solver: Solver, starts: PyTree, targets: PyTree)
         solved = (solution.result == diffrax.RESULTS.successful) & finite
         right = None if loss is None else loss.correct(point.readout(final), target)
         values, excess = jax.vmap(at)(times, states)
-        return Paths(times, states, values, excess, solved, None if right is None else right & solved)
+        spent = solution.result == diffrax.RESULTS.max_steps_reached
+        # diffrax fills the times that it did not come to with infinity.
+        reached = ~spent | jnp.isfinite(solution.ts[:-1])
+        return Paths(times, states, values, excess, solved, None if right is None else right & solved, spent, reached)
 
     run = eqx.filter_vmap(one)(starts, targets)
     return eqx.tree_at(lambda run: run.times, run, run.times[0])

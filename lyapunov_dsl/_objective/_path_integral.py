@@ -9,6 +9,7 @@ from jaxtyping import PyTree
 
 from .._condition import Condition
 from .._rollout import layout
+from .._solve import with_tolerances
 from .._system import DiscreteSystem
 from .._types import Scalar, Struct, check_sizes, kind
 from ._base import Objective, example_keys, starts
@@ -37,7 +38,8 @@ class PathIntegral(Objective):
         if solver is not None and not isinstance(solver, diffrax.AbstractSolver):
             raise ValueError(f"solver: expected a diffrax solver such as diffrax.Euler(), got {kind(solver)}")
         self.steps = steps
-        self.solver = diffrax.Euler() if solver is None else solver
+        # An implicit one finds its roots to the default tolerances of a `Solver`.
+        self.solver = diffrax.Euler() if solver is None else with_tolerances(solver, 1e-3, 1e-6)
 
     def check(self, condition: Condition, start: Struct) -> None:
         if isinstance(condition.system, DiscreteSystem) and not any(layout(condition.system, start)[0]):
