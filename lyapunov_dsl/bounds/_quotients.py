@@ -48,7 +48,10 @@ def _ratio_of(graph: Graph, value: Value) -> Ratio | None:
         graph.ratios[value] = None
         if any(found):
             whole = [r or _single(graph, part) for r, part in zip(found, parts, strict=True)]
-            above, below = (_moved(graph, value, [r[side] for r in whole]) for side in (0, 1))
+            above, below = (
+                _moved(graph, value, [r.above for r in whole]),
+                _moved(graph, value, [r.below for r in whole]),
+            )
             first, second = (_hull([r.constants[side] for r in whole]) for side in (0, 1))
             graph.ratios[value] = Ratio(above, below, (first, second))
     return graph.ratios[value]
