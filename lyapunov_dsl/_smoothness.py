@@ -7,6 +7,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 
+from ._jaxprs import inner_jaxprs
 from ._system import Start, System
 from ._types import Struct
 
@@ -30,15 +31,11 @@ def _find(jaxpr: Any, varies: list[bool]) -> set[str]:
         # Of a choice that does not vary, one side is taken all the way.
         if name in _CHOICES and (any(flags) if name in ("rem", "while") else flags[0]):
             found.add(_CHOICES[name] if name != "select_n" or any(flags[1:]) else "where between constants")
-        for sub in jax.tree.leaves(
-            list(equation.params.values()), is_leaf=lambda p: hasattr(p, "eqns") or hasattr(p, "jaxpr")
-        ):
-            inner = getattr(sub, "jaxpr", sub)
-            if hasattr(inner, "eqns"):
-                # The last inputs: a choice among branches has an index before them.
-                own = flags[len(flags) - len(inner.invars) :] if len(inner.invars) <= len(flags) else []
-                same = len(own) == len(inner.invars) and name not in ("scan", "while")
-                found |= _find(inner, own if same else [any(flags)] * len(inner.invars))
+        for inner in inner_jaxprs(equation):
+            # The last inputs: a choice among branches has an index before them.
+            own = flags[len(flags) - len(inner.invars) :] if len(inner.invars) <= len(flags) else []
+            same = len(own) == len(inner.invars) and name not in ("scan", "while")
+            found |= _find(inner, own if same else [any(flags)] * len(inner.invars))
     return found
 
 

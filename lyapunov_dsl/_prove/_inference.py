@@ -17,8 +17,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax.flatten_util import ravel_pytree
 
-from .._check import _primitives
 from .._depends import depends
+from .._jaxprs import equations
 from .._solve import Solver
 from .._system import DiscreteSystem, System
 from .._types import describe, kind
@@ -120,7 +120,7 @@ def check_pure(system: System, x: Any) -> tuple[str, str, str]:
 
     # New functions, as JAX keeps the trace of one that it has seen.
     traces = [jax.make_jaxpr(lambda *args: functions(*args))(x, time, state, context) for _ in range(2)]
-    calls = sorted(p for p in _primitives(traces[0].jaxpr) if "callback" in p)
+    calls = sorted({e.primitive.name for e in equations(traces[0].jaxpr) if "callback" in e.primitive.name})
     if traces[0].effects or calls:
         found = ", ".join(calls or map(str, traces[0].effects))
         raise ValueError(f"certify_robustness: expected functions without side effects, got {found}")
@@ -185,15 +185,10 @@ def coarsest(program: Any, x: Any) -> Any:
     """
     found: set[Any] = {jnp.dtype(x.dtype)}
 
-    def look(jaxpr: Any) -> None:
-        for equation in jaxpr.eqns:
-            types = [getattr(v.aval, "dtype", None) for v in (*equation.invars, *equation.outvars)]
-            found.update(t for t in types if t is not None and jnp.issubdtype(t, jnp.floating))
-            for inner in jax.tree.leaves(list(equation.params.values()), is_leaf=_is_jaxpr):
-                if _is_jaxpr(inner):
-                    look(getattr(inner, "jaxpr", inner))
-
-    look(eqx.filter_make_jaxpr(program.predict)(jax.ShapeDtypeStruct((1, *x.shape), x.dtype))[0].jaxpr)
+    one = jax.ShapeDtypeStruct((1, *x.shape), x.dtype)
+    for equation in equations(eqx.filter_make_jaxpr(program.predict)(one)[0].jaxpr):
+        types = [getattr(v.aval, "dtype", None) for v in (*equation.invars, *equation.outvars)]
+        found.update(t for t in types if t is not None and jnp.issubdtype(t, jnp.floating))
     least = max(found, key=lambda dtype: float(jnp.finfo(dtype).eps))
     if jnp.finfo(least).bits < 16:
         raise ValueError(
@@ -201,10 +196,6 @@ def coarsest(program: Any, x: Any) -> Any:
             "much to be taken for real arithmetic"
         )
     return least
-
-
-def _is_jaxpr(v: Any) -> bool:
-    return hasattr(v, "eqns") or hasattr(v, "jaxpr")
 
 
 def points_of_ball(

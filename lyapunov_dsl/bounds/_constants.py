@@ -4,10 +4,10 @@ from collections.abc import Sequence
 from fractions import Fraction
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 
+from .._jaxprs import inner_jaxprs
 from ._interval import tiny
 
 # Of arrays of more entries, arithmetic is taken to round.
@@ -46,10 +46,3 @@ def has_effect(equation: Any) -> bool:
     if equation.effects or equation.primitive.name in IMPURE or "callback" in equation.primitive.name:
         return True
     return any(has_effect(e) for inner in inner_jaxprs(equation) for e in inner.eqns)
-
-
-def inner_jaxprs(equation: Any) -> list[Any]:
-    """The functions that an equation is made of."""
-    is_jaxpr = lambda v: hasattr(v, "eqns") or hasattr(v, "jaxpr")
-    leaves = jax.tree.leaves(list(equation.params.values()), is_leaf=is_jaxpr)
-    return [getattr(v, "jaxpr", v) for v in leaves if is_jaxpr(v)]

@@ -6,7 +6,7 @@ has them as one operation, without the shift; wherever they are not that, the st
 """
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.extend import core
 
+from .._jaxprs import equations, is_jaxpr
 from ._engine import ordered
 from ._graph import Graph, UnknownPrimitive, given
 from ._rule import Node
@@ -38,7 +39,7 @@ def doubtful(closed: Any) -> str:
     those of JAX, operation by operation. Choices that happen to be continuous, such as a leaky ReLU by `jnp.where`, are
     not told from those that jump.
     """
-    for equation in _equations(closed.jaxpr):
+    for equation in equations(closed.jaxpr):
         if equation.primitive.name.startswith("custom_") and not _is_own(equation):
             return "has a derivative that was written by hand and need not be its own"
     graph = Graph()
@@ -64,23 +65,6 @@ def _uses(name: str) -> str:
     return f"uses {name}: what JAX takes for its derivative need not be one"
 
 
-def _equations(jaxpr: Any) -> Iterator[Any]:
-    """All equations, those of inner functions included."""
-    for equation in jaxpr.eqns:
-        yield equation
-        for inner in _bodies(equation.params):
-            yield from _equations(inner)
-
-
-def _bodies(params: dict[str, Any]) -> list[Any]:
-    found = jax.tree.leaves(list(params.values()), is_leaf=_is_jaxpr)
-    return [getattr(v, "jaxpr", v) for v in found if _is_jaxpr(v)]
-
-
-def _is_jaxpr(v: Any) -> bool:
-    return hasattr(v, "eqns") or hasattr(v, "jaxpr")
-
-
 def _is_own(equation: Any) -> bool:
     """Whether a function and its derivative are those of JAX: both do the same operations."""
     like = list(map(_struct, equation.invars))
@@ -93,7 +77,7 @@ def _is_own(equation: Any) -> bool:
         # Mapped over axes in front, or not.
         for _ in range(3):
             try:
-                calls = [e for e in _equations(jax.make_jaxpr(own)(*like).jaxpr) if e.primitive is equation.primitive]
+                calls = [e for e in equations(jax.make_jaxpr(own)(*like).jaxpr) if e.primitive is equation.primitive]
                 if len(calls) == 1 and _same_calls(this, _called(calls[0]), like):
                     return True
                 axes = tuple(0 if v.shape else None for v in like)
@@ -163,7 +147,7 @@ def _same_params(one: dict[str, Any], other: dict[str, Any]) -> bool:
         return False
     for name in one:
         a, b = one[name], other[name]
-        if _is_jaxpr(a) and _is_jaxpr(b):
+        if is_jaxpr(a) and is_jaxpr(b):
             if not _same(a, b):
                 return False
         # The derivative itself is compared by what it does.
