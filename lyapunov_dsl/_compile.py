@@ -254,7 +254,10 @@ class Program(eqx.Module):
         return feasibility(condition, starts, y, key=key, samples=int(samples))
 
     def summary(self) -> str:
-        """What was declared and which defaults were filled in, one line each."""
+        """Says what was declared and which defaults were filled in, one line each.
+
+        **Raises:** `ValueError` where arrays that were one when the program was compiled have become different ones.
+        """
         d, params = self.declaration, jax.tree.leaves(split_trainable(self, trainable(self))[0])
         kept = [leaf for leaf in jax.tree.leaves((self.system, self.certificate)) if isinstance(leaf, np.ndarray)]
         count = f"{sum(leaf.size for leaf in params):,} parameters"

@@ -221,7 +221,7 @@ LOSS: dict[str, Mistake] = {
     ),
     "not callable": (
         lambda ld: ld.Certificate.exponential(None, 2),
-        r"loss: expected a Loss or a function \(prediction, target\) -> scalar, got None",
+        r"loss: expected a Loss or a function \(prediction, target\) -> scalar, or \(prediction\) -> scalar, got None",
     ),
     "squared error of another shape": (
         lambda ld: compiled(ld, system(ld, domain=ld.Box(-3, 3)), sq(ld), y=jnp.zeros(3)),

@@ -50,6 +50,10 @@ class Contraction(Certificate):
         self.metric = metric if metric is None or callable(metric) else Matrix(Constant(metric))
 
     def value(self, t: Any, state: State, point: Point) -> Scalar:
+        """Returns the potential V(t, η) = δᵀM(η)δ of one example, a scalar.
+
+        **Raises:** `ValueError` where the metric is no matrix with a column for each number of the state.
+        """
         tangent = ravel_pytree(state["tangent"])[0]
         if self.metric is None:
             return jnp.sum(tangent * tangent)

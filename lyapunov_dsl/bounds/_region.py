@@ -98,7 +98,10 @@ class Box(eqx.Module):
 
     @classmethod
     def around(cls, center: Any, radius: Any) -> "Box":
-        """All arrays within `radius` of `center` in every entry, rounded outward. Both may be Python numbers."""
+        """Makes the box of all arrays within `radius` of `center` in every entry, rounded outward. Both may be Python numbers.
+
+        **Raises:** `ValueError` for a center that is neither a floating-point array nor made of numbers.
+        """
         dtype, (center,) = _ends("Box.around: expected a floating-point center", center)
         least, most = _outward(center, dtype, -math.inf), _outward(center, dtype, math.inf)
         radius = jnp.asarray(radius, dtype)
