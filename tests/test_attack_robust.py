@@ -37,7 +37,7 @@ class Encoder(eqx.Module):
         if self.kind == 1:
             return ld.Start(start)
         if self.kind == 2:
-            return ld.Start(start, {"net": context, "raw": x, "scale": 0.5})
+            return ld.Start(start, {"net": context, "raw": x})
         return ld.Start({"a": start[:1], "b": start[1:]}, (context, None))
 
 
