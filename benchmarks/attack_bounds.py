@@ -80,7 +80,7 @@ def function_of(rng: np.random.Generator, dtype: Any) -> tuple[Callable[[Any], A
         if kind < 0.15:
             at = scales(rng, dtype, size) if rng.random() < 0.3 else np.exp2(rng.uniform(-3, 3, size))
             c = np.clip(at * rng.choice([-1, 1], size), -1e38, 1e38).astype(np.float32).astype(dtype)
-            affine = rng.integers(3)
+            affine = int(rng.integers(3))
             steps.append(
                 (lambda x, c=c, which=affine: _combined(x, jnp.asarray(c, x.dtype), which), [int(rng.integers(count))])
             )

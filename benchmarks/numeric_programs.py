@@ -60,7 +60,7 @@ def evaluate(
                     else:
                         (rows, columns), values = arrays[matrix["places"]], np.asarray(arrays[matrix["values"]], float)
                         for k, v in enumerate((x, dx)):
-                            np.add.at(out[k], (slice(None), rows), v[:, columns] * values)
+                            np.add.at(out[k].T, rows, (v[:, columns] * values).T)
                 found.append((out[0], out[1]))
             elif name == "multiply":
                 (x, dx), (y, dy) = args

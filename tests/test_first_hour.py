@@ -523,11 +523,12 @@ def test_one_thousand_classes_and_a_steep_rate_compile_without_a_word(ld: Any) -
 def test_a_proof_that_is_not_found_says_where_and_what_next(ld: Any) -> None:
     module = sys.modules[ld.verify.__module__]
     low, high = np.array([[0, -0.1, -0.2], [0, 0, 0]]), np.array([[1, 0, 0], [1, 0.3, 0.4]])
-    found = module.Verification(ld.Assurance.UNDECIDED, {}, None, 100, 1.0, {"decrease": (low, high)}, None)
+    left, advice = {"decrease": (low, high)}, "a larger budget"
+    found = module.Verification(ld.Assurance.UNDECIDED, {}, None, 100, 1.0, left, None, advice)
     text = str(found)
     assert "left of decrease: 2 boxes, in [-0.1, 0.3] x [-0.2, 0.4]" in text
     assert "next: a larger budget" in text
-    refuted = module.Verification(ld.Assurance.REFUTED, {}, "here", 100, 1.0, {"decrease": (low, high)}, None)
+    refuted = module.Verification(ld.Assurance.REFUTED, {}, "here", 100, 1.0, left, None, advice)
     assert "next:" not in str(refuted)
 
 

@@ -164,7 +164,7 @@ def check_context(context: Any) -> None:
     for leaf in jax.tree.leaves(context):
         constant = leaf is None or type(leaf) in (bool, int, float, str)
         array = eqx.is_inexact_array(leaf) or isinstance(leaf, jax.ShapeDtypeStruct)
-        floating = array and jnp.issubdtype(leaf.dtype, jnp.floating)
+        floating = array and jnp.issubdtype(jnp.result_type(leaf), jnp.floating)
         if not (floating or constant or _is_function_of_jax(leaf)):
             got = describe(leaf) if array or eqx.is_array(leaf) else kind(leaf)
             raise ValueError(f"certify_robustness: expected a context of floating-point arrays, got one with {got}")

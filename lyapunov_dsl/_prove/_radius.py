@@ -87,8 +87,8 @@ class RadiusProof:
         for k, name in enumerate(("x", "y", "radius", "centers", "errors", "contexts", "reach")):
             arrays = arrays | {name: np.array([row[k] for row in rows], np.int64 if name == "y" else np.float64)}
         header["sha256"] = seal(header, arrays)
-        content = io.BytesIO()
-        np.savez_compressed(content, header=np.frombuffer(json.dumps(header).encode(), np.uint8), **arrays)
+        content, packed = io.BytesIO(), {"header": np.frombuffer(json.dumps(header).encode(), np.uint8), **arrays}
+        np.savez_compressed(content, allow_pickle=False, **packed)
         check(content.getvalue())
         partial = path.with_name(f".{path.name}.partial")
         try:

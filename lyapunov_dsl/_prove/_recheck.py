@@ -115,6 +115,7 @@ def _expected(proof: Proof) -> float:
         for name, tree in proof.trees.items():
             leaves = (tree.rule != CUT).nonzero()[0]
             boxes = _boxes(tree, {int(i) for i in leaves[:: max(1, len(leaves) // TRIED)][:TRIED]})
+            began = clock.monotonic()
             # Derivatives are made once, in the first round.
             for _ in range(2):
                 began = clock.monotonic()

@@ -81,7 +81,7 @@ def softmax_gradient(graph: Graph, one: Node, other: Node) -> Node | None:
     for quotient, rest in (pair := operands_of(other, "add_any") or ()) and (pair, pair[::-1]):
         parts = operands_of(quotient, "div")
         found = exponential_sum(graph, parts[1]) if parts is not None else None
-        if found is None:
+        if parts is None or found is None:
             continue
         core, movers, terms, a, axis = found
         c, shape = parts[0], terms.shape

@@ -123,7 +123,10 @@ masked = Rule("masked exponential", lambda node, first, *_: first, _masked_slack
 
 def masked_exponential(graph: Graph, x: Value) -> Node | None:
     """exp(a - shift), which is 0 where a is masked by what stands for minus infinity, as long as the shift is finite."""
-    a, shift = operands_of(x, "sub") or (None, None)
+    parts = operands_of(x, "sub")
+    if parts is None:
+        return None
+    a, shift = parts
     mask = peel(graph, a)
     if not mask.vanishes or not isinstance(x, Node) or not isinstance(shift, Node) or a.shape != x.shape:
         return None

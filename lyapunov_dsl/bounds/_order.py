@@ -63,7 +63,8 @@ def sort(graph: Graph, x: Node, axis: int) -> Node:
 def _sort(graph: Graph, equation: Any, *operands: Value) -> list[Value]:
     if len(operands) > 1:
         raise graph.unsupported("several arrays sorted by one that varies")
-    return [sort(graph, *nodes_of(graph, list(operands)), equation.params["dimension"])]
+    (x,) = nodes_of(graph, list(operands))
+    return [sort(graph, x, equation.params["dimension"])]
 
 
 def _place_range(node: Node, *_: Interval) -> Interval:

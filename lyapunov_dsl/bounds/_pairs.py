@@ -1,5 +1,6 @@
 """Functions of two numbers, comparisons, and choices between values."""
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 

@@ -74,7 +74,7 @@ def _varying_base(graph: Graph, equation: Any, x: Node, exponent: Const) -> Node
     both = np.stack([np.broadcast_to(v, out.shape).reshape(-1) for v in (known, off)], axis=1)
     unique, which = np.unique(both, axis=0, return_inverse=True)
     if len(unique) == 1:
-        return _to_one(graph, x, *map(float, unique[0]), out.dtype)
+        return _to_one(graph, x, float(unique[0, 0]), float(unique[0, 1]), out.dtype)
     if not 0 < len(unique) <= EXPONENTS:
         return None
     which = which.reshape(-1)
@@ -82,7 +82,7 @@ def _varying_base(graph: Graph, equation: Any, x: Node, exponent: Const) -> Node
     for i, pair in enumerate(unique):
         (places,) = np.nonzero(which == i)
         part = linear(graph, lambda v, places=places: v.reshape(-1)[places], x)
-        parts.append(_to_one(graph, part, *map(float, pair), out.dtype))
+        parts.append(_to_one(graph, part, float(pair[0]), float(pair[1]), out.dtype))
     back = np.argsort(np.argsort(which, kind="stable"), kind="stable")
     return linear(graph, lambda *v: jnp.concatenate(v)[back].reshape(out.shape), *parts)
 

@@ -92,7 +92,7 @@ class Box(eqx.Module):
         expected = "Box: expected floating-point arrays of one shape and type"
         dtype, (lower, upper) = _ends(expected, lower, upper)
         lower, upper = _outward(lower, dtype, -math.inf), _outward(upper, dtype, math.inf)
-        if not (is_traced(lower) or is_traced(upper)) and not bool(jnp.all(lower <= upper)):
+        if not (is_traced(lower) or is_traced(upper)) and not (np.asarray(lower) <= np.asarray(upper)).all():
             raise ValueError("Box: expected lower <= upper in every entry, and no NaN")
         self.lower, self.upper = lower, upper
 
@@ -152,7 +152,7 @@ class Ball(eqx.Module):
         if not is_traced(radius) and not (np.shape(radius) == () and float(radius) >= 0):
             raise ValueError(f"Ball: expected a radius >= 0, got {radius!r}")
         self.center = jnp.asarray(center, dtype)
-        if not is_traced(self.center) and not bool(jnp.all(jnp.isfinite(self.center))):
+        if not is_traced(self.center) and not np.isfinite(np.asarray(self.center, np.float64)).all():
             raise ValueError("Ball: expected a finite center, got one with infinite entries or NaN")
         # The ball around the center as it was written is in one around the number that it was rounded to.
         if not isinstance(center, jax.Array) and center.dtype != dtype:
