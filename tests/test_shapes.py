@@ -95,8 +95,8 @@ def test_potentials_comparisons_and_rates_are_scalars(certificate):
     [
         ld.Box(-np.ones(1), 1.0),
         ld.Box(-1.0, np.ones((2, 1))),
-        ld.Ball(1.0, np.zeros(1)),
-        ld.Ball(1.0, np.zeros((1, 2))),
+        ld.Ball(np.zeros(1), 1.0),
+        ld.Ball(np.zeros((1, 2)), 1.0),
     ],
 )
 def test_domains_have_the_shape_of_the_state(domain):
