@@ -20,7 +20,7 @@ from ._infer import end_to_end_out_of_steps
 from ._mesh import Team
 from ._run import Run, interrupts
 from ._save import program_header, stored, structure, with_stored
-from ._step import advance, advance_many
+from ._step import advance, advance_many, update_of
 from ._trainable import join_trainable, split_trainable
 
 
@@ -193,6 +193,8 @@ def fit(
             moments = jax.tree.map(lambda leaf: jnp.copy(leaf) if eqx.is_array(leaf) else leaf, optimizer.init(params))
             best = jax.tree.map(jnp.copy, params) if select == "best" else None
             order_key, step_key = jax.random.split(key)
+            one_batch = lambda: jax.tree.map(lambda leaf: leaf[:batch_size], data)
+            update = update_of(optimizer, static, augment, params, moments, one_batch, step_key)
             per_epoch = size // batch_size
             chunk = int(steps_per_dispatch or 0) or (1 if jax.default_backend() == "cpu" else 16)
             # A checkpoint holds whole systems and certificates, so that `load` can read it.
@@ -238,7 +240,7 @@ def fit(
                     )
 
         params, moments, best, data = team.put((params, moments, best, data))
-        fixed = (mesh, team.put(static), optimizer, augment, data, team.put(step_key))
+        fixed = (mesh, team.put(static), team.put(update), augment, data, team.put(step_key))
         bad, pending = team.put(jnp.full((), -1, jnp.int32)), []
         order, began = None, time.perf_counter()
         hidden = not (progress and team.leads)
