@@ -14,6 +14,7 @@ from tqdm import tqdm
 
 from ._check import check_data
 from ._checkpoint import Folder, fingerprint
+from ._coarse import warn_of_coarse_steps
 from ._compile import Program
 from ._fit_checks import LOOK, before_augmentation, check_arguments, check_mask, check_pair
 from ._infer import end_to_end_out_of_steps
@@ -141,7 +142,8 @@ def fit(
     [`lyapunov_dsl.NonFiniteError`][] where the loss, a gradient, a parameter or the optimizer's state is NaN or Inf. It names
     the step and carries the last good program, and the last checkpoint stays; [`lyapunov_dsl.Interrupted`][] after Ctrl-C.
 
-    **Warns:** where a later checkpoint or a line of metrics cannot be written; training goes on.
+    **Warns:** where the fixed steps of the objective or the solver are too long for the vector field as it is, so that half as
+    long ones lead elsewhere; where a later checkpoint or a line of metrics cannot be written. Training goes on.
     """
     with contextlib.ExitStack() as held:
         team = Team(mesh)
@@ -176,6 +178,8 @@ def fit(
             team.check_batch(batch_size, size)
             data = jax.tree.map(jnp.asarray, (x, y))
 
+            if team.leads:
+                warn_of_coarse_steps(program, data[0], augment)
             mask = check_mask(program, trainable)
             params, static = split_trainable(program, mask)
             if not jax.tree.leaves(params):
