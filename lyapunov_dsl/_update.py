@@ -184,6 +184,8 @@ class _Reader:
         dtype, value = literal.aval.dtype, literal.val
         lifted = equation is not None and place in _LIFTED.get(equation.primitive.name, ())
         if not (self.lift and lifted and literal.aval.shape == () and jnp.issubdtype(dtype, jnp.floating)):
+            # As an output it has to be an array, which a literal is not always.
+            value = np.asarray(value, dtype) if equation is None else value
             return _Held(value, (_look_of_type(literal.aval), _look(np.asarray(value, dtype))))
         some = self.numbers.setdefault(str(dtype), [])
         some.append(np.asarray(value, dtype))
@@ -259,4 +261,4 @@ def _run(body: _Body, inputs: Any, update: Update) -> list:
                 results = call.primitive.bind(*arguments, **params)
         results = results if call.primitive.multiple_results or call.inner else [results]
         known.update(zip((place for place, _ in call.results), results, strict=True))
-    return [of(what) for what in body.outputs]
+    return [jnp.asarray(of(what)) for what in body.outputs]
