@@ -14,13 +14,14 @@ from tqdm import tqdm
 
 from ._check import check_data
 from ._checkpoint import Folder, fingerprint
+from ._coarse import warn_of_coarse_steps
 from ._compile import Program
 from ._fit_checks import LOOK, before_augmentation, check_arguments, check_mask, check_pair
 from ._infer import end_to_end_out_of_steps
 from ._mesh import Team
 from ._run import Run, interrupts
 from ._save import program_header, stored, structure, with_stored
-from ._step import advance, advance_many
+from ._step import advance, advance_many, update_of
 from ._trainable import join_trainable, split_trainable
 
 
@@ -141,7 +142,8 @@ def fit(
     [`lyapunov_dsl.NonFiniteError`][] where the loss, a gradient, a parameter or the optimizer's state is NaN or Inf. It names
     the step and carries the last good program, and the last checkpoint stays; [`lyapunov_dsl.Interrupted`][] after Ctrl-C.
 
-    **Warns:** where a later checkpoint or a line of metrics cannot be written; training goes on.
+    **Warns:** where the fixed steps of the objective or the solver are too long for the vector field as it is, so that half as
+    long ones lead elsewhere; where a later checkpoint or a line of metrics cannot be written. Training goes on.
     """
     with contextlib.ExitStack() as held:
         team = Team(mesh)
@@ -176,6 +178,8 @@ def fit(
             team.check_batch(batch_size, size)
             data = jax.tree.map(jnp.asarray, (x, y))
 
+            if team.leads:
+                warn_of_coarse_steps(program, data[0], augment)
             mask = check_mask(program, trainable)
             params, static = split_trainable(program, mask)
             if not jax.tree.leaves(params):
@@ -193,6 +197,8 @@ def fit(
             moments = jax.tree.map(lambda leaf: jnp.copy(leaf) if eqx.is_array(leaf) else leaf, optimizer.init(params))
             best = jax.tree.map(jnp.copy, params) if select == "best" else None
             order_key, step_key = jax.random.split(key)
+            one_batch = lambda: jax.tree.map(lambda leaf: leaf[:batch_size], data)
+            update = update_of(optimizer, static, augment, params, moments, one_batch, step_key)
             per_epoch = size // batch_size
             chunk = int(steps_per_dispatch or 0) or (1 if jax.default_backend() == "cpu" else 16)
             # A checkpoint holds whole systems and certificates, so that `load` can read it.
@@ -238,7 +244,7 @@ def fit(
                     )
 
         params, moments, best, data = team.put((params, moments, best, data))
-        fixed = (mesh, team.put(static), optimizer, augment, data, team.put(step_key))
+        fixed = (mesh, team.put(static), team.put(update), augment, data, team.put(step_key))
         bad, pending = team.put(jnp.full((), -1, jnp.int32)), []
         order, began = None, time.perf_counter()
         hidden = not (progress and team.leads)

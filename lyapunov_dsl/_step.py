@@ -5,15 +5,40 @@ from typing import Any
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-import optax
 from jaxtyping import PyTree
 
 from ._mesh import split, whole
 from ._objective._base import example_keys
 from ._trainable import join_trainable
+from ._update import Update, read_update
+
+# How many kinds of optimizers have their steps kept.
+KINDS = 16
+_rules: dict[Any, Any] = {}
 
 
-# Not inside `fit`: a second run with the same optimizer and another constant must find it compiled.
+def update_of(optimizer: Any, static: Any, augment: Any, params: Any, moments: Any, batch: Any, key: Any) -> Update:
+    """What `advance` takes for an optimizer.
+
+    Where an equal one was seen before, the rule is the same object, so that they are not compared at every step. Steps are
+    compiled once a rule; after so many that are different, those of all are forgotten.
+    """
+
+    def loss() -> Any:
+        x, y = batch()
+        value = lambda p, x, key: join_trainable(p, static).loss(x, y, key=key)
+        return eqx.filter_eval_shape(lambda p, x, key: value(p, *_augmented(augment, x, key)), params, x, key)
+
+    update = read_update(optimizer, params, moments, loss)
+    if update.rule not in _rules and len(_rules) >= KINDS:
+        _rules.clear()
+        steps: tuple[Any, ...] = (advance, advance_many)
+        for step in steps:
+            step._cached.clear_cache()  # of JAX, since Equinox does not show it
+    return Update(update.numbers, update.arrays, _rules.setdefault(update.rule, update.rule))
+
+
+# Not inside `fit`: a second run with an optimizer or a constant of other numbers must find it compiled.
 @eqx.filter_jit(donate="all-except-first")
 def advance(fixed: Any, params: Any, moments: Any, bad: Any) -> Any:
     """One step: the new parameters and moments, the number of the first step that was not finite (or -1), the loss."""
@@ -39,16 +64,13 @@ def advance_many(fixed: Any, params: Any, moments: Any, bad: Any) -> Any:
 
 
 def _step(fixed: Any, params: Any, moments: Any, bad: Any, indices: Any, step: Any) -> Any:
-    mesh, static, optimizer, augment, data, key, *_ = fixed
+    mesh, static, update, augment, data, key, *_ = fixed
     x, y = split(mesh, jax.tree.map(lambda leaf: leaf[indices], data))
-    key = jax.random.fold_in(key, step)
-    if augment is not None:
-        key, augment_key = jax.random.split(key)
-        x = split(mesh, eqx.filter_vmap(augment)(x, example_keys(augment_key, x)))
+    x, key = _augmented(augment, x, jax.random.fold_in(key, step))
+    x = split(mesh, x)
     value = lambda p: join_trainable(p, static).loss(x, y, key=key)
     loss, grads = eqx.filter_value_and_grad(value)(params)
-    given = {"value": loss, "grad": grads, "value_fn": value}
-    updates, new_moments = optax.with_extra_args_support(optimizer).update(grads, moments, params, **given)
+    updates, new_moments = update(grads, moments, params, loss, value)
     proposed = (eqx.apply_updates(params, updates), new_moments)
     _check_kept(*(eqx.filter(pair, eqx.is_array) for pair in ((params, moments), proposed)))
     # The new parameters and moments too: a finite gradient can overflow in the optimizer. Some moments begin infinite.
@@ -62,6 +84,14 @@ def _step(fixed: Any, params: Any, moments: Any, bad: Any, indices: Any, step: A
     kept = jax.lax.cond(good, lambda: new, lambda: old)
     params, moments = eqx.combine(kept, rest)
     return whole(mesh, (params, moments, jnp.where(good | (bad >= 0), bad, step), loss))
+
+
+def _augmented(augment: Any, x: Any, key: Any) -> tuple[Any, Any]:
+    """A batch as the program takes it, and the key for the rest."""
+    if augment is None:
+        return x, key
+    key, augment_key = jax.random.split(key)
+    return eqx.filter_vmap(augment)(x, example_keys(augment_key, x)), key
 
 
 def _check_kept(old: PyTree, new: PyTree) -> None:
