@@ -74,8 +74,8 @@ REGIONS = {
     "box": lambda r: ld.Box(-r, r),
     "box of arrays": lambda r: ld.Box(np.full(1, -r), np.full(1, r)),
     "box of lists": lambda r: ld.Box([-r], [r]),
-    "ball": lambda r: ld.Ball(r),
-    "ball about another center": lambda r: ld.Ball(0.25 * r, 0.75 * r),
+    "ball": lambda r: ld.Ball(0, r),
+    "ball about another center": lambda r: ld.Ball(0.75 * r, 0.25 * r),
     "product": lambda r: ld.Product((ld.Box(-r, r),)),
 }
 
