@@ -17,9 +17,9 @@ from ._objective._base import example_keys
 from ._rollout import field_term, time_dtype
 from ._system import Start, System
 
-# Of the half-width of the domain: what the default noise of `Trajectory` hides. Euler steps that are just stable for
-# x' = -x end up farther away from those of half the length.
-_FAR = 0.25
+# Of the half-width of the domain. The default noise of `Trajectory` is half of it, and hides less; where steps are not stable
+# any more, states end up at opposite ends of the domain.
+_FAR = 0.5
 _EXAMPLES, _STEPS = 16, 64
 
 
