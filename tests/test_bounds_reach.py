@@ -60,8 +60,12 @@ def test_ends_that_a_type_does_not_have_are_rounded_outward(low, width, wide):
     with jax.enable_x64(wide):
         for box in (Box(low, high), Box([low], np.array([high])), Box(jnp.asarray(low, F) * 0 - jnp.inf, high)):
             assert inside(np.asarray(box.lower, float).min(), np.asarray(box.upper, float).max())
-        ball = Ball(low, 0.0).ranges()
-        assert float(ball.lower) <= low <= float(ball.upper)
+        if not math.isfinite(jnp.asarray(low)):
+            with pytest.raises(ValueError, match="expected a finite center"):
+                Ball(low, 0.0)
+        else:
+            ball = Ball(low, 0.0).ranges()
+            assert float(ball.lower) <= low <= float(ball.upper)
 
 
 def test_decimals_are_inside_of_what_is_around_them():

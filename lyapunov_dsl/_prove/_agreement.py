@@ -20,6 +20,7 @@ from jax.flatten_util import ravel_pytree
 
 from .. import bounds
 from .._condition import Condition
+from .._jaxprs import equations
 from .._types import number, numbers
 from ..bounds import UnknownPrimitive
 from ._known import numbers_of, remembered
@@ -117,10 +118,12 @@ class Samples(NamedTuple):
 
     - `points`: float64 [count, 1 + states].
     - `proved`: field, V, rate and comparison there, by name.
+    - `decisions`: the operations by which these functions choose or jump.
     """
 
     points: np.ndarray
     proved: dict[str, np.ndarray]
+    decisions: frozenset[str]
 
     def lowest(self, rest: np.ndarray) -> np.ndarray:
         """States other than the equilibrium at which V is not above 0, the lowest first."""
@@ -138,7 +141,8 @@ def sampled(told: Functions, own: Own, region: Region, rest: np.ndarray | None) 
         "dV/dt": told.rate(t, s)[1],
         "comparison(t, V)": told.comparison(t, told.value(t, s)),
     }
-    return Samples(points, _evaluated(exact, (0, 0), points[:, 0], points[:, 1:]))
+    proved = _evaluated(exact, (0, 0), points[:, 0], points[:, 1:])
+    return Samples(points, proved, _decisions(exact, jnp.asarray(0.0), jnp.asarray(points[0, 1:])))
 
 
 def differs(
@@ -149,7 +153,7 @@ def differs(
     Also where V, the field or the comparison is no finite number at one of the states that claims speak of. With a horizon, nothing that
     is proved about depends on the time, and what runs is evaluated at times up to that.
     """
-    points, proved = samples
+    points, proved, decisions = samples
     times = points[:, 0].copy()
     if horizon is not None:
         # Nothing that is proved about depends on the time. What runs should not either.
@@ -165,7 +169,10 @@ def differs(
         # JAX takes a NumPy array that it met in float64 for one where it has no float64 any more, with a warning.
         with jax.default_matmul_precision("highest"), warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            ran = _evaluated(own.functions, (0, 0, None), cast(times), cast(points[:, 1:]), jnp.asarray(own.context))
+            context = jnp.asarray(own.context)
+            ran = _evaluated(own.functions, (0, 0, None), cast(times), cast(points[:, 1:]), context)
+            # Where what runs decides by other operations, a jump of its own is no rounding.
+            like = _decisions(own.functions, cast(times)[0], cast(points[0, 1:]), context) <= decisions
     names = ["the field", *(["V"] if set(claims) - {"invariant"} else [])]
     names += ["dV/dt", "comparison(t, V)"] if set(claims) & {"decrease", "robust", "stays"} else []
     v = proved["V"]
@@ -185,13 +192,25 @@ def differs(
         far = ~(np.abs(a - b) <= UNITS * eps * largest + float(jnp.finfo(own.dtype).tiny)).all(axis=1)
         worst = np.argsort(-np.nan_to_num(np.abs(a - b), nan=np.inf).max(axis=1))
         for i in [i for i in worst if far[i]][:4]:
-            if not _rounding(own, name, float(times[spoken][i]), where[i], a[i], eps):
+            if not like or not _rounding(own, name, float(times[spoken][i]), where[i], a[i], eps):
                 return (
                     f"what is proved is not what runs: {name} at {_at(where[i], times[spoken][i])} is {_shown(a[i])} in the functions that "
                     f"are proved about, in float64, and {_shown(b[i])} as it was declared, in {np.dtype(own.dtype).name}, more than "
                     "rounding may make of it; does it depend on the type, on a setting of JAX, or on what Python holds?"
                 )
     return ""
+
+
+# Operations by which a function chooses or jumps.
+DECISIONS = frozenset(
+    ("argmax", "argmin", "ceil", "clamp", "cond", "eq", "floor", "ge", "gt", "is_finite", "le", "lt", "max", "min", "ne")
+) | {"nextafter", "reduce_and", "reduce_or", "reduce_precision", "rem", "round", "select_n", "sign", "sort", "while"}
+
+
+def _decisions(function: Callable, *args: Any) -> frozenset[str]:
+    """The names of the operations by which a function chooses or jumps."""
+    closed = jax.make_jaxpr(lambda *args: function(*args))(*args)
+    return DECISIONS & {equation.primitive.name for equation in equations(closed.jaxpr)}
 
 
 _KNOWN: dict[str, Any] = {}
