@@ -157,9 +157,11 @@ def test_a_traced_constant_is_widened_without_a_change():
 
 
 def test_what_is_stored_of_it(tmp_path, key):
+    system = decay(2.0, ld.Box(-0.7, 0.9))
+
     def program(kappa):
         certificate = ld.Certificate.exponential(square, kappa)
-        return ld.compile(decay(2.0, ld.Box(-0.7, 0.9)), certificate, (jnp.zeros(2), None))
+        return ld.compile(system, certificate, (jnp.zeros(2), None))
 
     ld.save(tmp_path / "program.npz", program(2.1))
     loaded = ld.load(tmp_path / "program.npz", program(1.0))

@@ -53,9 +53,10 @@ def region_of(condition: Condition, domain: Any, state: Any, level: Any, time: A
     first, last = (0.0, condition.continuous.horizon) if time is None else _pair(time)
     if not (is_finite(first) and is_finite(last) and 0 <= first <= last):
         raise ValueError(f"time: expected (first, last) with 0 <= first <= last, got {time!r}")
+    first, last = (exactly("time", t) for t in (first, last))
     if steady:
         first = last = 0.0
-    piece = lambda t, v: np.concatenate([[exactly("time", t)], v])[None]
+    piece = lambda t, v: np.concatenate([[t], v])[None]
     least, most = piece(first, low), piece(last, high)
     if faces := faces_of(domain, state):
         rows = [_at_end(least[0], most[0], i, side) for i in faces for side in (0, 1)]
