@@ -298,7 +298,7 @@ def test_messages():
 
 
 def test_refused_files(tmp_path):
-    with pytest.raises(Refused, match="cannot be read"):
+    with pytest.raises(Refused, match="expected a file that can be read"):
         check(tmp_path / "none.npz")
     (tmp_path / "text.npz").write_text("proved")
     with pytest.raises(Refused, match="cannot be read"):
