@@ -67,6 +67,7 @@ def paths(condition: Condition, solver: Solver, starts: PyTree, targets: PyTree)
         values, excess = jax.vmap(at)(times, states)
         spent = solution.result == diffrax.RESULTS.max_steps_reached
         # diffrax fills the times that it did not come to with infinity.
+        assert solution.ts is not None
         reached = ~spent | jnp.isfinite(solution.ts[:-1])
         return Paths(times, states, values, excess, solved, None if right is None else right & solved, spent, reached)
 

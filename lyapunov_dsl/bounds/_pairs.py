@@ -282,8 +282,8 @@ def counted(axes: tuple[int, ...]) -> Rule:
         add = lambda v: jnp.sum(v, axis=axes, dtype=v.dtype)
         count = math.prod(x.lower.shape[a] for a in axes)
         real = _real(x)
-        sums = [Interval(add(v.lower), add(v.upper)) for v in (x, real)]
-        return _wrapped(node, *sums, add(magnitude(real)), count + 2)
+        found, exact = (Interval(add(v.lower), add(v.upper)) for v in (x, real))
+        return _wrapped(node, found, exact, add(magnitude(real)), count + 2)
 
     return Rule("reduce_sum", span, exactly)
 
