@@ -45,6 +45,7 @@ def test_gradients_and_directional_derivatives(name):
     check(name, np.dtype("float32"))
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("name", ["max", "of two"])
 def test_in_double_precision(name):
     with jax.enable_x64(True):

@@ -103,6 +103,7 @@ def test_what_fails_between_a_box_and_its_rounding():
     assert found.status in (Assurance.REFUTED, Assurance.UNDECIDED)
 
 
+@pytest.mark.full
 def test_limits_of_inputs():
     # With u <= 0.7 as written the rate is had, with float32's 0.69999999 it is not.
     rounded, near = between(0.7)

@@ -203,7 +203,23 @@ def differs(
 
 # Operations by which a function chooses or jumps.
 DECISIONS = frozenset(
-    ("argmax", "argmin", "ceil", "clamp", "cond", "eq", "floor", "ge", "gt", "is_finite", "le", "lt", "max", "min", "ne")
+    (
+        "argmax",
+        "argmin",
+        "ceil",
+        "clamp",
+        "cond",
+        "eq",
+        "floor",
+        "ge",
+        "gt",
+        "is_finite",
+        "le",
+        "lt",
+        "max",
+        "min",
+        "ne",
+    )
 ) | {"nextafter", "reduce_and", "reduce_or", "reduce_precision", "rem", "round", "select_n", "sign", "sort", "while"}
 
 

@@ -128,7 +128,10 @@ class Graph:
             out = self.call(equation.params[CALLS[name]], operands)
             self._callers.pop()
             return out
-        empty = [0 in getattr(v.aval, "shape", ()) and not jnp.issubdtype(v.aval.dtype, jax.dtypes.extended) for v in equation.outvars]
+        empty = [
+            0 in getattr(v.aval, "shape", ()) and not jnp.issubdtype(v.aval.dtype, jax.dtypes.extended)
+            for v in equation.outvars
+        ]
         if empty and all(empty) and not has_effect(equation):
             # There is nothing to know of arrays without entries, and nothing varies in them.
             return [Const(jnp.zeros(v.aval.shape, v.aval.dtype)) for v in equation.outvars]
