@@ -128,10 +128,9 @@ class Graph:
             out = self.call(equation.params[CALLS[name]], operands)
             self._callers.pop()
             return out
-        empty = [
-            0 in getattr(v.aval, "shape", ()) and not jnp.issubdtype(v.aval.dtype, jax.dtypes.extended)
-            for v in equation.outvars
-        ]
+        if any(not hasattr(v.aval, "shape") for v in equation.outvars):
+            raise self.unsupported("a token, which is no array")
+        empty = [0 in v.aval.shape and not jnp.issubdtype(v.aval.dtype, jax.dtypes.extended) for v in equation.outvars]
         if empty and all(empty) and not has_effect(equation):
             # There is nothing to know of arrays without entries, and nothing varies in them.
             return [Const(jnp.zeros(v.aval.shape, v.aval.dtype)) for v in equation.outvars]
