@@ -216,6 +216,7 @@ def test_what_the_solver_cannot_finish_counts_as_failed():
 
 
 @pytest.mark.full
+@pytest.mark.filterwarnings("ignore:vector_field (uses where between|chooses by the time)")
 @pytest.mark.usefixtures("quick")
 def test_a_state_that_is_not_a_number_counts_as_failed():
     x, y = jnp.asarray([[0.5, -0.5], [0.5, -0.5]]), jnp.zeros(2, int)
@@ -235,6 +236,7 @@ def test_a_state_that_is_not_a_number_counts_as_failed():
     assert "nan" in str(report)
 
 
+@pytest.mark.filterwarnings("ignore:vector_field (uses where between|chooses by the time)")
 @pytest.mark.parametrize(
     ("bad", "where"),
     [
@@ -259,6 +261,7 @@ def test_what_cannot_be_evaluated_is_not_satisfied(bad, where):
         assert report.claims["exponential.violation"].value == pytest.approx(0.25, abs=0.03)
 
 
+@pytest.mark.filterwarnings("ignore:vector_field (uses where between|chooses by the time)")
 def test_the_ascent_stops_at_what_is_not_a_number():
     # The draws stay below t = 0.9, from where the residual rises towards t = 1.
     x = jnp.full((1,), 0.4)

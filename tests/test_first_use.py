@@ -277,7 +277,8 @@ def test_relative_residuals_near_rest_have_finite_gradients(width: float, precis
     leaves = jax.tree.leaves(eqx.filter(grads.certificate, eqx.is_inexact_array))
     assert np.isfinite(value)
     assert all(np.isfinite(leaf).all() for leaf in leaves)
-    # V falls at a rate of 0.82 there: the residual is 0.48 V, below the cap of V / V. Of a quadratic V and a linear field it is the same at every scale, until V underflows.
+    # V falls at a rate of 0.82 there, so that the residual is 0.48 V, below the cap. Of a quadratic V and a linear field it is
+    # the same at every scale, until V underflows.
     counted = width > (1e-15 if precision == jnp.float32 else 0)
     assert (float(value) > 0) == counted
     if counted:

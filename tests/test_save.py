@@ -265,21 +265,21 @@ def test_what_is_no_file_of_ours_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"foreign.npz: expected .* got another one \(it has no header\)"):
         ld.load(tmp_path / "foreign.npz", program())
     np.save(tmp_path / "one.npy", np.zeros(3))
-    with pytest.raises(ValueError, match="it has no header"):
+    with pytest.raises(ValueError, match=r"damaged or cut off \(it is no NumPy archive\)"):
         ld.load(tmp_path / "one.npy", program())
     np.savez(tmp_path / "odd.npz", header=np.frombuffer(b'{"format": "lyapunov_dsl"}', np.uint8))
-    with pytest.raises(ValueError, match="expected version 1 of the format, got None"):
+    with pytest.raises(ValueError, match="expected version 2 of the format, got None"):
         ld.load(tmp_path / "odd.npz", program())
     np.savez(tmp_path / "pickled.npz", header=np.array({"a": 1}, dtype=object))
-    with pytest.raises(ValueError, match=r"damaged or cut off \(.*allow_pickle"):
+    with pytest.raises(ValueError, match="damaged or cut off"):
         ld.load(tmp_path / "pickled.npz", program())
 
 
 def test_another_version_is_refused(tmp_path: Path, monkeypatch: Any) -> None:
-    monkeypatch.setattr("lyapunov_dsl._save._VERSION", 7)
+    monkeypatch.setattr("lyapunov_dsl._archive._VERSION", 7)
     ld.save(tmp_path / "p", program())
     monkeypatch.undo()
-    with pytest.raises(ValueError, match="expected version 1 of the format, got 7"):
+    with pytest.raises(ValueError, match="expected version 2 of the format, got 7"):
         ld.load(tmp_path / "p", program())
 
 

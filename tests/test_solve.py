@@ -295,6 +295,7 @@ def test_another_confidence_does_not_recompile(compilations: list) -> None:
     np.testing.assert_allclose(times, [4 / 16, 7 / 16, 14 / 16])
 
 
+@pytest.mark.filterwarnings("ignore:vector_field chooses by the time")
 def test_the_solver_steps_exactly_at_jumps() -> None:
     """x' = 1 before 0.3 and -10 after 0.7: with the jumps declared, every step sees a constant."""
     field = lambda t, s, c: jnp.where(t < 0.3, 1.0, jnp.where(t < 0.7, 0.0, -10.0)) + 0 * s
