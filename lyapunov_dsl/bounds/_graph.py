@@ -318,11 +318,12 @@ def _cond(graph: Graph, equation: Any, operands: list[Value]) -> Sequence[Value]
     known = concrete(which)
     if known is not None:
         return graph.call(branches[int(np.clip(known, 0, len(branches) - 1))], args)
-    raising = [any(has_effect(e) for e in branch.jaxpr.eqns) for branch in branches]
-    for turn, raises in enumerate(raising):
-        if raises:
+    raises = lambda e: has_effect(e) and not (e.primitive.name in PRINTS and not e.outvars)
+    raising = [any(map(raises, branch.jaxpr.eqns)) for branch in branches]
+    for turn, wrong in enumerate(raising):
+        if wrong:
             avoid(graph, which, turn)
-    results = [graph.call(branch, args) for branch, raises in zip(branches, raising, strict=True) if not raises]
+    results = [graph.call(branch, args) for branch, wrong in zip(branches, raising, strict=True) if not wrong]
     graph._equation = equation
     if any(raising):
         if len(results) != 1:
