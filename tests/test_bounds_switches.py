@@ -329,7 +329,7 @@ def test_any_size(name, seed):
     check(CASES[name], KINDS[0], seed, drawn, "real", 40)
 
 
-@pytest.mark.slow
+@pytest.mark.full
 @pytest.mark.parametrize("kind", KINDS, ids=["32", "32 in 64", "64"])
 @pytest.mark.parametrize("name", CASES)
 def test_ladders(name, kind):

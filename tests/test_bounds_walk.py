@@ -88,7 +88,7 @@ def test_some_functions_of_jax_have_bounds_or_one_sentence(module):
     walk(module, 3, PARTS)
 
 
-@pytest.mark.slow
+@pytest.mark.full
 @pytest.mark.parametrize("part", range(4))
 @pytest.mark.parametrize("module", MODULES)
 def test_all_functions_of_jax_have_bounds_or_one_sentence(module, part):

@@ -140,7 +140,7 @@ def test_branches_and_loops_that_depend_on_the_state_are_refused():
             export("f", function, (2,))
 
 
-@pytest.mark.slow
+@pytest.mark.full
 @pytest.mark.parametrize("name", ["switch", "cond", "index"])
 def test_a_system_with_a_mode_is_proved(name):
     with jax.enable_x64(False):

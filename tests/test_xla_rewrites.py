@@ -212,7 +212,7 @@ def extremes(dtype: Any) -> Any:
     )
 
 
-@pytest.mark.slow
+@pytest.mark.full
 @pytest.mark.parametrize("name", list(SCALARS))
 def test_bounds_hold_of_what_xla_evaluates_at_the_ends_of_the_range(name: str) -> None:
     function, _ = SCALARS[name]

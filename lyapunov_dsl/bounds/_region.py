@@ -46,7 +46,10 @@ def _outward(value: Any, dtype: Any, way: float) -> Array:
     # Python compares integers and floats without rounding.
     pairs = [(a.item(), b.item()) for a, b in zip(near.reshape(-1), exact.reshape(-1), strict=True)]
     beyond = np.reshape([a > b if way < 0 else a < b for a, b in pairs], near.shape)
-    return jnp.asarray(np.where(beyond, np.nextafter(near, np.asarray(way, dtype)), near))
+    with np.errstate(over="ignore", under="ignore"):
+        # Beyond the largest number is infinity, and beyond 0 a subnormal one.
+        further = np.nextafter(near, np.asarray(way, dtype))
+    return jnp.asarray(np.where(beyond, further, near))
 
 
 def _ends(expected: str, *values: Any) -> tuple[Any, list[Any]]:
@@ -151,13 +154,16 @@ class Ball(eqx.Module):
         dtype, (center,) = _ends("Ball: expected a floating-point center", center)
         if not is_traced(radius) and not (np.shape(radius) == () and float(radius) >= 0):
             raise ValueError(f"Ball: expected a radius >= 0, got {radius!r}")
-        self.center = jnp.asarray(center, dtype)
+        with np.errstate(over="ignore"):
+            self.center = jnp.asarray(center, dtype)
         if not is_traced(self.center) and not np.isfinite(np.asarray(self.center, np.float64)).all():
             raise ValueError("Ball: expected a finite center, got one with infinite entries or NaN")
         # The ball around the center as it was written is in one around the number that it was rounded to.
         if not isinstance(center, jax.Array) and center.dtype != dtype:
             moved = np.asarray(self.center, np.float64) - np.asarray(center, np.float64)
-            radius = radius + float(np.sqrt(np.sum(moved**2))) * (1 + 1e-6)
+            # Not by squares, which may vanish.
+            away = math.hypot(*moved.ravel()) * (1 + 1e-6)
+            radius = radius + (max(away, tiny(wide())) if away else 0.0)
         radius = _no_subnormal(jnp.asarray(radius, wide()))
         self.radius = jnp.where(radius > 0, radius * (1 + 2 * eps(radius.dtype)) + tiny(radius.dtype), radius)
 
