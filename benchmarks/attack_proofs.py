@@ -82,8 +82,10 @@ def seeds(kinds: Any) -> dict[str, bytes]:
         return ld.verify(system, exponential(1), equilibrium=np.zeros(2), check=False)
 
     def rate() -> Any:
-        system = ld.System(vector_field=lambda t, s, c: -s - 0.25 * jnp.sin(s), domain=ld.Box(-1.0, 1.0))
-        return ld.verify(system, ld.Certificate.contraction(0.5), np.zeros(1), check=False)
+        column = lambda t, s, c: jnp.ones((1, 1), s.dtype)
+        field = ld.ControlAffine(lambda t, s, c: 0.5 * jnp.sin(s), column, limits=0.7)
+        certificate = ld.Certificate.control_lyapunov(lambda s: s @ s, 0.2)
+        return ld.verify(ld.System(vector_field=field), certificate, np.ones(1), domain=ld.Box(0.25, 0.75), check=False)
 
     made = {}
     makers = (attraction, invariant, tube, robust, ball, rate)
