@@ -104,6 +104,8 @@ def flipped(rng: Any, data: bytes) -> bytes:
     """Bytes changed, put in, taken out, moved, or cut off."""
     out = bytearray(data)
     for _ in range(int(rng.choice([1, 1, 1, 2, 8]))):
+        # Nothing may be left of a short one.
+        out = out or bytearray(b"0")
         at, kind = int(rng.integers(len(out))), int(rng.integers(6))
         if kind == 0:
             out[at] ^= 1 << int(rng.integers(8))
