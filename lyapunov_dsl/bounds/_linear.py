@@ -232,6 +232,10 @@ def linear_as(graph: Graph, x: Node, dtype: Any, terms: int) -> Node:
 def _select(graph: Graph, equation: Any, which: Value, *cases: Value) -> Value:
     shape = equation.outvars[0].aval.shape
     if isinstance(which, Const):
+        known = graphs.concrete(which)
+        if known is not None and known.size and (known == known.flat[0]).all():
+            # One case everywhere, as in a variance, which is NaN where there are too few entries.
+            return cases[int(known.flat[0])]
         if which.shape == () and shape != ():
             which = Const(jnp.broadcast_to(which.value, shape))
         nodes = nodes_of(graph, list(cases))
