@@ -53,10 +53,9 @@ def _relax(node: Node, out: Interval, *inputs: Interval) -> Relaxation:
 
 
 def _within(node: Node, written: Interval, z: Interval, h: Interval, n: Interval, first: Any, *spreads: Any) -> Any:
-    """Two evaluations of n, or of z, in one combination."""
-    sizes = (magnitude(n) + magnitude(h), magnitude(z), 1 + magnitude(z))
-    lost = sum(zero_safe(jnp.broadcast_to(s, node.shape), v) for s, v in zip(spreads, sizes, strict=True))
-    return 2 * lost
+    """Two evaluations of n in n + z (h - n), and of z in z h + (1 - z) n; h is used once."""
+    one, _, other = (jnp.broadcast_to(s, node.shape) for s in spreads)
+    return 2 * (zero_safe(one, magnitude(n)) + zero_safe(other, magnitude(z)))
 
 
 def _again(node: Node, slack: Any, ranges: Sequence[Interval], spreads: Sequence[Any]) -> Any:

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.extend import core
 
 from ._interval import Interval, eps, magnitude, middle, tiny, wide, widest, zero_safe
 
@@ -316,9 +317,8 @@ def _traced(function: Callable[[Any], Any]) -> Callable[[Any], Any]:
 
     def call(value: Any) -> Any:
         if value.shape not in known:
-            known[value.shape] = jax.make_jaxpr(function)(value)
-        closed = known[value.shape]
-        return jax.core.eval_jaxpr(closed.jaxpr, closed.consts, value)
+            known[value.shape] = core.jaxpr_as_fun(jax.make_jaxpr(function)(value))
+        return known[value.shape](value)
 
     return call
 
