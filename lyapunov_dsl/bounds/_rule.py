@@ -6,7 +6,6 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.extend import core
 
 from ._interval import Interval, eps, magnitude, middle, tiny, wide, widest, zero_safe
 
@@ -317,8 +316,9 @@ def _traced(function: Callable[[Any], Any]) -> Callable[[Any], Any]:
 
     def call(value: Any) -> Any:
         if value.shape not in known:
-            known[value.shape] = core.jaxpr_as_fun(jax.make_jaxpr(function)(value))
-        return known[value.shape](value)
+            known[value.shape] = jax.make_jaxpr(function)(value)
+        closed = known[value.shape]
+        return jax.core.eval_jaxpr(closed.jaxpr, closed.consts, value)  # pyright: ignore[reportAttributeAccessIssue]
 
     return call
 
