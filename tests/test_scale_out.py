@@ -575,7 +575,7 @@ def test_a_folder_that_is_gone_is_an_error_in_all_where_warnings_are(tmp_path: P
     """Warnings are errors in these tests; the leader alone would have stopped."""
 
     def call(team: Pretended) -> None:
-        folder = Folder(tmp_path / "gone", {}, 0.0, team)
+        folder = Folder(tmp_path / "gone", {}, {}, 0.0, team)
         if team.leads:
             shutil.rmtree(tmp_path / "gone")
         folder.log([{"loss": 1.0}])
