@@ -57,7 +57,9 @@ def test_add_a_rule_runs_as_printed(precision: Any, capsys: Any) -> None:
 
 def test_the_table_names_every_operation() -> None:
     table = text("docs/bounds.md").split("## Supported operations")[1]
-    named = re.findall(r"`([\w-]+)`", "\n".join(line.split("|")[2] for line in table.splitlines() if line.startswith("|")))
+    named = re.findall(
+        r"`([\w-]+)`", "\n".join(line.split("|")[2] for line in table.splitlines() if line.startswith("|"))
+    )
     # A name with a space is a rule that a translation chooses by a parameter, and no primitive.
     known = {name for name in TRANSLATIONS if " " not in name} | set(CALLS) | set(CONTROL)
     assert len(named) == len(set(named))
