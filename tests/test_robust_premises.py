@@ -250,7 +250,7 @@ def test_a_declared_gain_does_not_hide_jumps(name):
     try:
         found = certify(program_of(Quantized(JUMPS[name])), radii=(1e-4,), rules=("margin",))
     except ValueError as error:
-        assert "input.gain: expected a Lipschitz constant" in str(error)
+        assert "input.gain: expected a Lipschitz constant" in str(error)  # noqa: PT017
         return
     assert (found.radius == 0).all()
     if found.right.any():
