@@ -338,18 +338,22 @@ class Proof:
         content = self.written(boxes)
         # What is not about single boxes is found only now: whether V falls at the level, for one.
         check(content)
-        path = Path(path)
-        partial = path.with_name(f".{path.name}.partial")
-        try:
-            with open(partial, "wb") as file:
-                file.write(content)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(partial, path)
-        except OSError as error:
-            partial.unlink(missing_ok=True)
-            raise ValueError(f"save: expected a place that can be written, got {path} ({error})") from error
-        return path
+        return replace(Path(path), content)
+
+
+def replace(path: Path, content: bytes) -> Path:
+    """Writes a file as a whole, or not at all."""
+    partial = path.with_name(f".{path.name}.partial")
+    try:
+        with open(partial, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(partial, path)
+    except OSError as error:
+        partial.unlink(missing_ok=True)
+        raise ValueError(f"save: expected a place that can be written, got {path} ({error})") from error
+    return path
 
 
 class OutOfBoxes(ValueError):

@@ -3,7 +3,6 @@
 import io
 import json
 import math
-import os
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,7 @@ from .._rollout import EulerInference
 from .._types import check_file, check_path
 from ..bounds import UnknownPrimitive
 from ._export import export
-from ._proof import precision
+from ._proof import precision, replace
 from ._question import flattened
 
 
@@ -90,16 +89,7 @@ class RadiusProof:
         content, packed = io.BytesIO(), {"header": np.frombuffer(json.dumps(header).encode(), np.uint8), **arrays}
         np.savez_compressed(content, allow_pickle=False, **packed)
         check(content.getvalue())
-        partial = path.with_name(f".{path.name}.partial")
-        try:
-            with open(partial, "wb") as file:
-                file.write(content.getvalue())
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(partial, path)
-        except OSError as error:
-            partial.unlink(missing_ok=True)
-            raise ValueError(f"save: expected a place that can be written, got {path} ({error})") from error
+        replace(path, content.getvalue())
         return confirmed
 
     def _functions(self, x: Any) -> tuple[Any, Any]:
