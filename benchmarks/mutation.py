@@ -250,12 +250,17 @@ DROPPED = {"abs", "nextafter", "widen", "outward", "clean", "relu"}
 ROUNDING = {"eps", "tiny", "slack", "roundoff", "rounding", "ulps", "_SLACK", "_TINY", "nextafter", "ulp", "shift"}
 
 
+def _begins(source: str) -> list[int]:
+    """Where each line begins, in bytes."""
+    begin = [0]
+    for line in source.encode().splitlines(keepends=True):
+        begin.append(begin[-1] + len(line))
+    return begin
+
+
 def mutants(source: str) -> list[Mutant]:
     """All mutants of a module."""
-    lines = source.encode().splitlines(keepends=True)
-    begin = [0]
-    for line in lines:
-        begin.append(begin[-1] + len(line))
+    begin = _begins(source)
     found = []
     for node in _live(ast.parse(source)):
         for new, kind in _changed(node):
@@ -270,10 +275,7 @@ def mutants(source: str) -> list[Mutant]:
 
 def thresholds(source: str) -> list[Mutant]:
     """All thresholds of a module, moved."""
-    lines = source.encode().splitlines(keepends=True)
-    begin = [0]
-    for line in lines:
-        begin.append(begin[-1] + len(line))
+    begin = _begins(source)
     found = []
     for node in _live(ast.parse(source)):
         for place in _thresholds(node):
