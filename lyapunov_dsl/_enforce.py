@@ -102,7 +102,7 @@ def _half_space_in_box(u: Any, row: Any, most: Any, low: Any, high: Any) -> Any:
     scale = jnp.max(jnp.abs(row))
     row, most = row / jnp.where(scale > 0, scale, 1), most / jnp.where(scale > 0, scale, 1)
     moves = row != 0
-    meets = jnp.where(moves, (u - jnp.where(row > 0, low, high)) / jnp.where(moves, row, 1), 0)
+    meets = jnp.where(moves, jnp.where(row > 0, u - low, u - high) / jnp.where(moves, row, 1), 0)
     ends = jnp.concatenate([jnp.zeros(1, u.dtype), jnp.sort(meets)])
     at = lambda by: jnp.sum(row * jnp.clip(u - by * row, low, high))
     values = jax.vmap(at)(ends)

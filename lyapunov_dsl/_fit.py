@@ -178,8 +178,6 @@ def fit(
             team.check_batch(batch_size, size)
             data = jax.tree.map(jnp.asarray, (x, y))
 
-            if team.leads:
-                warn_of_coarse_steps(program, data[0], augment)
             mask = check_mask(program, trainable)
             params, static = split_trainable(program, mask)
             if not jax.tree.leaves(params):
@@ -191,6 +189,8 @@ def fit(
                     raise ValueError(
                         f"program: expected finite arrays to begin with, got NaN or Inf at {jax.tree_util.keystr(path)}"
                     )
+            if team.leads:
+                warn_of_coarse_steps(program, data[0], augment)
             # Copied, because the step donates them: the caller's program has to outlive training.
             params = jax.tree.map(jnp.copy, params)
             # So are the moments: some optimizers keep the parameters, or an array of the caller's, in their state.

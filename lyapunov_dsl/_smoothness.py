@@ -16,27 +16,50 @@ from ._types import Struct
 _STEPS = frozenset({"argmax", "argmin", "round", "sign", "floor", "ceil"})
 _KINKS = frozenset({"max", "min", "abs", "reduce_max", "reduce_min", "reduce_window_max", "clamp", "sort"})
 _CHOICES = {"select_n": "where", "cond": "cond", "while": "while_loop", "rem": "mod"}
-JUMPS = _STEPS | frozenset(_CHOICES.values()) | {"where between constants"}
+_FLAT = "where between constants"
+JUMPS = _STEPS | frozenset(_CHOICES.values()) | {_FLAT}
 
 
-def _find(jaxpr: Any, varies: list[bool]) -> set[str]:
-    """What is not smooth in the inputs that vary, by name."""
-    found, moving = set(), {id(v) for v, moves in zip(jaxpr.invars, varies, strict=True) if moves}
+def _find(jaxpr: Any, varies: list[bool], flat: list[bool]) -> tuple[set[str], list[bool]]:
+    """What is not smooth in the inputs that vary, by name, and which outputs are flat: choices between constants, and what is
+    computed of those alone. A product of one with what varies has a derivative, as in a mask; a sum has that of the rest."""
+    found = set()
+    moving = {id(v) for v, moves in zip(jaxpr.invars, varies, strict=True) if moves}
+    level = {id(v) for v, is_flat in zip(jaxpr.invars, flat, strict=True) if is_flat}
     for equation in jaxpr.eqns:
-        name, flags = equation.primitive.name, [id(v) in moving for v in equation.invars]
+        name = equation.primitive.name
+        flags, flats = ([id(v) in of for v in equation.invars] for of in (moving, level))
         if any(flags):
             moving |= {id(v) for v in equation.outvars}
         if any(flags) and name in _STEPS | _KINKS:
             found.add(name)
         # Of a choice that does not vary, one side is taken all the way.
         if name in _CHOICES and (any(flags) if name in ("rem", "while") else flags[0]):
-            found.add(_CHOICES[name] if name != "select_n" or any(flags[1:]) else "where between constants")
-        for inner in inner_jaxprs(equation):
+            among = name == "select_n" and not any(v and not f for v, f in zip(flags[1:], flats[1:], strict=True))
+            if among:
+                level |= {id(v) for v in equation.outvars}
+                continue
+            found.add(_CHOICES[name])
+        inners = inner_jaxprs(equation)
+        for inner in inners:
             # The last inputs: a choice among branches has an index before them.
-            own = flags[len(flags) - len(inner.invars) :] if len(inner.invars) <= len(flags) else []
-            same = len(own) == len(inner.invars) and name not in ("scan", "while")
-            found |= _find(inner, own if same else [any(flags)] * len(inner.invars))
-    return found
+            count = len(inner.invars)
+            same = count <= len(flags) and name not in ("scan", "while")
+            own = flags[len(flags) - count :] if same else [any(flags)] * count
+            names, ends = _find(inner, own, flats[len(flats) - count :] if same else [any(flats)] * count)
+            found |= names
+            if len(ends) == len(equation.outvars):
+                level |= {id(v) for v, is_flat in zip(equation.outvars, ends, strict=True) if is_flat}
+            elif any(ends):
+                found.add(_FLAT)
+        # Comparisons are seen where something is chosen by them.
+        chooses = name in ("eq", "ne", "lt", "le", "gt", "ge") or (name == "select_n" and flags[0])
+        if any(flats) and not inners and not chooses:
+            if not any(v and not f for v, f in zip(flags, flats, strict=True)):
+                level |= {id(v) for v in equation.outvars}
+            else:
+                found.add("where" if name in ("mul", "div", "dot_general", "and", "or") else _FLAT)
+    return found, [id(v) in level for v in jaxpr.outvars]
 
 
 def smoothness(system: Any, start: Start, final: Struct) -> tuple[str, ...]:
@@ -63,12 +86,13 @@ def smoothness(system: Any, start: Start, final: Struct) -> tuple[str, ...]:
         rest = len(closed.jaxpr.invars) - weights - moving
 
         def seen(first: int, last: int, closed: Any = closed, rest: int = rest, moving: int = moving) -> set[str]:
-            moves = [first <= i < last for i in range(moving)]
-            return _find(closed.jaxpr, [False] * weights + moves + [False] * rest)
+            varies = [False] * weights + [first <= i < last for i in range(moving)] + [False] * rest
+            names, ends = _find(closed.jaxpr, varies, [False] * len(varies))
+            return names | {_FLAT} if any(ends) else names
 
         names = seen(0, moving)
-        flat = sorted((names & _STEPS) | (seen(timed, moving) & {"where between constants"}))
-        choices = sorted(seen(0, timed) & {"where", "where between constants", "cond"})
+        flat = sorted((names & _STEPS) | (seen(timed, moving) & {_FLAT}))
+        choices = sorted(seen(0, timed) & {"where", _FLAT, "cond"})
         if choices and not system.jumps:
             warnings.warn(
                 f"{name} chooses by the time ({', '.join(choices)}), and the solver does not know when: it steps across; give "

@@ -103,6 +103,8 @@ EDITS = st.tuples(
 def edited(data, edits):
     out = bytearray(data)
     for share, kind, new in edits:
+        if not out:
+            break
         at = min(int(share * len(out)), len(out) - 1)
         if kind == "flip":
             out[at] ^= new[0] or 1

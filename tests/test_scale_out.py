@@ -578,7 +578,10 @@ def test_a_folder_that_is_gone_is_an_error_in_all_where_warnings_are(tmp_path: P
         folder = Folder(tmp_path / "gone", {}, {}, 0.0, team)
         if team.leads:
             shutil.rmtree(tmp_path / "gone")
-        folder.log([{"loss": 1.0}])
+        try:
+            folder.log([{"loss": 1.0}])
+        finally:
+            folder.release()
 
     for error in in_threads(call):
         assert isinstance(error, UserWarning)
