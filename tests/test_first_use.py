@@ -414,6 +414,13 @@ def test_training_names_a_solver_that_runs_out_of_steps() -> None:
 FIELDS = {
     "where by the state": (lambda t, s: jnp.where(s > 0, -s, -5 * s), r"may jump or bend where .* \(where\)", None),
     "a relay": (lambda t, s: jnp.where(s > 0, -1.0, 1.0) + 0 * s, r"\(where between constants\)", "derivative is zero"),
+    "a relay of a relay": (
+        lambda t, s: jnp.where(s > 0, jnp.where(s > 1, -2.0, -1.0), 1.0),
+        r"\(where between",
+        "derivative is zero",
+    ),
+    "a mask": (lambda t, s: -jnp.where(s > 0, 1.0, 0.5) * s, r"may jump or bend where .* \(where\)$", None),
+    "a slope": (lambda t, s: -jax.grad(lambda v: jnp.sum(jnp.maximum(v, 0) ** 2))(s), r"\(max", None),
     "sign": (lambda t, s: -jnp.sign(s), r"may jump or bend where .* \(sign\)", "uses sign"),
     "cond": (lambda t, s: jax.lax.cond(s[0] > 0, lambda s: -s, lambda s: 5 - s, s), r"\(cond\)", None),
     "mod": (lambda t, s: -jnp.mod(s, 2.0), r"may jump or bend where .* \(mod", None),
