@@ -11,6 +11,7 @@ from jaxtyping import PyTree
 from .._types import describe, is_traced, shown
 from . import (  # noqa: F401  (they register their rules)
     _factors,
+    _gates,
     _order,
     _powers,
     _product,

@@ -17,6 +17,9 @@ from ._interval import Interval, clean, eps, intersect, wide, widen
 from ._region import Box
 from ._rule import NONE, Band, Node, Plane, Relaxation, added, affine, band_of, flat
 
+# Passes are joined where they have so many nodes in common, up to so many rows of coefficients.
+COMMON, ROWS = 40, 128
+
 
 def ordered(roots: Sequence[Node]) -> list[Node]:
     """The roots and all they depend on, each after its inputs."""
@@ -122,36 +125,70 @@ class Pass:
         self.spreads: dict[Node, Any] = {}
         self.relaxations: dict[Node, Relaxation] = {}
         self.parallels: dict[Node, Band | None] = {}
-        bent = {i for n in self.order if n.rule not in (None, affine) for i in n.inputs[: n.rule.guides] if i.is_float}
-        exact = _exact(self.order, self.regions)
-        for node in self.order:
-            if real:
-                node.virtual, node.lost = True, None
-            if node.rule is None:
-                self.ranges[node] = self.regions[node].ranges() if node in self.regions else node.data.range()
-                self.spreads[node] = NONE if node in self.regions or real else node.data.spread()
-                continue
-            inputs = [self.ranges[i] for i in node.inputs]
-            spreads = [self.spreads[i] for i in node.inputs]
-            self.ranges[node], self.slacks[node] = forward(node, inputs, spreads)
-            if tight and node in bent and node not in exact:
-                self.ranges[node] = intersect(self.ranges[node], self.bands(node) or self.planes(node))
-            self.spreads[node] = spread(node, self.ranges[node], self.slacks[node], inputs, spreads)
+        self.reached: dict[Node, set[Node]] = {}
+        if real:
+            for node in self.order:
+                if node.rule is not None:
+                    node.virtual, node.lost = True, None
+        targets = _targets(self.order, self.regions) if tight else set()
+        for stage in _stages(self.order, targets):
+            for node in stage:
+                self._range(node, real)
+            group = [node for node in stage if node in targets]
+            for node, planes in zip(group, self.tightened(group), strict=True):
+                self.ranges[node] = intersect(self.ranges[node], planes)
+                self._spread(node)
         finite = [jnp.all(jnp.isfinite(v)) for node in graph.premises for v in self.ranges[node]]
         self.good = jnp.all(jnp.stack(finite)) if finite else jnp.asarray(True)
 
-    def bands(self, target: Node) -> Interval | None:
-        """The range of every entry of a node by parallel planes, of which one pass finds both sides; `None` where an
+    def _range(self, node: Node, real: bool) -> None:
+        """The range of a node from those of its inputs."""
+        if node.rule is None:
+            self.ranges[node] = self.regions[node].ranges() if node in self.regions else node.data.range()
+            self.spreads[node] = NONE if node in self.regions or real else node.data.spread()
+            return
+        inputs, spreads = [self.ranges[i] for i in node.inputs], [self.spreads[i] for i in node.inputs]
+        self.ranges[node], self.slacks[node] = forward(node, inputs, spreads)
+        self._spread(node)
+
+    def _spread(self, node: Node) -> None:
+        inputs, spreads = [self.ranges[i] for i in node.inputs], [self.spreads[i] for i in node.inputs]
+        self.spreads[node] = spread(node, self.ranges[node], self.slacks[node], inputs, spreads)
+
+    def tightened(self, targets: Sequence[Node]) -> list[Interval]:
+        """Ranges of nodes by planes, of which none depends on another. What they have in common is passed once where that
+        is long: of few nodes, coefficients that are constants of the function are cheaper than fewer passes."""
+        groups: list[list[Node]] = []
+        for node in targets:
+            last = groups[-1] if groups else []
+            rows = sum(v.size for v in last) + node.size
+            if last and rows <= ROWS and len(self.leads(last[0]) & self.leads(node)) >= COMMON:
+                last.append(node)
+            else:
+                groups.append([node])
+        found = []
+        for group in groups:
+            bands = self.bands(group)
+            found += bands if bands is not None else [self.planes(node) for node in group]
+        return found
+
+    def bands(self, targets: Sequence[Node]) -> list[Interval] | None:
+        """The range of every entry of some nodes by parallel planes, of which one pass finds both sides; `None` where an
         operation on the way has none."""
         found = {}
-        for node in self.leads(target):
+        for node in self.order_of(targets):
             if node.rule is not None:
                 band = self.band(node)
                 if band is None:
                     return None
                 plane = Plane(band.transposes, band.bias)
                 found[node] = Relaxation(plane, plane, band.half)
-        return _shaped(*self.follow(target, _identity(target), found), target)
+        low, high = self.follow(targets, _identities(targets), found)
+        out, at = [], 0
+        for node in targets:
+            out.append(_shaped(low[at : at + node.size], high[at : at + node.size], node))
+            at += node.size
+        return out
 
     def band(self, node: Node) -> Band | None:
         """Parallel planes of a node, with the rounding of its evaluation in their distance."""
@@ -167,6 +204,8 @@ class Pass:
 
     def leads(self, target: Node) -> set[Node]:
         """The nodes that planes lead to from a target."""
+        if target in self.reached:
+            return self.reached[target]
         seen, waiting = {target}, [target]
         while waiting:
             node = waiting.pop()
@@ -176,24 +215,29 @@ class Pass:
                 if child.is_float and child not in seen:
                     seen.add(child)
                     waiting.append(child)
+        self.reached[target] = seen
         return seen
 
     def planes(self, target: Node) -> Interval:
         """The range of every entry of a node, by planes. Each side by itself, so that the compiler leaves out what is not
         asked for."""
         found = {}
-        for node in self.leads(target):
+        for node in self.order_of([target]):
             if node.rule is not None:
                 relaxation = self.relaxation(node)
                 found[node] = relaxation._replace(rounding=added(relaxation.rounding, self.slacks[node]))
-        unit = _identity(target)
-        return _shaped(-self.follow(target, -unit, found)[1], self.follow(target, unit, found)[1], target)
+        (unit,) = _identities([target]).values()
+        low = -self.follow([target], {target: -unit}, found)[1]
+        return _shaped(low, self.follow([target], {target: unit}, found)[1], target)
 
-    def follow(self, target: Node, coefficients: Any, found: dict[Node, Relaxation]) -> tuple[Any, Any]:
-        """Σ c v at least and at most for the values v of a node; see `follow`."""
-        leads = self.leads(target)
-        order = [node for node in self.order[: self.place[target] + 1] if node in leads]
-        return follow(order, coefficients, self.ranges, self.regions, found, self.spreads)
+    def order_of(self, targets: Sequence[Node]) -> list[Node]:
+        """Nodes and all that planes lead to from them, each after its inputs."""
+        reached = set().union(*map(self.leads, targets))
+        return sorted(reached, key=self.place.__getitem__)
+
+    def follow(self, targets: Sequence[Node], coefficients: Any, found: dict[Node, Relaxation]) -> tuple[Any, Any]:
+        """Σ c v at least and at most for the values v of nodes; see `follow`."""
+        return follow(self.order_of(targets), coefficients, self.ranges, self.regions, found, self.spreads)
 
     def relaxation(self, node: Node) -> Relaxation:
         """The planes of a node, from the ranges of its inputs; its own range where there are no others."""
@@ -205,8 +249,13 @@ class Pass:
         return self.relaxations[node]
 
 
-def _identity(node: Node) -> Any:
-    return jnp.eye(node.size, dtype=wide()).reshape(node.size, *node.shape)
+def _identities(nodes: Sequence[Node]) -> dict[Node, Any]:
+    """For each node, coefficients of which every row is one of its entries; the rows of all nodes follow one another."""
+    total, out, at = sum(node.size for node in nodes), {}, 0
+    for node in nodes:
+        out[node] = jnp.eye(total, node.size, -at, dtype=wide()).reshape(total, *node.shape)
+        at += node.size
+    return out
 
 
 def _shaped(low: Any, high: Any, node: Node) -> Interval:
@@ -214,6 +263,45 @@ def _shaped(low: Any, high: Any, node: Node) -> Interval:
     low, high = low.reshape(node.shape), high.reshape(node.shape)
     low, high = jnp.where(jnp.isfinite(low), low, -jnp.inf), jnp.where(jnp.isfinite(high), high, jnp.inf)
     return clean(Interval(low, high), node.dtype)
+
+
+def _targets(order: list[Node], regions: dict[Node, Any]) -> set[Node]:
+    """The inputs of nonlinear operations whose ranges planes may improve."""
+    bent = {i for n in order if n.rule not in (None, affine) for i in n.inputs[: n.rule.guides] if i.is_float}
+    # What planes have improved, and what is one function of one entry of it, they do not improve again.
+    settled, targets = _exact(order, regions), set()
+    for node in order:
+        varying = [i for i in node.inputs if i.rule is not None or i in regions]
+        if node in settled or not node.is_float:
+            continue
+        if node.rule is None:
+            settled.add(node)
+            continue
+        if varying and all(i in settled for i in varying):
+            single = len(varying) == 1 and node.shape == varying[0].shape
+            moved = (
+                node.rule is affine
+                and node.data.uncertain is None
+                and (node.data.terms == 0 or (single and node.data.terms <= 1))
+            )
+            if moved or (node.rule.image and single):
+                settled.add(node)
+                continue
+        if node in bent:
+            targets.add(node)
+            settled.add(node)
+    return targets
+
+
+def _stages(order: list[Node], targets: set[Node]) -> list[list[Node]]:
+    """The nodes in parts, each of which depends only on targets of those before it."""
+    depths: dict[Node, int] = {}
+    for node in order:
+        depths[node] = max((depths[i] + (i in targets) for i in node.inputs), default=0)
+    stages: list[list[Node]] = [[] for _ in range(max(depths.values(), default=0) + 1)]
+    for node in order:
+        stages[depths[node]].append(node)
+    return stages
 
 
 def _exact(order: list[Node], boxes: dict[Node, Any]) -> set[Node]:

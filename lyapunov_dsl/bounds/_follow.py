@@ -5,6 +5,7 @@ import collections
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 
 from ._interval import Interval, eps, finite_magnitude, magnitude, middle, tiny, wide
@@ -14,26 +15,28 @@ from ._sums import Terms, reach, times, total, weigh
 
 def follow(
     order: Sequence[Node],
-    coefficients: Any,
+    coefficients: Mapping[Node, Any],
     ranges: Mapping[Node, Interval],
     regions: Mapping[Node, Any],
     found: Mapping[Node, Relaxation],
     spreads: Mapping[Node, Any],
 ) -> tuple[Any, Any]:
-    """Σ c v at least and at most, for rows of coefficients c [rows, *shape] of the values v of the last node; infinite or
+    """Σ c v at least and at most, for rows of coefficients c [rows, *shape] of the values v of some nodes; infinite or
     NaN where nothing is known. Where planes below are not those above, only what it is at most is right.
 
     **Arguments:**
 
-    - `order`: the node and all that it depends on, each after its inputs.
-    - `coefficients`: c.
+    - `order`: the nodes and all that they depend on, each after its inputs.
+    - `coefficients`: for each of the nodes, c.
     - `ranges`, `regions`: ranges of all nodes, and the regions of those that are inputs of the graph.
     - `found`: planes of the others, the rounding of the node's evaluation counted.
     - `spreads`: how far two evaluations of a node may be apart.
     """
-    steps = _Steps(order, len(coefficients), ranges, spreads)
-    steps.pending[order[-1]] = [(coefficients, None)]
-    steps.given.add(order[-1])
+    rows = len(next(iter(coefficients.values())))
+    steps = _Steps(order, rows, ranges, spreads)
+    for node, own in coefficients.items():
+        steps.pending[node] = [(own, None)]
+        steps.given.add(node)
     for node in reversed(order):
         if node not in steps.pending:
             continue
@@ -102,15 +105,13 @@ class _Steps:
         for part, plane in planes:
             lost = loss
             if plane.bias is not NONE:
-                known = jnp.isfinite(plane.bias)
-                at = weigh(part, jnp.where(known, plane.bias, 0))
+                self.low, self.high, more = _biased(self.low, self.high, part, plane.bias, self.rounding(node))
                 self.off = self.off + 4 * node.size * tiny(wide())
-                self.low, self.high = self.low + at, self.high + at
-                lost = added(lost, jnp.where(known, self.rounding(node) * jnp.abs(plane.bias), jnp.inf))
+                lost = added(lost, more)
             if carries:
                 self.carried[node.inputs[0]] = lost
             elif lost is not NONE:
-                self.off = self.off + reach(part, lost)
+                self.off = _further(self.off, part, lost)
         for index, child in enumerate(node.inputs):
             ways = [(part, plane.transposes[index]) for part, plane in planes]
             ways = [(part, way) for part, way in ways if way is not None]
@@ -122,13 +123,12 @@ class _Steps:
         scales = all(isinstance(way, Scale) for _, way in ways)
         bare = all(a is None for part, _ in ways for _, a in part)
         # A product of coefficients that is less than the smallest number becomes 0, and its share with it.
-        least = 4 * tiny(wide()) * finite_magnitude(self.ranges[child])
-        self.off = self.off + node.size * jnp.sum(least)
+        self.off, least = _flushed(self.off, self.ranges[child], node.size)
         if scales:
             for part, _ in ways:
                 factors: Terms = [(m, None) for m, a in part if a is not None]
                 if factors:
-                    self.off = self.off + reach(factors, least)
+                    self.off = _further(self.off, factors, least)
         # Whether the child's coefficients are of constants still.
         stays = node in self.given and self.uses[child] == 1 and (scales or (len(ways) == 1 and (bare or plain)))
         if stays and scales:
@@ -155,6 +155,33 @@ class _Steps:
         if len(parts) == 1:
             return parts[0]
         one, other = parts
-        both: Terms = [(jnp.abs(one) + jnp.abs(other), None)]
-        self.off = self.off + reach(both, added(eps(wide()) * magnitude(self.ranges[node]), spread))
-        return one + other
+        self.off, merged = _merged(self.off, one, other, self.ranges[node], spread)
+        return merged
+
+
+# Compiled each as a whole, as the functions of `_sums` are.
+
+
+@jax.jit
+def _biased(low: Any, high: Any, part: Terms, bias: Any, rounding: Any) -> tuple[Any, Any, Any]:
+    """Sums with a bias added, and what that rounds, for each entry."""
+    known = jnp.isfinite(bias)
+    at = weigh(part, jnp.where(known, bias, 0))
+    return low + at, high + at, jnp.where(known, rounding * jnp.abs(bias), jnp.inf)
+
+
+@jax.jit
+def _further(off: Any, part: Terms, loss: Any) -> Any:
+    return off + reach(part, loss)
+
+
+@jax.jit
+def _flushed(off: Any, span: Interval, count: Any) -> tuple[Any, Any]:
+    least = 4 * tiny(wide()) * finite_magnitude(span)
+    return off + count * jnp.sum(least), least
+
+
+@jax.jit
+def _merged(off: Any, one: Any, other: Any, span: Interval, spread: Any) -> tuple[Any, Any]:
+    both: Terms = [(jnp.abs(one) + jnp.abs(other), None)]
+    return off + reach(both, eps(wide()) * magnitude(span) + spread), one + other

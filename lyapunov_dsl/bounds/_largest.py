@@ -15,7 +15,7 @@ from ._interval import Interval, eps, is_anything
 from ._move import nodes_of
 from ._pairs import COMPARISONS
 from ._pattern import core_of, operands_of, places_of
-from ._rule import Node, Rule, exactly
+from ._rule import Affine, Node, Rule, affine, exactly
 
 
 def _places(x: Interval, axes: tuple[int, ...], sign: int) -> Interval:
@@ -81,6 +81,21 @@ def _chosen(sign: int) -> Rule:
 CHOSEN = {"max": _chosen(1), "min": _chosen(-1)}
 
 
+def _is_rounded_once(x: Node) -> bool:
+    """Whether two evaluations of a value that is compared are the same: a constant times a sum of many, as a mean or a variance
+    is. Such a sum is evaluated once, and of products only sums take up what is not rounded."""
+    product, _ = core_of(x)
+    if operands_of(product, "mul") is None and operands_of(product, "div") is None:
+        return False
+    if product.rule is not affine or len(product.inputs) != 1:
+        return False
+    scaled: Affine = product.data
+    if scaled.terms != 1 or scaled.plain or scaled.shift is not None or scaled.uncertain is not None:
+        return False
+    summed, _ = core_of(product.inputs[0])
+    return isinstance(summed, Node) and summed.rule is affine and summed.data.terms > 1 and not summed.virtual
+
+
 def _extreme_of(x: Node, top: Value) -> tuple[tuple[int, ...], int] | None:
     """(axes, sign) where a value is the maximum (sign 1) or the minimum of x over the axes, repeated along them."""
     core, movers = core_of(top)
@@ -107,6 +122,7 @@ def _equal(graph: Graph, equation: Any, x: Value, y: Value) -> Value:
             pair = operands_of(top, name)
             if pair is not None and any(v is one for v in pair):
                 other = pair[1] if pair[0] is one else pair[0]
+                rule = rule._replace(within=None) if _is_rounded_once(one) else rule
                 return graph.add(rule, nodes_of(graph, [one, top, other]), out.shape, out.dtype)
         found = _extreme_of(one, top)
         if found is not None and one.shape == out.shape:

@@ -60,7 +60,8 @@ def _add(graph: Graph, equation: Any, *operands: Value) -> Value:
     for one, other in ((x, y), (y, x)):
         if is_zero(one):
             return other
-    return graphs.rewrite_add(graph, x, y) or add(graph, x, y, shape=out.shape, dtype=out.dtype)
+    found = graphs.rewrite_add(graph, x, y)
+    return found or graphs.rewrite_combination(graph, x, y, add(graph, x, y, shape=out.shape, dtype=out.dtype))
 
 
 def _sub(graph: Graph, equation: Any, *operands: Value) -> Value:
@@ -79,7 +80,7 @@ def _sub(graph: Graph, equation: Any, *operands: Value) -> Value:
     found = graphs.rewrite_sub(graph, x, y)
     if found is not None:
         return found
-    return sub(graph, x, y, shape=out.shape, dtype=out.dtype)
+    return graphs.rewrite_combination(graph, x, y, sub(graph, x, y, shape=out.shape, dtype=out.dtype), -1)
 
 
 def _nothing(node: Node, x: Interval) -> Interval:
@@ -231,6 +232,10 @@ def linear_as(graph: Graph, x: Node, dtype: Any, terms: int) -> Node:
 def _select(graph: Graph, equation: Any, which: Value, *cases: Value) -> Value:
     shape = equation.outvars[0].aval.shape
     if isinstance(which, Const):
+        known = graphs.concrete(which)
+        if known is not None and known.size and (known == known.flat[0]).all():
+            # One case everywhere, as in a variance, which is NaN where there are too few entries.
+            return cases[int(known.flat[0])]
         if which.shape == () and shape != ():
             which = Const(jnp.broadcast_to(which.value, shape))
         nodes = nodes_of(graph, list(cases))

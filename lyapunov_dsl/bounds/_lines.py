@@ -152,7 +152,9 @@ def monotone(
         found = planes(out, x, finite, (slope, low), (slope, high), ulps=shape.ulps)
         return between(found.upper.transposes, found.lower.bias, found.upper.bias, found.rounding)
 
-    return Rule(name, span, slack or ulps_slack(shape.ulps), relax, band=band if parallel else None, again=once)
+    return Rule(
+        name, span, slack or ulps_slack(shape.ulps), relax, band=band if parallel else None, again=once, image=True
+    )
 
 
 def planes(out: Interval, x: Interval, good: Any, below: Line, above: Line, *, ulps: int = 8) -> Relaxation:

@@ -78,6 +78,8 @@ class Rule(NamedTuple):
         range, where the inputs have a spread.
     - `within`: (node, ranges and spreads of the inputs) -> what is added to the slack because the operation is made of several
         that may use different evaluations of an input; of a decision, its range then.
+    - `image`: whether it is entry by entry a function of its only input, whose `range` is the image of the input's, so that
+        planes followed back from it cannot improve on those of the input.
     """
 
     name: str
@@ -88,6 +90,7 @@ class Rule(NamedTuple):
     band: Callable[..., Band | None] | None = None
     again: Callable[..., Any] | None = None
     within: Callable[..., Any] | None = None
+    image: bool = False
 
 
 class Node:
@@ -307,10 +310,23 @@ def _affine_slack(node: Node, out: Interval, *ranges: Interval) -> Any:
     return jnp.where(share < 1.0, slack, jnp.inf)
 
 
+def _traced(function: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    """A function that is traced once for each shape, not with every call."""
+    known: dict[Any, Any] = {}
+
+    def call(value: Any) -> Any:
+        if value.shape not in known:
+            known[value.shape] = jax.make_jaxpr(function)(value)
+        closed = known[value.shape]
+        return jax.core.eval_jaxpr(closed.jaxpr, closed.consts, value)  # pyright: ignore[reportAttributeAccessIssue]
+
+    return call
+
+
 def _affine_relax(node: Node, out: Interval, *ranges: Interval) -> Relaxation:
     data: Affine = node.data
     like = [jax.ShapeDtypeStruct(x.shape, wide()) for x in node.inputs]
-    transpose = jax.vmap(jax.linear_transpose(data.apply, *like))
+    transpose = _traced(jax.vmap(jax.linear_transpose(data.apply, *like)))
     transposes = tuple((lambda c, i=i: transpose(c)[i]) for i in range(len(like)))
     plane = Plane(transposes, NONE if data.shift is None else data.shift[0])
     # The slack of the node has the rounding of the coefficients in it.

@@ -168,7 +168,9 @@ def _abs_relax(node: Node, out: Interval, x: Interval) -> Relaxation:
     return planes(out, x, finite, (side, jnp.zeros_like(side)), (slope, above(shape.value, slope, lower, upper)))
 
 
-RULES["abs"] = Rule("abs", _abs_range, exactly, _abs_relax, again=steep(lambda node, x: [jnp.ones(node.shape, wide())]))
+RULES["abs"] = Rule(
+    "abs", _abs_range, exactly, _abs_relax, again=steep(lambda node, x: [jnp.ones(node.shape, wide())]), image=True
+)
 
 
 def _power(value: Any, exponent: int) -> Any:
@@ -210,7 +212,9 @@ def power(exponent: int) -> Rule:
     """x to an integer of at least 2."""
     slope = lambda node, x: [exponent * _power(magnitude(x), exponent - 1)]
     again = steep(slope, product=True)
-    return Rule(f"integer_pow {exponent}", _power_range, ulps_slack(2 * exponent + 2), _power_relax, again=again)
+    return Rule(
+        f"integer_pow {exponent}", _power_range, ulps_slack(2 * exponent + 2), _power_relax, again=again, image=True
+    )
 
 
 def _reciprocal_range(node: Node, x: Interval) -> Interval:
@@ -233,7 +237,7 @@ def _reciprocal_relax(node: Node, out: Interval, x: Interval) -> Relaxation:
     return planes(out, x, good, (low[0], low[1]), (high[0], high[1]))
 
 
-reciprocal = Rule("reciprocal", _reciprocal_range, ulps_slack(2), _reciprocal_relax, again=once)
+reciprocal = Rule("reciprocal", _reciprocal_range, ulps_slack(2), _reciprocal_relax, again=once, image=True)
 
 
 def fractional(exponent: float) -> Rule:
