@@ -76,17 +76,12 @@ silu = smooth(
 )
 
 
-def _density(x: Any) -> Any:
-    return jnp.exp(-0.5 * x * x) / math.sqrt(2 * math.pi)
+def _gelu_slope(data: Any, x: Any) -> Any:
+    return 0.5 * jax.lax.erfc(-data * x) + x * data / math.sqrt(math.pi) * jnp.exp(-((data * x) ** 2))
 
 
-gelu = smooth(
-    "gelu",
-    lambda data, x: 0.5 * x * jax.lax.erfc(-x * math.sqrt(0.5)),
-    lambda data, x: 0.5 * jax.lax.erfc(-x * math.sqrt(0.5)) + x * _density(x),
-    (-0.11, 0.8),
-    512,
-)
+# With the root of 1/2 as it is stored, which float32 has to seven digits.
+gelu = smooth("gelu", lambda data, x: 0.5 * x * jax.lax.erfc(-data * x), _gelu_slope, (-0.11, 0.8), 512)
 
 
 def _bend(data: Any, x: Any) -> tuple[Any, Any]:
@@ -157,7 +152,7 @@ def rewrite_activation(graph: Graph, x: Node, y: Node) -> Node | None:
         if half and turned and half[0] == 0.5 and abs(turned[0] - math.sqrt(0.5)) < eps(x.dtype):
             (negative,) = _tag(turned[1], "neg") or (None,)
             if negative is not None and negative is half[1]:
-                return graph.add(gelu, [negative], negative.shape, negative.dtype)
+                return graph.add(gelu, [negative], negative.shape, negative.dtype, turned[0])
     return None
 
 
