@@ -162,13 +162,13 @@ def attack(seed: int, number: int) -> tuple[collections.Counter[str], list[str]]
         try:
             of_box = lambda a, b: bounds.bound(function, bounds.Box(a, b), method=method, rounding=rounding)  # pyright: ignore[reportArgumentType]
             found = None
-            if number % 4 == 0:
-                traced = jax.jit(jax.vmap(of_box)).trace(low, high)
-                if sum(1 for _ in equations(traced.jaxpr.jaxpr)) <= COMPILED:
-                    counts["compiled"] = 1
-                    with _quickly():
+            with _quickly():
+                if number % 4 == 0:
+                    traced = jax.jit(jax.vmap(of_box)).trace(low, high)
+                    if sum(1 for _ in equations(traced.jaxpr.jaxpr)) <= COMPILED:
+                        counts["compiled"] = 1
                         found = traced.lower().compile()(low, high)
-            found = jax.vmap(of_box)(low, high) if found is None else found
+                found = jax.vmap(of_box)(low, high) if found is None else found
         except bounds.UnknownPrimitive:
             return counts + collections.Counter(refused=1), []
         except Exception:

@@ -539,7 +539,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         os.environ["JAX_COMPILATION_CACHE_DIR"] = f"{name}/compiled"
         folder = Path(name, "copy")
-        ignored = shutil.ignore_patterns(".git", "__pycache__", "out", "runs", "*.png", ".hypothesis")
+        ignored = shutil.ignore_patterns(".git", ".venv", "__pycache__", "out", "runs", "*.png", ".hypothesis")
         shutil.copytree(ROOT, folder, ignore=ignored)
         compileall.compile_dir(folder, quiet=1)
         os.environ["PYTHONPATH"] = str(folder)
