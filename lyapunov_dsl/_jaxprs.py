@@ -1,9 +1,27 @@
 """Walking the traced programs of JAX."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import jax
+
+# Operations that call a function, whose body is read in place.
+CALLS = {
+    *("jit", "pjit", "closed_call", "core_call", "remat", "remat2", "checkpoint"),
+    *("custom_jvp_call", "custom_vjp_call", "custom_vjp_call_jaxpr"),
+}
+
+
+def body_of(equation: Any) -> tuple[Any, Sequence[Any]]:
+    """The program that an operation of `CALLS` calls, and its constants."""
+    return opened(
+        next(v for name in ("jaxpr", "call_jaxpr", "fun_jaxpr") if (v := equation.params.get(name)) is not None)
+    )
+
+
+def opened(body: Any) -> tuple[Any, Sequence[Any]]:
+    """A program, closed or not, and its constants."""
+    return (body.jaxpr, body.consts) if hasattr(body, "jaxpr") else (body, ())
 
 
 def is_jaxpr(value: Any) -> bool:

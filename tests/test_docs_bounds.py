@@ -12,7 +12,8 @@ import pytest
 from pages import run, text
 
 from lyapunov_dsl import bounds
-from lyapunov_dsl.bounds._graph import CALLS, CONTROL, TRANSLATIONS
+from lyapunov_dsl._jaxprs import CALLS
+from lyapunov_dsl.bounds._graph import CONTROL, TRANSLATIONS
 
 
 @pytest.fixture

@@ -12,6 +12,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from .._interpret import evaluated
+from .._jaxprs import CALLS, body_of
 from ..bounds import UnknownPrimitive
 from ..bounds._graph import TURNS
 from ._export_rules import RULES
@@ -68,12 +70,6 @@ MOVES = LINEAR - {
     "scatter-add",
     "sub",
     "lyapunov_dsl_margins",
-}
-CALLS = {
-    **dict.fromkeys(
-        ("jit", "pjit", "closed_call", "core_call", "remat", "checkpoint", "remat2", "custom_vjp_call"), "jaxpr"
-    ),
-    **dict.fromkeys(("custom_jvp_call", "custom_vjp_call_jaxpr"), "call_jaxpr"),
 }
 # Of two arrays of one shape.
 PAIRS = {"atan2", "div", "max", "min"}
@@ -204,8 +200,7 @@ def _read(out: Exported, jaxpr: Any, consts: Sequence[Any], args: Sequence[Any])
 def _apply(out: Exported, equation: Any, operands: list[Any]) -> list[Any]:
     name = equation.primitive.name
     if name in CALLS:
-        body = equation.params.get(CALLS[name], equation.params.get("call_jaxpr"))
-        inner, consts = (body.jaxpr, body.consts) if hasattr(body, "jaxpr") else (body, ())
+        inner, consts = body_of(equation)
         if _is_logaddexp(equation) and any(isinstance(v, Varying) for v in operands):
             x, y = (_node(out, v) for v in _spread(out, equation, operands))
             soft = out.unary("softplus", out.combine((1, x), (-1, y)))
@@ -275,17 +270,17 @@ def _linear(out: Exported, equation: Any, operands: list[Any], shapes: list[Any]
         operands = [Varying(out.constant(v), np.shape(v)) if i in places else v for i, v in enumerate(operands)]
     bind = lambda *args: equation.primitive.bind(*args, **equation.params)
     all_of = lambda found: list(found) if equation.primitive.multiple_results else [found]
-    zeros = [jnp.zeros(v.shape, jnp.float64) if isinstance(v, Varying) else v for v in operands]
-    biases = [np.asarray(v) for v in all_of(bind(*zeros))]
+    zeros = [np.zeros(v.shape) if isinstance(v, Varying) else v for v in operands]
+    biases = evaluated(lambda *args: all_of(bind(*args)), *zeros)
     # Without the constants that are added. What is left of each sum is one number times 1, so that nothing is rounded.
     adds = equation.primitive.name in LINEAR
-    bare = [jnp.zeros_like(v) if adds and jnp.issubdtype(jnp.result_type(v), jnp.floating) else v for v in zeros]
+    bare = [np.zeros_like(v) if adds and jnp.issubdtype(jnp.result_type(v), jnp.floating) else v for v in zeros]
     columns = []
     with jax.default_matmul_precision("highest"):
         for i in places:
-            units = jnp.eye(_count(operands[i].shape), dtype=jnp.float64).reshape(-1, *operands[i].shape)
-            found = jax.vmap(lambda unit, i=i: bind(*bare[:i], unit, *bare[i + 1 :]))(units)
-            columns.append([np.asarray(v) for v in all_of(found)])
+            units = np.eye(_count(operands[i].shape)).reshape(-1, *operands[i].shape)
+            found = lambda unit, i=i: all_of(bind(*bare[:i], unit, *bare[i + 1 :]))
+            columns.append(evaluated(jax.vmap(found), units))
     results: list[Any] = []
     for k, shape in enumerate(shapes):
         parts = [(operands[i].node, columns[n][k].reshape(columns[n][k].shape[0], -1).T) for n, i in enumerate(places)]

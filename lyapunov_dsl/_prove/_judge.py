@@ -10,6 +10,7 @@ import numpy as np
 from jax.extend.core import ClosedJaxpr, jaxpr_as_fun
 
 from .. import bounds
+from .._interpret import Staged
 from ._branch import Judged
 from ._known import fingerprint, options, remembered
 from ._region import Region, distances
@@ -108,7 +109,7 @@ def _made(
         return found.lower, found.upper
 
     methods = {method: bounded(method) for method in ("interval", "crown")}
-    return Compiled(methods, _batched(looked), jax.jit(certain), traced)
+    return Compiled(methods, _batched(looked), Staged(certain), traced)
 
 
 class Judge:
@@ -235,6 +236,6 @@ TOGETHER = 64
 
 
 def _batched(one: Callable) -> Callable:
-    """A function of one box for many, compiled."""
+    """A function of one box for many."""
     mapped = lambda low, high, *fixed: jax.vmap(lambda a, b: one(a, b, *fixed))(low, high)
-    return jax.jit(mapped, compiler_options=options(jax.default_backend()))
+    return Staged(mapped, options(jax.default_backend()))

@@ -1,5 +1,6 @@
 """Bounds of a JAX function over a region."""
 
+import contextlib
 from collections.abc import Callable
 from typing import Any, Literal
 
@@ -8,6 +9,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import PyTree
 
+from .._interpret import evaluated
 from .._types import describe, is_traced, shown
 from . import (  # noqa: F401  (they register their rules)
     _factors,
@@ -79,14 +81,45 @@ def bound(
     if not places:
         raise ValueError("bound: expected a Box or a Ball among the arguments, got none")
     regions = [leaves[i] for i in places]
+    rest: list[Any] = [None if is_region(leaf) else leaf for leaf in leaves]
 
     def of_arrays(*arrays: Any) -> Any:
-        filled = list(leaves)
+        filled = list(rest)
         for place, array in zip(places, arrays, strict=True):
             filled[place] = array
         return function(*jax.tree.unflatten(tree, filled))
 
-    graph, out = trace(of_arrays, *(region.like for region in regions))
+    found = lambda regions: _bounded(of_arrays, regions, method, rounding)
+    if not any(is_traced(leaf) for leaf in jax.tree.leaves((regions, rest))):
+        # A type error is the function's, which is raised below, or that of one made of what a transformation traces.
+        with contextlib.suppress(TypeError):
+            return _now(found, regions)
+    return found(regions)[0]
+
+
+def _now(found: Callable, regions: list[Any]) -> Bounds:
+    """Bounds in a region that is known: those of one function are too seldom asked for to be worth compiling."""
+    kept: list[Any] = []
+
+    def numbers(regions: Any) -> Any:
+        bounds, wrong, errors = found(regions)
+        kept.append((bounds.assurance, errors))
+        return bounds.lower, bounds.upper, wrong
+
+    lower, upper, wrong = evaluated(numbers, regions)
+    ((assurance, errors),) = kept
+    for error, may in zip(errors, wrong, strict=True):
+        if may:
+            raise error
+    lower, upper = jax.tree.map(jnp.asarray, (lower, upper))
+    return Bounds(lower, upper, assurance)
+
+
+def _bounded(
+    function: Callable, regions: list[Any], method: Method, rounding: Literal["float", "real"]
+) -> tuple[Bounds, list[Any], list[UnknownPrimitive]]:
+    """Bounds of a function, and for each error that it raises by itself whether it may, and the error."""
+    graph, out = trace(function, *(region.like for region in regions))
     for value in graph.outputs:
         real = jnp.issubdtype(value.dtype, jnp.number) and not jnp.issubdtype(value.dtype, jnp.complexfloating)
         if 0 in value.shape or not (real or value.dtype == bool):
@@ -98,9 +131,7 @@ def bound(
             'outside of the function, so that it is a constant, or ask for rounding="float"'
         )
     found = Pass(graph, regions, method == "crown", rounding == "real")
-    for node, error in graph.errors.items():
-        if not is_traced(found.good) and not bool(jnp.all(found.ranges[node].upper == 0)):
-            raise error
+    wrong = [~jnp.all(found.ranges[node].upper == 0) for node in graph.errors]
     results = []
     for value in graph.outputs:
         span = value.range() if isinstance(value, Const) else found.ranges[value]
@@ -109,5 +140,5 @@ def bound(
         # Where a premise fails, a decision that rests on it may be any.
         results.append(finite_or_all(span, found.good))
     lower, upper = ([v[side] for v in results] for side in (0, 1))
-    unflatten = jax.tree.unflatten
-    return Bounds(unflatten(out, lower), unflatten(out, upper), f"PROVED_{rounding.upper()}")
+    lower, upper = (jax.tree.unflatten(out, v) for v in (lower, upper))
+    return Bounds(lower, upper, f"PROVED_{rounding.upper()}"), wrong, list(graph.errors.values())

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.extend import core
 
+from .._jaxprs import CALLS, body_of, opened
 from .._types import is_traced
 from ._constants import has_effect, is_exact
 from ._interval import Interval, tiny, wide, widest
@@ -17,19 +18,6 @@ from ._rule import Const, Node, Rule, exactly
 
 Value = Node | Const
 
-# Operations that are a function call: their body is read in place.
-CALLS = {
-    "jit": "jaxpr",
-    "pjit": "jaxpr",
-    "closed_call": "call_jaxpr",
-    "core_call": "call_jaxpr",
-    "remat": "jaxpr",
-    "remat2": "jaxpr",
-    "checkpoint": "jaxpr",
-    "custom_jvp_call": "call_jaxpr",
-    "custom_vjp_call": "call_jaxpr",
-    "custom_vjp_call_jaxpr": "fun_jaxpr",
-}
 # So many turns of a loop are read one by one at most.
 TURNS = 10_000
 
@@ -125,7 +113,8 @@ class Graph:
             if found is not None:
                 return found
             self._callers.append(equation)
-            out = self.call(equation.params[CALLS[name]], operands)
+            inner, consts = body_of(equation)
+            out = self.read(inner, [given(c) for c in consts], operands)
             self._callers.pop()
             return out
         if any(not hasattr(v.aval, "shape") for v in equation.outvars):
@@ -178,7 +167,7 @@ class Graph:
 
     def call(self, body: Any, operands: Sequence[Value]) -> list[Value]:
         """The results of a jaxpr, closed or not."""
-        inner, consts = (body.jaxpr, body.consts) if hasattr(body, "jaxpr") else (body, ())
+        inner, consts = opened(body)
         return self.read(inner, [given(c) for c in consts], operands)
 
     def fold(self, equation: Any, operands: Sequence[Const]) -> list[Value]:

@@ -5,7 +5,8 @@ from typing import Any
 
 import jax.numpy as jnp
 
-from ._graph import CALLS, CONTROL, TRANSLATIONS, Graph, Value
+from .._jaxprs import CALLS
+from ._graph import CONTROL, TRANSLATIONS, Graph, Value
 from ._interval import Interval, finite_magnitude, is_anything
 from ._lines import Line, ends, planes
 from ._move import fit, nodes_of

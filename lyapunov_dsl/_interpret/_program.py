@@ -1,0 +1,202 @@
+"""A traced program as a list of NumPy's operations.
+
+Functions that are called are put in their place, what is constant is computed once, what occurs twice is computed once, and
+what no result needs is left out. About half of the operations of bounds go.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from .._jaxprs import CALLS, body_of
+from ._operations import operation
+
+# Constants of up to so many bytes are told apart by their content.
+SMALL = 1 << 14
+# What moves an array, and leaves it as it is where neither shape nor type change.
+MOVES = frozenset(
+    ("broadcast_in_dim", "reshape", "squeeze", "expand_dims", "convert_element_type", "stop_gradient", "copy", "copy_p")
+)
+
+
+class Step(NamedTuple):
+    """One operation.
+
+    **Arguments:**
+
+    - `apply`, `params`: what it computes of arrays, and its parameters.
+    - `inputs`, `outputs`: the places of its arrays.
+    - `several`: whether it returns a list.
+    - `dead`: places that no later step reads.
+    """
+
+    apply: Callable
+    params: dict[str, Any]
+    inputs: list[int]
+    outputs: list[int]
+    several: bool
+    dead: list[int]
+
+
+class Interpreted:
+    """A program that NumPy evaluates, and XLA where it has an operation that is not known here.
+
+    Call it with arrays of the shapes and types that it was traced with; it returns a list of arrays.
+
+    **Arguments:**
+
+    - `closed`: a traced program, its constants with it.
+
+    **Raises:** `TypeError` where it is about arrays that NumPy does not have, such as keys.
+    """
+
+    def __init__(self, closed: Any):
+        builder = _Builder()
+        inputs = [builder.new(v.aval) for v in closed.jaxpr.invars]
+        with np.errstate(all="ignore"):
+            outputs = builder.inlined(closed.jaxpr, [builder.constant(c) for c in closed.consts], inputs)
+        self.inputs = list(zip(inputs, (v.aval.dtype for v in closed.jaxpr.invars), strict=True))
+        self.outputs = outputs
+        self.steps, self.values = builder.pruned(outputs)
+
+    def __call__(self, *args: Any) -> list[np.ndarray]:
+        values = self.values[:]
+        for (place, dtype), arg in zip(self.inputs, args, strict=True):
+            values[place] = np.asarray(arg, dtype)
+        with np.errstate(all="ignore"):
+            for apply, params, inputs, outputs, several, dead in self.steps:
+                found = apply(*[values[i] for i in inputs], **params)
+                if several:
+                    for place, value in zip(outputs, found, strict=True):
+                        values[place] = value
+                else:
+                    values[outputs[0]] = found
+                for place in dead:
+                    values[place] = None
+        return [np.asarray(values[place]) for place in self.outputs]
+
+
+def evaluated(function: Callable, *args: Any) -> Any:
+    """What a function of arrays computes, its operations evaluated one by one by NumPy, as a tree of NumPy's arrays."""
+    closed, shape = jax.make_jaxpr(function, return_shape=True)(*args)
+    return jax.tree.unflatten(jax.tree.structure(shape), Interpreted(closed)(*jax.tree.leaves(args)))
+
+
+class _Builder:
+    """The values of a program by their places, `None` for those that are computed, and the steps that compute them."""
+
+    def __init__(self) -> None:
+        self.values: list[Any] = []
+        self.steps: list[Step] = []
+        self._constants: dict[Any, int] = {}
+        self._known: dict[Any, list[int]] = {}
+        # So that no other array takes the address of one that is known by it.
+        self._held: list[Any] = []
+
+    def new(self, aval: Any, value: Any = None) -> int:
+        """The place of a new value."""
+        if not hasattr(aval, "dtype") or jax.dtypes.issubdtype(aval.dtype, jax.dtypes.extended):
+            raise TypeError(f"expected a program of NumPy's arrays, got {aval}")
+        self.values.append(value)
+        return len(self.values) - 1
+
+    def constant(self, value: Any) -> int:
+        """The place of a constant."""
+        if jax.dtypes.issubdtype(getattr(value, "dtype", np.float64), jax.dtypes.extended):
+            raise TypeError(f"expected a program of NumPy's arrays, got {value}")
+        array = np.asarray(value)
+        small = array.nbytes <= SMALL
+        key = (array.dtype, array.shape, array.tobytes()) if small else id(value)
+        if key not in self._constants:
+            self._constants[key] = self.new(array, array)
+            self._held.append(value)
+        return self._constants[key]
+
+    def inlined(self, jaxpr: Any, consts: Sequence[int], args: Sequence[int]) -> list[int]:
+        """Adds the steps of a program; the places of its results."""
+        places = dict(zip(map(id, (*jaxpr.constvars, *jaxpr.invars)), (*consts, *args), strict=True))
+        read = lambda v: self.constant(np.asarray(v.val, v.aval.dtype)) if hasattr(v, "val") else places[id(v)]
+        for equation in jaxpr.eqns:
+            inputs = [read(v) for v in equation.invars]
+            if equation.primitive.name in CALLS:
+                body, own = body_of(equation)
+                found = self.inlined(body, [self.constant(c) for c in own], inputs)
+            else:
+                found = self._added(equation, inputs)
+            places |= dict(zip(map(id, equation.outvars), found, strict=True))
+        return [read(v) for v in jaxpr.outvars]
+
+    def _added(self, equation: Any, inputs: list[int]) -> list[int]:
+        same = self._unchanged(equation, inputs)
+        if same is not None:
+            return [same]
+        key = _key(equation, inputs)
+        if key is not None and key in self._known:
+            return self._known[key]
+        (apply, params), several = operation(equation), equation.primitive.multiple_results
+        given = [self.values[i] for i in inputs]
+        if all(v is not None for v in given) and not equation.effects:
+            found = apply(*given, **params)
+            out = [self.constant(np.asarray(v)) for v in (found if several else [found])]
+        else:
+            out = [self.new(v.aval) for v in equation.outvars]
+            self.steps.append(Step(apply, params, inputs, out, several, []))
+        if key is not None:
+            self._known[key] = out
+        return out
+
+    def _unchanged(self, equation: Any, inputs: list[int]) -> int | None:
+        """The place of the input that an operation returns as it is."""
+        name, before, after = (
+            equation.primitive.name,
+            equation.invars[0].aval if inputs else None,
+            equation.outvars[0].aval,
+        )
+        if name in MOVES and len(inputs) == 1 and (before.shape, before.dtype) == (after.shape, after.dtype):
+            return inputs[0]
+        if name == "select_n" and (known := self.values[inputs[0]]) is not None and known.dtype == bool:
+            side = _uniform(known)
+            return None if side is None else inputs[1 + side]
+        if name in ("and", "or") and after.dtype == bool:
+            for one, other in (inputs, inputs[::-1]):
+                side = None if self.values[one] is None else _uniform(self.values[one])
+                if side is not None:
+                    return other if side == (name == "and") else one
+            return inputs[0] if inputs[0] == inputs[1] else None
+        return None
+
+    def pruned(self, outputs: Sequence[int]) -> tuple[list[Step], list[Any]]:
+        """The steps that results need, with the places that are read for the last time, and the constants among the values."""
+        needed, kept = set(outputs), []
+        for step in reversed(self.steps):
+            if needed.intersection(step.outputs):
+                needed.update(step.inputs)
+                kept.append(step)
+        kept.reverse()
+        last = {place: i for i, step in enumerate(kept) for place in (*step.inputs, *step.outputs)}
+        for place, i in last.items():
+            if self.values[place] is None and place not in outputs:
+                kept[i].dead.append(place)
+        return kept, [v if i in needed else None for i, v in enumerate(self.values)]
+
+
+def _uniform(known: np.ndarray) -> int | None:
+    """The entry that all entries of a boolean array are, if they are one."""
+    if not known.size:
+        return None
+    first = known.flat[0]
+    return int(first) if (known == first).all() else None
+
+
+def _key(equation: Any, inputs: Sequence[int]) -> Any:
+    """What tells an operation from others, by value; `None` for one that is not told from others."""
+    if equation.effects:
+        return None
+    key = (equation.primitive, *inputs, *sorted(equation.params.items()))
+    try:
+        hash(key)
+    except TypeError:
+        return None
+    return key

@@ -1,0 +1,70 @@
+"""Functions that are interpreted first, and compiled beside that once they have been called for long."""
+
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import numpy as np
+
+from ._program import Interpreted
+
+# What an operation takes to compile, in seconds, and the share of it that is spent interpreting before compilation begins.
+PER_OPERATION, SHARE = 2e-3, 0.25
+
+
+class _Entry:
+    """A function for arguments of one structure."""
+
+    def __init__(self, traced: Any, options: Any):
+        self.traced, self.options = traced, options
+        self.structure = jax.tree.structure(traced.out_info)
+        self.compiled: Any = None
+        self.thread: threading.Thread | None = None
+        try:
+            self.interpreted: Any = Interpreted(traced.jaxpr)
+        except TypeError:
+            self._compile()
+        else:
+            self.patience = SHARE * PER_OPERATION * len(self.interpreted.steps)
+
+    def __call__(self, args: tuple[Any, ...]) -> Any:
+        interpreted = self.interpreted
+        if interpreted is None:
+            return self.compiled(*args)
+        began = time.perf_counter()
+        found = interpreted(*jax.tree.leaves(args))
+        self.patience -= time.perf_counter() - began
+        if self.patience < 0 and self.thread is None:
+            self.thread = threading.Thread(target=self._compile, name="compile bounds", daemon=True)
+            self.thread.start()
+        return jax.tree.unflatten(self.structure, found)
+
+    def _compile(self) -> None:
+        with jax.enable_x64(True):
+            self.compiled = self.traced.lower().compile(compiler_options=self.options)
+        self.interpreted = None
+
+
+class Staged:
+    """A function of arrays, for a thread with float64 enabled, which NumPy evaluates until XLA has compiled it.
+
+    Compilation begins in another thread, once interpreting has taken a share of what compilation may take: a function that
+    is called a few times is never compiled.
+
+    **Arguments:**
+
+    - `function`: of PyTrees of arrays.
+    - `options`: of the compiler.
+    """
+
+    def __init__(self, function: Callable, options: Any = None):
+        self.function, self.options = function, options
+        self.known: dict[Any, _Entry] = {}
+
+    def __call__(self, *args: Any) -> Any:
+        key = jax.tree.structure(args), tuple((np.shape(v), np.asarray(v).dtype) for v in jax.tree.leaves(args))
+        if key not in self.known:
+            self.known[key] = _Entry(jax.jit(self.function).trace(*args), self.options)
+        return self.known[key](args)
