@@ -332,6 +332,22 @@ def test_ladder(name):
         )
 
 
+def tails(dtype: Any, shape: tuple[int, ...], rng: np.random.Generator, least: float) -> tuple[Any, Any]:
+    """Boxes on one side of 0 where exponentials, and what is made of them, are small beside 1, each a few units wide."""
+    center = rng.uniform(-1.2, 1.2, shape) * np.log(1 / float(np.finfo(dtype).eps))
+    half = rng.uniform(1e-3, 2, shape)
+    low, high = _cast(center - half, dtype), _cast(center + half, dtype)
+    return np.maximum(low, dtype.type(least)), np.maximum(high, dtype.type(least))
+
+
+@pytest.mark.parametrize("name", UNARY)
+def test_tails(name):
+    """Lines in a tail are off by units of what is there, not of the values on the other side of 0."""
+    for kind in KINDS[::2]:
+        for rounding in ("real", "float"):
+            check(CASES[name], kind, 0, tails, rounding, 400)
+
+
 @hypothesis.settings(max_examples=1)
 @hypothesis.given(SEEDS)
 @pytest.mark.parametrize("name", FAMILY)

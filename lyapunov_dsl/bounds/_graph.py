@@ -82,11 +82,11 @@ class Graph:
     def unsupported(self, why: str) -> UnknownPrimitive:
         """The error for an equation that has no rule, or none for these operands."""
         equation = self._equation
-        shapes = ", ".join(str(v.aval) for v in equation.invars)
+        shapes = f" on {', '.join(str(v.aval) for v in equation.invars)}" if equation.invars else ""
         # JAX's own functions have no line of the user's, but their callers do.
         where = next((place for e in (equation, *reversed(self._callers)) if (place := _where(e))), "an unknown line")
         return UnknownPrimitive(
-            f"bounds: {why}: primitive {equation.primitive.name} on {shapes}, called at {where}; "
+            f"bounds: {why}: primitive {equation.primitive.name}{shapes}, called at {where}; "
             "see 'add a rule' in the documentation, or write the function with other operations"
         )
 

@@ -70,9 +70,9 @@ def convex(shape: Shape, lower: Any, upper: Any, at: Any) -> tuple[Line, Line]:
 def sigmoid(shape: Shape, inverse: Callable, lower: Any, upper: Any) -> tuple[Line, Line]:
     """The lines below and above an increasing function that is convex left of 0, concave right of it and symmetric
     about (0, value(0)); `inverse` of a slope is the x > 0 that has it."""
-    center = 2 * shape.value(jnp.zeros((), wide()))
     slope, bias = _sigmoid_above(shape.value, shape.derivative, inverse, lower, upper)
-    mirrored = lambda x: shape.value(x) - center
+    # Not value(x) - 2 value(0), which is the same but rounds relative to 2 value(0), not to values in the tails.
+    mirrored = lambda x: -shape.value(-x)
     below, offset = _sigmoid_above(mirrored, shape.derivative, inverse, -upper, -lower)
     return (below, -offset), (slope, bias)
 
