@@ -28,6 +28,7 @@ import numpy as np
 from jax import lax
 
 from lyapunov_dsl import _logsumexp as own, bounds
+from lyapunov_dsl._interpret import evaluated
 from lyapunov_dsl._jaxprs import equations
 
 OUT = Path(__file__).resolve().parent.parent / "docs" / "results" / "attack_bounds.json"
@@ -168,7 +169,7 @@ def attack(seed: int, number: int) -> tuple[collections.Counter[str], list[str]]
                     if sum(1 for _ in equations(traced.jaxpr.jaxpr)) <= COMPILED:
                         counts["compiled"] = 1
                         found = traced.lower().compile()(low, high)
-                found = jax.vmap(of_box)(low, high) if found is None else found
+                found = evaluated(jax.vmap(of_box), low, high) if found is None else found
         except bounds.UnknownPrimitive:
             return counts + collections.Counter(refused=1), []
         except Exception:

@@ -16,7 +16,8 @@ from conftest import quickly
 from jax import lax
 
 from lyapunov_dsl import _logsumexp, bounds
-from lyapunov_dsl.bounds import _scalar, _smooth
+from lyapunov_dsl._interpret import evaluated
+from lyapunov_dsl.bounds import _scalar, _smooth, _trigonometric
 from lyapunov_dsl.bounds._graph import TRANSLATIONS
 
 METHODS = ("interval", "backward", "crown")
@@ -479,7 +480,7 @@ def test_every_rule_has_a_case():
     assert set(TRANSLATIONS) - seen == ELSEWHERE
 
 
-# Functions whose accuracy is XLA's own, with the arguments to measure at and what the rules allow, as of the values.
+# Functions whose accuracy is XLA's or NumPy's own, with the arguments to measure at and what the rules allow, as of the values.
 MEASURED = {
     "exp": (jnp.exp, mp.exp, (-80, 80), lambda x: _scalar._exp.ulps + abs(x)),
     "exp2": (jnp.exp2, lambda x: mp.power(2, x), (-120, 120), lambda x: _scalar._exp2.ulps + abs(x)),
@@ -493,27 +494,43 @@ MEASURED = {
     "erf": (lax.erf, mp.erf, (-6, 6), lambda x: _scalar._erf.ulps),
     "atan": (jnp.arctan, mp.atan, (-12, 12), lambda x: _scalar._atan.ulps),
     "softplus": (jax.nn.softplus, lambda x: mp.log1p(mp.exp(x)), (-30, 30), lambda x: _smooth._softplus.ulps),
+    "erfc": (lax.erfc, _erfc, (-6, 9), lambda x: 512),
+    "sinh": (jnp.sinh, mp.sinh, (-80, 80), lambda x: _trigonometric._sinh.ulps),
+    "cosh": (jnp.cosh, mp.cosh, (-80, 80), lambda x: _trigonometric._cosh.ulps),
+    "asinh": (jnp.arcsinh, mp.asinh, (-1e4, 1e4), lambda x: _trigonometric._asinh.ulps),
+    "atanh": (jnp.arctanh, mp.atanh, (-0.999, 0.999), lambda x: _trigonometric._atanh.ulps),
+    "asin": (jnp.arcsin, mp.asin, (-1, 1), lambda x: _trigonometric._asin.ulps),
+    "erf_inv": (lax.erf_inv, mp.erfinv, (-0.999, 0.999), lambda x: _trigonometric._erf_inv.ulps),
 }
+# Bounds are evaluated by either.
+EVALUATORS = {"xla": lambda function, x: np.asarray(jax.jit(function)(x)), "numpy": evaluated}
 
 
+@pytest.mark.parametrize("evaluator", EVALUATORS)
 @pytest.mark.parametrize("name", MEASURED)
-def test_the_functions_of_xla_are_as_good_as_the_rules_assume(precision, name):
+def test_the_functions_of_evaluators_are_as_good_as_the_rules_assume(precision, name, evaluator):
     # With a factor to spare: other points, other processors.
     function, exact, (low, high), allowed = MEASURED[name]
     rng = np.random.default_rng(4)
     near = np.exp(rng.uniform(-30, math.log(min(high, 1.0)), 150)) * rng.choice([1] if low == 0 else [-1, 1], 150)
-    x = np.concatenate([rng.uniform(low, high, 250), np.clip(near, low, high)]).astype(precision)
-    got, eps = np.asarray(jax.jit(function)(x)), float(np.finfo(precision).eps)
+    info = np.finfo(precision)
+    # Of every size that the type has, as far as results are numbers of it.
+    whole = np.exp2(rng.uniform(info.minexp, info.maxexp - 1, 150)) * rng.choice([-1, 1], 150)
+    x = np.concatenate([rng.uniform(low, high, 250), np.clip(near, low, high), whole[(low < whole) & (whole < high)]])
+    x = x.astype(precision)
+    got = EVALUATORS[evaluator](function, x)
     for at, value in zip(x.tolist(), got.tolist(), strict=True):
         expected = exact(mp.mpf(at))
-        assert abs(value - expected) <= 0.5 * allowed(at) * eps * abs(expected), (at, value)
+        room = 0.5 * allowed(at) * (float(info.eps) * abs(expected) + float(info.tiny))
+        assert abs(value - expected) <= room, (at, value)
 
 
+@pytest.mark.parametrize("evaluator", EVALUATORS)
 @pytest.mark.parametrize("function", ["sin", "cos"])
-def test_sine_and_cosine_keep_an_absolute_error_at_large_arguments(precision, function):
+def test_sine_and_cosine_keep_an_absolute_error_at_large_arguments(precision, function, evaluator):
     rng = np.random.default_rng(4)
     x = np.concatenate([rng.uniform(-top, top, 40) for top in (1, 1e3, 1e8, 1e20, 1e37)]).astype(precision)
-    got, exact = np.asarray(jax.jit(getattr(jnp, function))(x)), getattr(mp, function)
+    got, exact = EVALUATORS[evaluator](getattr(jnp, function), x), getattr(mp, function)
     for at, value in zip(x.tolist(), got.tolist(), strict=True):
         assert abs(value - exact(mp.mpf(at))) <= 16 * float(np.finfo(precision).eps)
 

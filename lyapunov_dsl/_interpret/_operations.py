@@ -54,11 +54,10 @@ def _dot(x: Any, y: Any, *, dimension_numbers: Any, **_: Any) -> Any:
     free_x = [a for a in range(x.ndim) if a not in (*sum_x, *along_x)]
     free_y = [a for a in range(y.ndim) if a not in (*sum_y, *along_y)]
     batch = [x.shape[a] for a in along_x]
-    count = math.prod(x.shape[a] for a in sum_x)
-    left = x.transpose(*along_x, *free_x, *sum_x).reshape(*batch, -1, count)
-    right = y.transpose(*along_y, *sum_y, *free_y).reshape(*batch, count, -1)
-    shape = (*batch, *(x.shape[a] for a in free_x), *(y.shape[a] for a in free_y))
-    return np.matmul(left, right).reshape(shape)
+    count, rows, columns = ([a.shape[i] for i in of] for a, of in ((x, sum_x), (x, free_x), (y, free_y)))
+    left = x.transpose(*along_x, *free_x, *sum_x).reshape(*batch, math.prod(rows), math.prod(count))
+    right = y.transpose(*along_y, *sum_y, *free_y).reshape(*batch, math.prod(count), math.prod(columns))
+    return np.matmul(left, right).reshape(*batch, *rows, *columns)
 
 
 def _pad(x: Any, value: Any, *, padding_config: Any) -> Any:
@@ -66,14 +65,12 @@ def _pad(x: Any, value: Any, *, padding_config: Any) -> Any:
     for size, (low, high, inner) in zip(x.shape, padding_config, strict=True):
         step, whole = inner + 1, max(size + (size - 1) * inner, 0) if size else 0
         total = low + whole + high
-        # Negative padding leaves out entries at the ends.
-        first = -(-max(-low, 0) // step) if low < 0 else 0
         places = [low + i * step for i in range(size)]
         kept = [i for i, place in enumerate(places) if 0 <= place < total]
         shape.append(total)
         taken.append(slice(kept[0], kept[-1] + 1) if kept else slice(0, 0))
         into.append(slice(places[kept[0]], places[kept[-1]] + 1, step) if kept else slice(0, 0))
-        del first
+    # Negative padding has left out entries at the ends.
     out = np.full(shape, value, x.dtype)
     out[tuple(into)] = x[tuple(taken)]
     return out
@@ -116,6 +113,14 @@ def _rounded(x: Any, *, rounding_method: Any) -> Any:
 
 def _reduced(function: Callable) -> Operation:
     def apply(x: Any, *, axes: Any, **_: Any) -> Any:
+        # NumPy would add up integers in wider ones.
+        return function(x, axis=tuple(axes), dtype=x.dtype)
+
+    return apply
+
+
+def _any_or_all(function: Callable) -> Operation:
+    def apply(x: Any, *, axes: Any, **_: Any) -> Any:
         return function(x, axis=tuple(axes))
 
     return apply
@@ -123,9 +128,7 @@ def _reduced(function: Callable) -> Operation:
 
 def _largest_of(function: Callable, empty: float) -> Operation:
     def apply(x: Any, *, axes: Any, **_: Any) -> Any:
-        if x.dtype.kind == "f":
-            return function(x, axis=tuple(axes), initial=empty)
-        return function(x, axis=tuple(axes))
+        return function(x, axis=tuple(axes), initial=empty)
 
     return apply
 
@@ -140,8 +143,8 @@ def _index_of(function: Callable) -> Operation:
 def _cumulated(function: Callable) -> Operation:
     def apply(x: Any, *, axis: int, reverse: bool) -> Any:
         if reverse:
-            return np.flip(function(np.flip(x, axis), axis=axis), axis)
-        return function(x, axis=axis)
+            return np.flip(function(np.flip(x, axis), axis=axis, dtype=x.dtype), axis)
+        return function(x, axis=axis, dtype=x.dtype)
 
     return apply
 
@@ -191,7 +194,7 @@ SHAPED: dict[str, Operation] = {
     "transpose": lambda x, *, permutation: x.transpose(permutation), "rev": lambda x, *, dimensions: np.flip(x, dimensions),
     "concatenate": _concatenate, "stack": _stack, "split": _split, "unstack": _unstack, "slice": _slice, "pad": _pad,
     "iota": _iota, "dot_general": _dot, "integer_pow": _power, "round": _rounded, "bitcast_convert_type": _bits,
-    "reduce_sum": _reduced(np.sum), "reduce_prod": _reduced(np.prod), "reduce_or": _reduced(np.any), "reduce_and": _reduced(np.all),
+    "reduce_sum": _reduced(np.sum), "reduce_prod": _reduced(np.prod), "reduce_or": _any_or_all(np.any), "reduce_and": _any_or_all(np.all),
     "reduce_max": _largest_of(np.max, -np.inf), "reduce_min": _largest_of(np.min, np.inf),
     "argmax": _index_of(np.argmax), "argmin": _index_of(np.argmin),
     "cumsum": _cumulated(np.cumsum), "cummax": _cumulated(np.maximum.accumulate), "cummin": _cumulated(np.minimum.accumulate),
@@ -220,20 +223,18 @@ def _takes(equation: Any) -> bool:
     if any(t is None or t.kind not in "biuf" or t.name in ("float16", "bfloat16") for t in types):
         return False
     whole = all(t.kind in "iu" for t in types)
-    if name in ("div", "pow", "integer_pow", "sign") and whole:
+    if name in ("div", "integer_pow", "sign") and whole:
         return False
     if name == "convert_element_type" and types[0].kind == "f" and types[-1].kind in "iu":
         return False
     if name == "reshape" and params.get("dimensions") is not None:
         return False
-    if name == "dot_general":
+    if name in ("dot_general", "pow", "reduce_max", "reduce_min"):
         return all(t.kind == "f" for t in types)
     if name == "bitcast_convert_type":
         return types[0].itemsize == types[1].itemsize
     if name == "select_n" and types[0].kind != "b":
         return len(equation.invars) < 32
-    if name in ("reduce_max", "reduce_min"):
-        return types[0].kind == "f"
     return True
 
 

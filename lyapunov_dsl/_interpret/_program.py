@@ -30,6 +30,7 @@ class Step(NamedTuple):
     - `inputs`, `outputs`: the places of its arrays.
     - `several`: whether it returns a list.
     - `dead`: places that no later step reads.
+    - `avals`: shapes and types of the results.
     """
 
     apply: Callable
@@ -38,6 +39,7 @@ class Step(NamedTuple):
     outputs: list[int]
     several: bool
     dead: list[int]
+    avals: list[Any]
 
 
 class Interpreted:
@@ -60,14 +62,18 @@ class Interpreted:
         self.inputs = list(zip(inputs, (v.aval.dtype for v in closed.jaxpr.invars), strict=True))
         self.outputs = outputs
         self.steps, self.values = builder.pruned(outputs)
+        # Of the first call, all shapes and types are looked at.
+        self.checked = False
 
     def __call__(self, *args: Any) -> list[np.ndarray]:
         values = self.values[:]
         for (place, dtype), arg in zip(self.inputs, args, strict=True):
             values[place] = np.asarray(arg, dtype)
         with np.errstate(all="ignore"):
-            for apply, params, inputs, outputs, several, dead in self.steps:
+            for apply, params, inputs, outputs, several, dead, avals in self.steps:
                 found = apply(*[values[i] for i in inputs], **params)
+                if not self.checked:
+                    _check(found if several else [found], avals, str(apply))
                 if several:
                     for place, value in zip(outputs, found, strict=True):
                         values[place] = value
@@ -75,6 +81,7 @@ class Interpreted:
                     values[outputs[0]] = found
                 for place in dead:
                     values[place] = None
+        self.checked = True
         return [np.asarray(values[place]) for place in self.outputs]
 
 
@@ -136,36 +143,46 @@ class _Builder:
         if key is not None and key in self._known:
             return self._known[key]
         (apply, params), several = operation(equation), equation.primitive.multiple_results
-        given = [self.values[i] for i in inputs]
+        given, avals = [self.values[i] for i in inputs], [v.aval for v in equation.outvars]
         if all(v is not None for v in given) and not equation.effects:
             found = apply(*given, **params)
-            out = [self.constant(np.asarray(v)) for v in (found if several else [found])]
+            results = [np.asarray(v) for v in (found if several else [found])]
+            _check(results, avals, equation.primitive.name)
+            out = [self.constant(v) for v in results]
         else:
-            out = [self.new(v.aval) for v in equation.outvars]
-            self.steps.append(Step(apply, params, inputs, out, several, []))
+            out = [self.new(aval) for aval in avals]
+            self.steps.append(Step(apply, params, inputs, out, several, [], avals))
         if key is not None:
             self._known[key] = out
         return out
 
     def _unchanged(self, equation: Any, inputs: list[int]) -> int | None:
-        """The place of the input that an operation returns as it is."""
-        name, before, after = (
-            equation.primitive.name,
-            equation.invars[0].aval if inputs else None,
-            equation.outvars[0].aval,
-        )
-        if name in MOVES and len(inputs) == 1 and (before.shape, before.dtype) == (after.shape, after.dtype):
-            return inputs[0]
-        if name == "select_n" and (known := self.values[inputs[0]]) is not None and known.dtype == bool:
-            side = _uniform(known)
-            return None if side is None else inputs[1 + side]
-        if name in ("and", "or") and after.dtype == bool:
-            for one, other in (inputs, inputs[::-1]):
-                side = None if self.values[one] is None else _uniform(self.values[one])
+        """The place of the input that an operation returns as it is. An input may be a scalar where the result is none."""
+        name, after = equation.primitive.name, equation.outvars[0].aval
+        same = [
+            v.aval.shape == after.shape and v.aval.dtype == after.dtype
+            for v in equation.invars
+            if hasattr(v.aval, "shape")
+        ]
+        taken: int | None = None
+        if name in MOVES and len(inputs) == 1:
+            taken = 0
+        elif name == "select_n" and (side := self._uniform(inputs[0], bool)) is not None:
+            taken = 1 + side
+        elif name in ("and", "or") and after.dtype == bool:
+            sides = [self._uniform(place, bool) for place in inputs]
+            for i, side in enumerate(sides):
                 if side is not None:
-                    return other if side == (name == "and") else one
-            return inputs[0] if inputs[0] == inputs[1] else None
-        return None
+                    taken = 1 - i if side == (name == "and") else i
+            taken = 0 if inputs[0] == inputs[1] else taken
+        return inputs[taken] if taken is not None and same[taken] else None
+
+    def _uniform(self, place: int, dtype: Any) -> int | None:
+        """The entry that all entries of a constant of a type are, if they are one."""
+        known = self.values[place]
+        if known is None or known.dtype != dtype or not known.size:
+            return None
+        return int(known.flat[0]) if (known == known.flat[0]).all() else None
 
     def pruned(self, outputs: Sequence[int]) -> tuple[list[Step], list[Any]]:
         """The steps that results need, with the places that are read for the last time, and the constants among the values."""
@@ -182,12 +199,13 @@ class _Builder:
         return kept, [v if i in needed else None for i, v in enumerate(self.values)]
 
 
-def _uniform(known: np.ndarray) -> int | None:
-    """The entry that all entries of a boolean array are, if they are one."""
-    if not known.size:
-        return None
-    first = known.flat[0]
-    return int(first) if (known == first).all() else None
+def _check(results: Sequence[Any], avals: Sequence[Any], name: str) -> None:
+    """Raises `RuntimeError` where an operation is not what it is to be."""
+    for found, aval in zip(results, avals, strict=True):
+        if np.shape(found) != aval.shape or found.dtype != aval.dtype:
+            raise RuntimeError(
+                f"{name}: expected {aval.dtype}{list(aval.shape)}, got {found.dtype}{list(np.shape(found))}"
+            )
 
 
 def _key(equation: Any, inputs: Sequence[int]) -> Any:

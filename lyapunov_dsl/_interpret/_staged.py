@@ -6,12 +6,11 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
-import numpy as np
 
 from ._program import Interpreted
 
 # What an operation takes to compile, in seconds, and the share of it that is spent interpreting before compilation begins.
-PER_OPERATION, SHARE = 2e-3, 0.25
+PER_OPERATION, SHARE = 2e-3, 0.5
 
 
 class _Entry:
@@ -37,7 +36,8 @@ class _Entry:
         found = interpreted(*jax.tree.leaves(args))
         self.patience -= time.perf_counter() - began
         if self.patience < 0 and self.thread is None:
-            self.thread = threading.Thread(target=self._compile, name="compile bounds", daemon=True)
+            # Python waits for it at its end: XLA cannot be stopped, and would end the process with it.
+            self.thread = threading.Thread(target=self._compile, name="compile bounds")
             self.thread.start()
         return jax.tree.unflatten(self.structure, found)
 
@@ -64,7 +64,7 @@ class Staged:
         self.known: dict[Any, _Entry] = {}
 
     def __call__(self, *args: Any) -> Any:
-        key = jax.tree.structure(args), tuple((np.shape(v), np.asarray(v).dtype) for v in jax.tree.leaves(args))
+        key = jax.tree.structure(args), tuple((v.shape, v.dtype) for v in map(jax.typeof, jax.tree.leaves(args)))
         if key not in self.known:
             self.known[key] = _Entry(jax.jit(self.function).trace(*args), self.options)
         return self.known[key](args)
