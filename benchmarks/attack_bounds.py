@@ -3,7 +3,7 @@
     python benchmarks/attack_bounds.py                      # 2,000 functions, more than 10^7 values
     python benchmarks/attack_bounds.py --functions 150      # fewer; the first ones are the same
 
-Every function is bounded on a batch of boxes by one of the methods, operation by operation, and every fourth by a
+Every function is bounded on a batch of boxes by one of the methods, evaluated by NumPy, and every fourth by a
 compiled program where that has at most 1,500 operations (XLA takes minutes for some that have ten thousand). It is
 evaluated at their corners, on their faces and inside, compiled and operation by operation. Counted are values outside
 of their bounds (`unsound`), exceptions that are not documented (`tracebacks`), and functions that took more than 20 s
