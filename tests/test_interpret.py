@@ -218,14 +218,66 @@ def test_what_numpy_does_not_have_is_evaluated_by_xla():
     x = np.random.default_rng(0).normal(size=(4, 4))
     with jax.enable_x64(True):
         for function in (
-            lambda x: lax.fori_loop(0, 3, lambda i, v: v @ x, x),
             lambda x: jnp.sort(x, axis=0),
             lambda x: x[jnp.asarray([2, 0])],
             lambda x: x.at[1].add(2.0),
-            lambda x: lax.cond(x[0, 0] > 0, lambda v: v, lambda v: -v, x),
             lambda x: x.astype(jnp.int32),
         ):
             compared(function, x, exact=False, steps="by_xla")
+
+
+CONTROL = {
+    "fori_loop": lambda x: lax.fori_loop(0, 3, lambda i, v: v @ x + i, x),
+    "while": lambda x: lax.while_loop(lambda v: jnp.abs(v).max() < 50, lambda v: 1.5 * v + x, x),
+    "while with constants": lambda x: lax.while_loop(
+        lambda v: v.sum() < x.sum() + 5, lambda v: v + x[0, 0] ** 2 + 0.1, x
+    ),
+    "cond": lambda x: lax.cond(x[0, 0] > 0, lambda v: v, lambda v: -v, x),
+    "switch": lambda x: [
+        lax.switch(i + 0 * x[0, 0].astype(int), [lambda v: v, lambda v: 2 * v, lambda v: -v], x) for i in (-1, 1, 7)
+    ],
+    "scan": lambda x: lax.scan(lambda c, v: (c + v, (c * v, v[0])), x[0], x),
+    "scan back": lambda x: lax.scan(lambda c, v: (c * 0.5 + v, c), x[0], x, reverse=True),
+    "scan of nothing": lambda x: lax.scan(lambda c, v: (c + v, c * 2), x[0], x[:0]),
+    "scan without arrays": lambda x: lax.scan(lambda c, _: (c @ x, None), x, None, length=3),
+    "map": lambda x: lax.map(lambda v: jnp.tanh(v) @ x, x),
+    "map of many": lambda x: jax.vmap(lambda v: lax.map(lambda w: w * v, x))(x),
+    "loop of many": lambda x: jax.vmap(lambda v: lax.while_loop(lambda w: w.sum() < 9, lambda w: w + 1 + v * v, v))(x),
+    "nested": lambda x: lax.scan(
+        lambda c, v: (lax.fori_loop(0, 2, lambda i, w: w * 0.5 + v, c), lax.cond(v[0] > 0, jnp.sin, jnp.cos, v)),
+        x[0],
+        x,
+    ),
+}
+
+
+@pytest.mark.parametrize("name", CONTROL)
+def test_loops_and_branches(name):
+    x = np.random.default_rng(0).normal(size=(4, 4))
+    with jax.enable_x64(True):
+        steps = "by_xla" if name == "switch" else None
+        compared(CONTROL[name], x, exact=False, steps=steps)
+        compared(CONTROL[name], -x, exact=False, steps=steps)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("shape", [(1, 1, 1), (1, 7, 1), (1, 7, 5), (6, 7, 1), (6, 7, 5), (3, 1, 4), (40, 64, 33)])
+@pytest.mark.parametrize("batch", [(), (1,), (3,)])
+def test_products_of_zero_and_infinity_are_no_numbers(dtype, shape, batch):
+    """Rules of bounds rely on it: a library of linear algebra that leaves out products with 0 would make them finite."""
+    rows, count, columns = shape
+    rng = np.random.default_rng(0)
+    x, y = rng.normal(size=(*batch, rows, count)).astype(dtype), rng.normal(size=(*batch, count, columns)).astype(dtype)
+    x = np.where(rng.random(x.shape) < 0.3, 0, x).astype(dtype)
+    y.flat[:: max(1, y.size // 5)] = np.inf
+    x.flat[:: max(1, x.size // 3)] = 0
+    with jax.enable_x64(True):
+        for one, other in ((x, y), (np.swapaxes(y, -1, -2), np.swapaxes(x, -1, -2)), (x[..., ::-1], y[..., ::-1, :])):
+            with np.errstate(all="ignore"):
+                exact = (one[..., :, :, None] * other[..., None, :, :]).sum(-2)
+            got = evaluated(jnp.matmul, one, other)
+            np.testing.assert_array_equal(np.isfinite(got), np.isfinite(exact))
+            np.testing.assert_array_equal(np.isnan(got), np.isnan(exact))
 
 
 def test_what_is_constant_or_occurs_twice_is_computed_once():

@@ -32,8 +32,8 @@ def _convert(x: Any, *, new_dtype: Any, **_: Any) -> Any:
 
 def _select(which: Any, *cases: Any) -> Any:
     if which.dtype == bool:
-        return np.where(which, cases[1], cases[0])
-    return np.choose(np.broadcast_to(which, cases[0].shape), cases) if len(cases) < 32 else None
+        return np.where(which, cases[-1], cases[0])
+    return np.choose(which, cases, mode="clip")
 
 
 def _power(x: Any, *, y: int) -> Any:
@@ -216,11 +216,11 @@ def _takes(equation: Any) -> bool:
     """Whether NumPy's operation is the same for these types: floats of 32 and 64 bits, integers of any kind, no reductions
     of numbers to other types."""
     name, params = equation.primitive.name, equation.params
-    types = [
-        np.dtype(v.aval.dtype) if not jax.dtypes.issubdtype(v.aval.dtype, jax.dtypes.extended) else None
-        for v in (*equation.invars, *equation.outvars)
-    ]
-    if any(t is None or t.kind not in "biuf" or t.name in ("float16", "bfloat16") for t in types):
+    avals = [v.aval for v in (*equation.invars, *equation.outvars)]
+    if any(not hasattr(v, "dtype") or jax.dtypes.issubdtype(v.dtype, jax.dtypes.extended) for v in avals):
+        return False
+    types = [np.dtype(v.dtype) for v in avals]
+    if any(t.kind not in "biuf" or t.name in ("float16", "bfloat16") for t in types):
         return False
     whole = all(t.kind in "iu" for t in types)
     if name in ("div", "integer_pow", "sign") and whole:

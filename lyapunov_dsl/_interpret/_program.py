@@ -11,6 +11,7 @@ import jax
 import numpy as np
 
 from .._jaxprs import CALLS, body_of
+from ._control import CONTROL
 from ._operations import operation
 
 # Constants of up to so many bytes are told apart by their content.
@@ -142,12 +143,16 @@ class _Builder:
         key = _key(equation, inputs)
         if key is not None and key in self._known:
             return self._known[key]
-        (apply, params), several = operation(equation), equation.primitive.multiple_results
+        name, several = equation.primitive.name, equation.primitive.multiple_results
+        if name in CONTROL and not equation.effects:
+            apply, params = CONTROL[name](equation, Interpreted), {}
+        else:
+            apply, params = operation(equation)
         given, avals = [self.values[i] for i in inputs], [v.aval for v in equation.outvars]
         if all(v is not None for v in given) and not equation.effects:
             found = apply(*given, **params)
             results = [np.asarray(v) for v in (found if several else [found])]
-            _check(results, avals, equation.primitive.name)
+            _check(results, avals, name)
             out = [self.constant(v) for v in results]
         else:
             out = [self.new(aval) for aval in avals]

@@ -5,6 +5,7 @@ Functions of batches are compiled once for networks of the same structure, whate
 
 import hashlib
 import math
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import equinox as eqx
@@ -14,6 +15,7 @@ from jax.flatten_util import ravel_pytree
 
 from .. import bounds
 from .._depends import depends
+from .._interpret import Staged
 from .._potential import CrossEntropy
 from .._rollout import EulerInference, margins
 from .._system import identity
@@ -314,9 +316,19 @@ def known(found: Deployed, x: Any) -> Known:
     digest = hashlib.sha256(repr(settings).encode())
     fingerprint(digest, traced)
 
-    def make() -> Known:
-        made: Any = eqx.filter_jit
-        function = lambda found, name, arrays: jax.vmap(getattr(found, name))(*arrays)
-        return Known(made(function, compiler_options=options(jax.default_backend())), (traced, rest))
+    return remembered(_KNOWN, digest.hexdigest(), lambda: Known(_evaluator(), (traced, rest)))
 
-    return remembered(_KNOWN, digest.hexdigest(), make)
+
+def _evaluator() -> Callable[[Deployed, str, Any], Any]:
+    """A function (what is known, name, arrays) -> results for all examples of the arrays."""
+    staged: dict[Any, Staged] = {}
+
+    def evaluate(found: Deployed, name: str, arrays: Any) -> Any:
+        dynamic, static = eqx.partition(found, eqx.is_array)
+        key = name, *jax.tree.flatten(static)[0], jax.tree.structure(static)
+        if key not in staged:
+            function = lambda dynamic, arrays: jax.vmap(getattr(eqx.combine(dynamic, static), name))(*arrays)
+            staged[key] = Staged(function, options(jax.default_backend()))
+        return staged[key](dynamic, list(arrays))
+
+    return evaluate
