@@ -423,3 +423,29 @@ def test_the_largest_number(quick):
                 assert np.isfinite(ends[1]) == finite
                 assert ends[0] <= min(abs(value), float(np.finfo(np.float32).max))
                 assert ends[0] >= 3e38
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_widths_that_are_flushed_to_zero(dtype):
+    """Of two numbers about the smallest one the difference is taken for 0, and they are two numbers still."""
+    with jax.enable_x64(dtype == "float64"):
+        tiny, kind = np.finfo(dtype).tiny, np.dtype(dtype).type
+        low = np.asarray([1, 1.7, 3.2, -3.2, 9, -1], dtype) * tiny
+        high = low
+        for _ in range(700):
+            high = np.nextafter(high, kind(1))
+        functions = {
+            "same": lambda x: jnp.concatenate([x[1:], x[:1]]),
+            "sum": lambda x: x + x[0],
+            "product": lambda x: x * 3,
+        }
+        for name, function in functions.items():
+            for method in METHODS:
+                of = lambda a, b, function=function, method=method: bounds.bound(
+                    function, bounds.Box(a, b), method=method
+                )
+                for found in (of(low, high), jax.jit(of)(low, high)):
+                    for x in (low, high):
+                        value = np.asarray(jax.jit(function)(x))
+                        assert (np.asarray(found.lower) <= value).all(), (name, method)
+                        assert (value <= np.asarray(found.upper)).all(), (name, method)

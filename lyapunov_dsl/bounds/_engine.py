@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from . import _graph as graphs
 from ._follow import follow
 from ._graph import Graph
-from ._interval import Interval, clean, eps, intersect, wide, widen
+from ._interval import Interval, clean, eps, intersect, tiny, wide, widen
 from ._region import Box
 from ._rule import NONE, Band, Node, Plane, Relaxation, added, affine, band_of, flat
 
@@ -82,7 +82,7 @@ def spread(node: Node, out: Interval, slack: Any, ranges: Sequence[Interval], sp
         found = jnp.inf if loose else NONE if node.virtual or slack is NONE else 2 * slack
     if found is NONE:
         return NONE
-    width = (out.upper - out.lower) * (1 + 2 * eps(wide()))
+    width = (out.upper - out.lower) * (1 + 2 * eps(wide())) + jnp.where(out.upper == out.lower, 0, tiny(wide()))
     return jnp.where(jnp.isfinite(width), jnp.minimum(width, found), jnp.inf)
 
 

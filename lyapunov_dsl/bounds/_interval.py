@@ -82,7 +82,8 @@ def middle(x: Interval) -> tuple[Array, Array]:
     center = 0.5 * lower + 0.5 * upper
     center = jnp.where(lower == upper, lower, center)
     half = jnp.maximum(upper - center, center - lower) * (1 + 2 * eps(center.dtype))
-    half = half + jnp.where(half > 0, tiny(center.dtype), 0)
+    # Differences of numbers that are not the same may be flushed to 0.
+    half = jnp.where(lower == upper, 0, half + 2 * tiny(center.dtype))
     return center, jnp.where(finite, half, jnp.inf)
 
 
