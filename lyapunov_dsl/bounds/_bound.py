@@ -1,6 +1,7 @@
 """Bounds of a JAX function over a region."""
 
 import contextlib
+import math
 from collections.abc import Callable
 from typing import Any, Literal
 
@@ -25,13 +26,15 @@ from . import (  # noqa: F401  (they register their rules)
     _solve,
     _trigonometric,
 )
-from ._engine import Pass, finite_or_all
+from ._engine import Pass, finite_or_all, ordered
 from ._graph import UnknownPrimitive, trace
 from ._interval import intersect
 from ._region import Ball, Box
 from ._rule import Const, Node
 
 Method = Literal["interval", "backward", "crown"]
+# Operations of a function beyond which its planes are evaluated pass by pass.
+LONG = 300
 
 
 class Bounds(eqx.Module):
@@ -92,9 +95,13 @@ def bound(
     found = lambda regions: _bounded(of_arrays, regions, method, rounding)
     if not any(is_traced(leaf) for leaf in jax.tree.leaves((regions, rest))):
         # A type error is the function's, which is raised below, or that of one made of what a transformation traces.
-        with contextlib.suppress(TypeError):
-            return _now(found, regions)
+        with contextlib.suppress(TypeError, _Long):
+            return _now(lambda regions: _bounded(of_arrays, regions, method, rounding, LONG), regions)
     return found(regions)[0]
+
+
+class _Long(Exception):
+    """A function has so many operations that a program of all passes through them takes longer to trace than to evaluate."""
 
 
 def _now(found: Callable, regions: list[Any]) -> Bounds:
@@ -116,10 +123,13 @@ def _now(found: Callable, regions: list[Any]) -> Bounds:
 
 
 def _bounded(
-    function: Callable, regions: list[Any], method: Method, rounding: Literal["float", "real"]
+    function: Callable, regions: list[Any], method: Method, rounding: Literal["float", "real"], most: float = math.inf
 ) -> tuple[Bounds, list[Any], list[UnknownPrimitive]]:
-    """Bounds of a function, and for each error that it raises by itself whether it may, and the error."""
+    """Bounds of a function, and for each error that it raises by itself whether it may, and the error. Of more than `most`
+    operations, no passes are made."""
     graph, out = trace(function, *(region.like for region in regions))
+    if method == "crown" and len(ordered([v for v in graph.outputs if isinstance(v, Node)])) > most:
+        raise _Long
     for value in graph.outputs:
         real = jnp.issubdtype(value.dtype, jnp.number) and not jnp.issubdtype(value.dtype, jnp.complexfloating)
         if 0 in value.shape or not (real or value.dtype == bool):
