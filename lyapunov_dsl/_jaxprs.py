@@ -1,9 +1,12 @@
 """Walking the traced programs of JAX."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import jax
+from jax.core import ShapedArray
+from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn
+from jaxtyping import ArrayLike
 
 # Operations that call a function, whose body is read in place.
 CALLS = {
@@ -12,16 +15,21 @@ CALLS = {
 }
 
 
-def body_of(equation: Any) -> tuple[Any, Sequence[Any]]:
+def body_of(equation: JaxprEqn) -> tuple[Jaxpr, Sequence[ArrayLike]]:
     """The program that an operation of `CALLS` calls, and its constants."""
     return opened(
         next(v for name in ("jaxpr", "call_jaxpr", "fun_jaxpr") if (v := equation.params.get(name)) is not None)
     )
 
 
-def opened(body: Any) -> tuple[Any, Sequence[Any]]:
+def opened(body: Jaxpr | ClosedJaxpr) -> tuple[Jaxpr, Sequence[ArrayLike]]:
     """A program, closed or not, and its constants."""
-    return (body.jaxpr, body.consts) if hasattr(body, "jaxpr") else (body, ())
+    return (body.jaxpr, body.consts) if isinstance(body, ClosedJaxpr) else (body, ())
+
+
+def avals_of(values: Iterable[Any]) -> list[ShapedArray]:
+    """Shapes and types of the inputs or results of an equation, all of which are arrays."""
+    return [value.aval for value in values]
 
 
 def is_jaxpr(value: Any) -> bool:

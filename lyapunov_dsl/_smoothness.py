@@ -6,6 +6,7 @@ from typing import Any
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+from jax.extend.core import Jaxpr
 
 from ._jaxprs import inner_jaxprs
 from ._system import Start, System
@@ -20,7 +21,7 @@ _FLAT = "where between constants"
 JUMPS = _STEPS | frozenset(_CHOICES.values()) | {_FLAT}
 
 
-def _find(jaxpr: Any, varies: list[bool], flat: list[bool]) -> tuple[set[str], list[bool]]:
+def _find(jaxpr: Jaxpr, varies: list[bool], flat: list[bool]) -> tuple[set[str], list[bool]]:
     """What is not smooth in the inputs that vary, by name, and which outputs are flat: choices between constants, and what is
     computed of those alone. A product of one with what varies has a derivative, as in a mask; a sum has that of the rest."""
     found = set()

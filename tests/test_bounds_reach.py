@@ -309,6 +309,19 @@ def test_an_error_in_a_traced_region_makes_bounds_say_nothing():
     assert upper(F(0), F(1.5)) == np.inf
 
 
+@pytest.mark.parametrize("most", [0, 300])
+def test_an_error_that_may_be_raised_is_refused_however_bounds_are_evaluated(most, monkeypatch):
+    monkeypatch.setattr(bounds._bound, "LONG", most)
+    function = lambda x: jnp.tanh(eqx.error_if(x, x > 1, "no") * 2)
+    assert bounds.bound(function, Box(F(0), F(0.5))).upper < 1
+    with pytest.raises(bounds.UnknownPrimitive, match="side effect"):
+        bounds.bound(function, Box(F(0), F(1.5)))
+    # What a transformation traces is a constant of the function, not of its region.
+    of = lambda c: bounds.bound(lambda x: x * c, Box(F(1), F(2))).upper
+    np.testing.assert_allclose(jax.vmap(of)(np.asarray([1, 3], F)), [2, 6], rtol=1e-5)
+    np.testing.assert_allclose(jax.grad(of)(F(3)), 2, rtol=1e-5)
+
+
 def test_a_system_that_is_nearly_singular_says_nothing():
     near = np.array([[1.0, 1.0], [1.0, 1.0 + 1e-7]], F)
     found = bounds.bound(lambda x: jax.scipy.linalg.solve_triangular(near * F(1e-20), x), X)

@@ -500,6 +500,16 @@ MEASURED = {
     "asinh": (jnp.arcsinh, mp.asinh, (-1e4, 1e4), lambda x: _trigonometric._asinh.ulps),
     "atanh": (jnp.arctanh, mp.atanh, (-0.999, 0.999), lambda x: _trigonometric._atanh.ulps),
     "asin": (jnp.arcsin, mp.asin, (-1, 1), lambda x: _trigonometric._asin.ulps),
+    "tan": (jnp.tan, mp.tan, (-1.57, 1.57), lambda x: 64),
+    "acos": (jnp.arccos, mp.acos, (-1, 1), lambda x: 64),
+    "acosh": (lax.acosh, mp.acosh, (1, 1e4), lambda x: _trigonometric._acosh.ulps),
+    "atan2": (
+        lambda x: lax.atan2(x, jnp.full_like(x, -0.75)),
+        lambda x: mp.atan2(x, mp.mpf(-0.75)),
+        (-9, 9),
+        lambda x: 64,
+    ),
+    "pow": (lambda x: x ** x.dtype.type(0.375), lambda x: mp.power(x, mp.mpf(0.375)), (0, 100), lambda x: 64),
     "erf_inv": (lax.erf_inv, mp.erfinv, (-0.999, 0.999), lambda x: _trigonometric._erf_inv.ulps),
 }
 # Bounds are evaluated by either.

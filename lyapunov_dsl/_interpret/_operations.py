@@ -5,38 +5,48 @@ allowance that the rules of bounds make for them. What is not here is evaluated 
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
 import numpy as np
+from jax.extend.core import JaxprEqn
+from numpy.typing import DTypeLike
 from scipy import special
 
-Operation = Callable[..., Any]
+from .._jaxprs import avals_of
+
+# NumPy's array or one of its scalars, which operations return where there are no axes, and of which its types know less.
+Array = Any
+# Python's or NumPy's, as JAX's parameters have both.
+Integers = Sequence[Any]
+# Axes that are summed and axes that go along, of either array.
+Axes = tuple[tuple[Integers, Integers], tuple[Integers, Integers]]
+Operation = Callable[..., Any]  # Of arrays and parameters: an array, or a list of them.
 
 
-def _same(x: Any) -> Any:
+def _same(x: Array) -> Array:
     return x
 
 
-def _broadcast(x: Any, *, shape: Any, broadcast_dimensions: Any, **_: Any) -> Any:
+def _broadcast(x: Array, *, shape: Integers, broadcast_dimensions: Integers, **_: Any) -> Array:
     sides = [1] * len(shape)
     for axis, size in zip(broadcast_dimensions, np.shape(x), strict=True):
         sides[axis] = size
     return np.broadcast_to(np.reshape(x, sides), shape)
 
 
-def _convert(x: Any, *, new_dtype: Any, **_: Any) -> Any:
+def _convert(x: Array, *, new_dtype: DTypeLike, **_: Any) -> Array:
     return np.asarray(x).astype(new_dtype, copy=False)
 
 
-def _select(which: Any, *cases: Any) -> Any:
+def _select(which: Array, *cases: Array) -> Array:
     if which.dtype == bool:
         return np.where(which, cases[-1], cases[0])
     return np.choose(which, cases, mode="clip")
 
 
-def _power(x: Any, *, y: int) -> Any:
+def _power(x: Array, *, y: int) -> Array:
     """By products, as XLA does; NumPy's `power` may be off by more."""
     out, factor, left = None, x, abs(y)
     while left:
@@ -48,7 +58,7 @@ def _power(x: Any, *, y: int) -> Any:
     return 1 / out if y < 0 else out
 
 
-def _dot(x: Any, y: Any, *, dimension_numbers: Any, **_: Any) -> Any:
+def _dot(x: Array, y: Array, *, dimension_numbers: Axes, **_: Any) -> Array:
     """Products of matrices, with the axes that are summed and those that go along brought together."""
     (sum_x, sum_y), (along_x, along_y) = dimension_numbers
     free_x = [a for a in range(x.ndim) if a not in (*sum_x, *along_x)]
@@ -57,10 +67,10 @@ def _dot(x: Any, y: Any, *, dimension_numbers: Any, **_: Any) -> Any:
     count, rows, columns = ([a.shape[i] for i in of] for a, of in ((x, sum_x), (x, free_x), (y, free_y)))
     left = x.transpose(*along_x, *free_x, *sum_x).reshape(*batch, math.prod(rows), math.prod(count))
     right = y.transpose(*along_y, *sum_y, *free_y).reshape(*batch, math.prod(count), math.prod(columns))
-    return np.matmul(left, right).reshape(*batch, *rows, *columns)
+    return np.matmul(left, right).reshape([*batch, *rows, *columns])
 
 
-def _pad(x: Any, value: Any, *, padding_config: Any) -> Any:
+def _pad(x: Array, value: Array, *, padding_config: Sequence[Integers]) -> Array:
     shape, into, taken = [], [], []
     for size, (low, high, inner) in zip(x.shape, padding_config, strict=True):
         step, whole = inner + 1, max(size + (size - 1) * inner, 0) if size else 0
@@ -76,34 +86,40 @@ def _pad(x: Any, value: Any, *, padding_config: Any) -> Any:
     return out
 
 
-def _slice(x: Any, *, start_indices: Any, limit_indices: Any, strides: Any) -> Any:
+def _slice(
+    x: Array,
+    *,
+    start_indices: Integers,
+    limit_indices: Integers,
+    strides: Integers | None,
+) -> Array:
     steps = strides or (1,) * len(start_indices)
     return x[tuple(slice(*v) for v in zip(start_indices, limit_indices, steps, strict=True))]
 
 
-def _concatenate(*parts: Any, dimension: int) -> Any:
+def _concatenate(*parts: Array, dimension: int) -> Array:
     return np.concatenate(parts, axis=dimension)
 
 
-def _stack(*parts: Any, axis: int, **_: Any) -> Any:
+def _stack(*parts: Array, axis: int, **_: Any) -> Array:
     return np.stack(parts, axis=axis)
 
 
-def _split(x: Any, *, sizes: Any, axis: int) -> Any:
+def _split(x: Array, *, sizes: Integers, axis: int) -> list[Array]:
     return np.split(x, np.cumsum(sizes)[:-1], axis=axis)
 
 
-def _unstack(x: Any, *, axis: int) -> Any:
+def _unstack(x: Array, *, axis: int) -> list[Array]:
     return [np.take(x, i, axis=axis) for i in range(x.shape[axis])]
 
 
-def _iota(*, dtype: Any, shape: Any, dimension: int, **_: Any) -> Any:
+def _iota(*, dtype: DTypeLike, shape: Integers, dimension: int, **_: Any) -> Array:
     sides = [1] * len(shape)
     sides[dimension] = shape[dimension]
     return np.broadcast_to(np.arange(shape[dimension], dtype=dtype).reshape(sides), shape)
 
 
-def _rounded(x: Any, *, rounding_method: Any) -> Any:
+def _rounded(x: Array, *, rounding_method: int) -> Array:
     if int(rounding_method) == 1:
         return np.rint(x)
     # Halves away from zero.
@@ -111,37 +127,24 @@ def _rounded(x: Any, *, rounding_method: Any) -> Any:
     return np.where(np.abs(x - whole) >= 0.5, whole + np.sign(x), whole)
 
 
-def _reduced(function: Callable) -> Operation:
-    def apply(x: Any, *, axes: Any, **_: Any) -> Any:
-        # NumPy would add up integers in wider ones.
-        return function(x, axis=tuple(axes), dtype=x.dtype)
+def _reduced(function: Callable, typed: bool = False, **more: float) -> Operation:
+    """A reduction over axes. NumPy would add up integers in wider ones where it is not told the type."""
 
-    return apply
-
-
-def _any_or_all(function: Callable) -> Operation:
-    def apply(x: Any, *, axes: Any, **_: Any) -> Any:
-        return function(x, axis=tuple(axes))
-
-    return apply
-
-
-def _largest_of(function: Callable, empty: float) -> Operation:
-    def apply(x: Any, *, axes: Any, **_: Any) -> Any:
-        return function(x, axis=tuple(axes), initial=empty)
+    def apply(x: Array, *, axes: Integers, **_: Any) -> Array:
+        return function(x, axis=tuple(axes), **({"dtype": x.dtype} if typed else {}), **more)
 
     return apply
 
 
 def _index_of(function: Callable) -> Operation:
-    def apply(x: Any, *, axes: Any, index_dtype: Any) -> Any:
+    def apply(x: Array, *, axes: Integers, index_dtype: DTypeLike) -> Array:
         return function(x, axis=axes[0]).astype(index_dtype)
 
     return apply
 
 
 def _cumulated(function: Callable) -> Operation:
-    def apply(x: Any, *, axis: int, reverse: bool) -> Any:
+    def apply(x: Array, *, axis: int, reverse: bool) -> Array:
         if reverse:
             return np.flip(function(np.flip(x, axis), axis=axis, dtype=x.dtype), axis)
         return function(x, axis=axis, dtype=x.dtype)
@@ -149,28 +152,28 @@ def _cumulated(function: Callable) -> Operation:
     return apply
 
 
-def _clamp(low: Any, x: Any, high: Any) -> Any:
+def _clamp(low: Array, x: Array, high: Array) -> Array:
     return np.minimum(np.maximum(x, low), high)
 
 
-def _bits(x: Any, *, new_dtype: Any) -> Any:
+def _bits(x: Array, *, new_dtype: DTypeLike) -> Array:
     return np.ascontiguousarray(x).view(new_dtype).reshape(np.shape(x))
 
 
-def _shifted(x: Any, by: Any) -> Any:
+def _shifted(x: Array, by: Array) -> Array:
     size = 8 * x.dtype.itemsize
     return np.where(by < size, np.left_shift(x, np.minimum(by, size - 1)), 0).astype(x.dtype)
 
 
-def _rsqrt(x: Any) -> Any:
+def _rsqrt(x: Array) -> Array:
     return 1 / np.sqrt(x)
 
 
-def _squeezed(x: Any, *, dimensions: Any) -> Any:
+def _squeezed(x: Array, *, dimensions: Integers) -> Array:
     return x.reshape([n for a, n in enumerate(x.shape) if a not in dimensions])
 
 
-def _reshaped(x: Any, *, new_sizes: Any, **_: Any) -> Any:
+def _reshaped(x: Array, *, new_sizes: Integers, **_: Any) -> Array:
     return x.reshape(new_sizes)
 
 
@@ -194,14 +197,15 @@ SHAPED: dict[str, Operation] = {
     "transpose": lambda x, *, permutation: x.transpose(permutation), "rev": lambda x, *, dimensions: np.flip(x, dimensions),
     "concatenate": _concatenate, "stack": _stack, "split": _split, "unstack": _unstack, "slice": _slice, "pad": _pad,
     "iota": _iota, "dot_general": _dot, "integer_pow": _power, "round": _rounded, "bitcast_convert_type": _bits,
-    "reduce_sum": _reduced(np.sum), "reduce_prod": _reduced(np.prod), "reduce_or": _any_or_all(np.any), "reduce_and": _any_or_all(np.all),
-    "reduce_max": _largest_of(np.max, -np.inf), "reduce_min": _largest_of(np.min, np.inf),
+    "reduce_sum": _reduced(np.sum, typed=True), "reduce_prod": _reduced(np.prod, typed=True),
+    "reduce_or": _reduced(np.any), "reduce_and": _reduced(np.all),
+    "reduce_max": _reduced(np.max, initial=-np.inf), "reduce_min": _reduced(np.min, initial=np.inf),
     "argmax": _index_of(np.argmax), "argmin": _index_of(np.argmin),
     "cumsum": _cumulated(np.cumsum), "cummax": _cumulated(np.maximum.accumulate), "cummin": _cumulated(np.minimum.accumulate),
 }  # fmt: skip
 
 
-def operation(equation: Any) -> tuple[Operation, dict[str, Any]]:
+def operation(equation: JaxprEqn) -> tuple[Operation, dict[str, Any]]:
     """What an equation computes of arrays, an array, or a list of them where it has several results; and its parameters."""
     name = equation.primitive.name
     if _takes(equation):
@@ -212,11 +216,11 @@ def operation(equation: Any) -> tuple[Operation, dict[str, Any]]:
     return by_xla(equation), equation.params
 
 
-def _takes(equation: Any) -> bool:
+def _takes(equation: JaxprEqn) -> bool:
     """Whether NumPy's operation is the same for these types: floats of 32 and 64 bits, integers of any kind, no reductions
     of numbers to other types."""
     name, params = equation.primitive.name, equation.params
-    avals = [v.aval for v in (*equation.invars, *equation.outvars)]
+    avals = avals_of((*equation.invars, *equation.outvars))
     if any(not hasattr(v, "dtype") or jax.dtypes.issubdtype(v.dtype, jax.dtypes.extended) for v in avals):
         return False
     types = [np.dtype(v.dtype) for v in avals]
@@ -238,10 +242,10 @@ def _takes(equation: Any) -> bool:
     return True
 
 
-def by_xla(equation: Any) -> Operation:
+def by_xla(equation: JaxprEqn) -> Operation:
     """An operation as JAX evaluates it, compiled by itself."""
 
-    def apply(*args: Any, **params: Any) -> Any:
+    def apply(*args: Array, **params: Any) -> np.ndarray | list[Array]:
         with jax.enable_x64(True):
             found = equation.primitive.bind(*map(jax.numpy.asarray, args), **params)
         return [np.asarray(v) for v in found] if equation.primitive.multiple_results else np.asarray(found)

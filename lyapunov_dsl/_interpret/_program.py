@@ -4,15 +4,18 @@ Functions that are called are put in their place, what is constant is computed o
 what no result needs is left out. About half of the operations of bounds go.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
+from jax.core import ShapedArray
+from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn
+from jaxtyping import ArrayLike, PyTree
 
-from .._jaxprs import CALLS, body_of
+from .._jaxprs import CALLS, avals_of, body_of
 from ._control import CONTROL
-from ._operations import operation
+from ._operations import Array, operation
 
 # Constants of up to so many bytes are told apart by their content.
 SMALL = 1 << 14
@@ -40,7 +43,7 @@ class Step(NamedTuple):
     outputs: list[int]
     several: bool
     dead: list[int]
-    avals: list[Any]
+    avals: list[ShapedArray]
 
 
 class Interpreted:
@@ -55,18 +58,18 @@ class Interpreted:
     **Raises:** `TypeError` where it is about arrays that NumPy does not have, such as keys.
     """
 
-    def __init__(self, closed: Any):
+    def __init__(self, closed: ClosedJaxpr):
         builder = _Builder()
-        inputs = [builder.new(v.aval) for v in closed.jaxpr.invars]
+        inputs = [builder.new(aval) for aval in avals_of(closed.jaxpr.invars)]
         with np.errstate(all="ignore"):
             outputs = builder.inlined(closed.jaxpr, [builder.constant(c) for c in closed.consts], inputs)
-        self.inputs = list(zip(inputs, (v.aval.dtype for v in closed.jaxpr.invars), strict=True))
+        self.inputs = list(zip(inputs, (aval.dtype for aval in avals_of(closed.jaxpr.invars)), strict=True))
         self.outputs = outputs
         self.steps, self.values = builder.pruned(outputs)
         # Of the first call, all shapes and types are looked at.
         self.checked = False
 
-    def __call__(self, *args: Any) -> list[np.ndarray]:
+    def __call__(self, *args: ArrayLike) -> list[np.ndarray]:
         values = self.values[:]
         for (place, dtype), arg in zip(self.inputs, args, strict=True):
             values[place] = np.asarray(arg, dtype)
@@ -86,7 +89,7 @@ class Interpreted:
         return [np.asarray(values[place]) for place in self.outputs]
 
 
-def evaluated(function: Callable, *args: Any) -> Any:
+def evaluated(function: Callable, *args: PyTree) -> PyTree:
     """What a function of arrays computes, its operations evaluated one by one by NumPy, as a tree of NumPy's arrays."""
     closed, shape = jax.make_jaxpr(function, return_shape=True)(*args)
     return jax.tree.unflatten(jax.tree.structure(shape), Interpreted(closed)(*jax.tree.leaves(args)))
@@ -96,21 +99,21 @@ class _Builder:
     """The values of a program by their places, `None` for those that are computed, and the steps that compute them."""
 
     def __init__(self) -> None:
-        self.values: list[Any] = []
+        self.values: list[np.ndarray | None] = []
         self.steps: list[Step] = []
-        self._constants: dict[Any, int] = {}
-        self._known: dict[Any, list[int]] = {}
+        self._constants: dict[Hashable, int] = {}
+        self._known: dict[Hashable, list[int]] = {}
         # So that no other array takes the address of one that is known by it.
-        self._held: list[Any] = []
+        self._held: list[ArrayLike] = []
 
-    def new(self, aval: Any, value: Any = None) -> int:
+    def new(self, aval: ShapedArray | np.ndarray, value: np.ndarray | None = None) -> int:
         """The place of a new value."""
         if not hasattr(aval, "dtype") or jax.dtypes.issubdtype(aval.dtype, jax.dtypes.extended):
             raise TypeError(f"expected a program of NumPy's arrays, got {aval}")
         self.values.append(value)
         return len(self.values) - 1
 
-    def constant(self, value: Any) -> int:
+    def constant(self, value: ArrayLike) -> int:
         """The place of a constant."""
         if jax.dtypes.issubdtype(getattr(value, "dtype", np.float64), jax.dtypes.extended):
             raise TypeError(f"expected a program of NumPy's arrays, got {value}")
@@ -122,7 +125,7 @@ class _Builder:
             self._held.append(value)
         return self._constants[key]
 
-    def inlined(self, jaxpr: Any, consts: Sequence[int], args: Sequence[int]) -> list[int]:
+    def inlined(self, jaxpr: Jaxpr, consts: Sequence[int], args: Sequence[int]) -> list[int]:
         """Adds the steps of a program; the places of its results."""
         places = dict(zip(map(id, (*jaxpr.constvars, *jaxpr.invars)), (*consts, *args), strict=True))
         read = lambda v: self.constant(np.asarray(v.val, v.aval.dtype)) if hasattr(v, "val") else places[id(v)]
@@ -136,7 +139,7 @@ class _Builder:
             places |= dict(zip(map(id, equation.outvars), found, strict=True))
         return [read(v) for v in jaxpr.outvars]
 
-    def _added(self, equation: Any, inputs: list[int]) -> list[int]:
+    def _added(self, equation: JaxprEqn, inputs: list[int]) -> list[int]:
         same = self._unchanged(equation, inputs)
         if same is not None:
             return [same]
@@ -148,7 +151,7 @@ class _Builder:
             apply, params = CONTROL[name](equation, Interpreted), {}
         else:
             apply, params = operation(equation)
-        given, avals = [self.values[i] for i in inputs], [v.aval for v in equation.outvars]
+        given, avals = [self.values[i] for i in inputs], avals_of(equation.outvars)
         if all(v is not None for v in given) and not equation.effects:
             found = apply(*given, **params)
             results = [np.asarray(v) for v in (found if several else [found])]
@@ -161,14 +164,10 @@ class _Builder:
             self._known[key] = out
         return out
 
-    def _unchanged(self, equation: Any, inputs: list[int]) -> int | None:
+    def _unchanged(self, equation: JaxprEqn, inputs: list[int]) -> int | None:
         """The place of the input that an operation returns as it is. An input may be a scalar where the result is none."""
-        name, after = equation.primitive.name, equation.outvars[0].aval
-        same = [
-            v.aval.shape == after.shape and v.aval.dtype == after.dtype
-            for v in equation.invars
-            if hasattr(v.aval, "shape")
-        ]
+        name, after = equation.primitive.name, avals_of(equation.outvars)[0]
+        same = [(v.shape, v.dtype) == (after.shape, after.dtype) for v in avals_of(equation.invars)]
         taken: int | None = None
         if name in MOVES and len(inputs) == 1:
             taken = 0
@@ -182,14 +181,14 @@ class _Builder:
             taken = 0 if inputs[0] == inputs[1] else taken
         return inputs[taken] if taken is not None and same[taken] else None
 
-    def _uniform(self, place: int, dtype: Any) -> int | None:
+    def _uniform(self, place: int, dtype: type) -> int | None:
         """The entry that all entries of a constant of a type are, if they are one."""
         known = self.values[place]
         if known is None or known.dtype != dtype or not known.size:
             return None
         return int(known.flat[0]) if (known == known.flat[0]).all() else None
 
-    def pruned(self, outputs: Sequence[int]) -> tuple[list[Step], list[Any]]:
+    def pruned(self, outputs: Sequence[int]) -> tuple[list[Step], list[np.ndarray | None]]:
         """The steps that results need, with the places that are read for the last time, and the constants among the values."""
         needed, kept = set(outputs), []
         for step in reversed(self.steps):
@@ -204,7 +203,7 @@ class _Builder:
         return kept, [v if i in needed else None for i, v in enumerate(self.values)]
 
 
-def _check(results: Sequence[Any], avals: Sequence[Any], name: str) -> None:
+def _check(results: Sequence[Array], avals: Sequence[ShapedArray], name: str) -> None:
     """Raises `RuntimeError` where an operation is not what it is to be."""
     for found, aval in zip(results, avals, strict=True):
         if np.shape(found) != aval.shape or found.dtype != aval.dtype:
@@ -213,7 +212,7 @@ def _check(results: Sequence[Any], avals: Sequence[Any], name: str) -> None:
             )
 
 
-def _key(equation: Any, inputs: Sequence[int]) -> Any:
+def _key(equation: JaxprEqn, inputs: Sequence[int]) -> Hashable | None:
     """What tells an operation from others, by value; `None` for one that is not told from others."""
     if equation.effects:
         return None

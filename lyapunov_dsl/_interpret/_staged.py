@@ -2,10 +2,12 @@
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from typing import Any
 
 import jax
+from jax.stages import Compiled, Traced
+from jaxtyping import PyTree
 
 from ._program import Interpreted
 
@@ -16,21 +18,22 @@ PER_OPERATION, SHARE = 2e-3, 0.5
 class _Entry:
     """A function for arguments of one structure."""
 
-    def __init__(self, traced: Any, options: Any):
+    def __init__(self, traced: Traced, options: dict[str, Any] | None):
         self.traced, self.options = traced, options
         self.structure = jax.tree.structure(traced.out_info)
-        self.compiled: Any = None
+        self.compiled: Compiled | None = None
         self.thread: threading.Thread | None = None
         try:
-            self.interpreted: Any = Interpreted(traced.jaxpr)
+            self.interpreted: Interpreted | None = Interpreted(traced.jaxpr)
         except TypeError:
             self._compile()
         else:
             self.patience = SHARE * PER_OPERATION * len(self.interpreted.steps)
 
-    def __call__(self, args: tuple[Any, ...]) -> Any:
+    def __call__(self, args: tuple[PyTree, ...]) -> PyTree:
         interpreted = self.interpreted
         if interpreted is None:
+            assert self.compiled is not None
             return self.compiled(*args)
         began = time.perf_counter()
         found = interpreted(*jax.tree.leaves(args))
@@ -59,11 +62,11 @@ class Staged:
     - `options`: of the compiler.
     """
 
-    def __init__(self, function: Callable, options: Any = None):
+    def __init__(self, function: Callable, options: dict[str, Any] | None = None):
         self.function, self.options = function, options
-        self.known: dict[Any, _Entry] = {}
+        self.known: dict[Hashable, _Entry] = {}
 
-    def __call__(self, *args: Any) -> Any:
+    def __call__(self, *args: PyTree) -> PyTree:
         key = jax.tree.structure(args), tuple((v.shape, v.dtype) for v in map(jax.typeof, jax.tree.leaves(args)))
         if key not in self.known:
             self.known[key] = _Entry(jax.jit(self.function).trace(*args), self.options)

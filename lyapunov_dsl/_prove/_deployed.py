@@ -5,13 +5,14 @@ Functions of batches are compiled once for networks of the same structure, whate
 
 import hashlib
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Hashable, Sequence
 from typing import Any, NamedTuple
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
+from jaxtyping import ArrayLike, PyTree
 
 from .. import bounds
 from .._depends import depends
@@ -319,11 +320,11 @@ def known(found: Deployed, x: Any) -> Known:
     return remembered(_KNOWN, digest.hexdigest(), lambda: Known(_evaluator(), (traced, rest)))
 
 
-def _evaluator() -> Callable[[Deployed, str, Any], Any]:
+def _evaluator() -> Callable[[Deployed, str, Sequence[ArrayLike]], PyTree]:
     """A function (what is known, name, arrays) -> results for all examples of the arrays."""
-    staged: dict[Any, Staged] = {}
+    staged: dict[Hashable, Staged] = {}
 
-    def evaluate(found: Deployed, name: str, arrays: Any) -> Any:
+    def evaluate(found: Deployed, name: str, arrays: Sequence[ArrayLike]) -> PyTree:
         dynamic, static = eqx.partition(found, eqx.is_array)
         key = name, *jax.tree.flatten(static)[0], jax.tree.structure(static)
         if key not in staged:

@@ -1,7 +1,6 @@
 """Bounds of a JAX function over a region."""
 
 import contextlib
-import math
 from collections.abc import Callable
 from typing import Any, Literal
 
@@ -27,7 +26,7 @@ from . import (  # noqa: F401  (they register their rules)
     _trigonometric,
 )
 from ._engine import Pass, finite_or_all, ordered
-from ._graph import UnknownPrimitive, trace
+from ._graph import Graph, UnknownPrimitive, trace
 from ._interval import intersect
 from ._region import Ball, Box
 from ._rule import Const, Node
@@ -83,53 +82,15 @@ def bound(
     places = [i for i, leaf in enumerate(leaves) if is_region(leaf)]
     if not places:
         raise ValueError("bound: expected a Box or a Ball among the arguments, got none")
-    regions = [leaves[i] for i in places]
-    rest: list[Any] = [None if is_region(leaf) else leaf for leaf in leaves]
+    regions: list[Box | Ball] = [leaves[i] for i in places]
 
-    def of_arrays(*arrays: Any) -> Any:
-        filled = list(rest)
+    def of_arrays(*arrays: Any) -> PyTree:
+        filled = list(leaves)
         for place, array in zip(places, arrays, strict=True):
             filled[place] = array
         return function(*jax.tree.unflatten(tree, filled))
 
-    found = lambda regions: _bounded(of_arrays, regions, method, rounding)
-    if not any(is_traced(leaf) for leaf in jax.tree.leaves((regions, rest))):
-        # A type error is the function's, which is raised below, or that of one made of what a transformation traces.
-        with contextlib.suppress(TypeError, _Long):
-            return _now(lambda regions: _bounded(of_arrays, regions, method, rounding, LONG), regions)
-    return found(regions)[0]
-
-
-class _Long(Exception):
-    """A function has so many operations that a program of all passes through them takes longer to trace than to evaluate."""
-
-
-def _now(found: Callable, regions: list[Any]) -> Bounds:
-    """Bounds in a region that is known: those of one function are too seldom asked for to be worth compiling."""
-    kept: list[Any] = []
-
-    def numbers(regions: Any) -> Any:
-        bounds, wrong, errors = found(regions)
-        kept.append((bounds.assurance, errors))
-        return bounds.lower, bounds.upper, wrong
-
-    lower, upper, wrong = evaluated(numbers, regions)
-    ((assurance, errors),) = kept
-    for error, may in zip(errors, wrong, strict=True):
-        if may:
-            raise error
-    lower, upper = jax.tree.map(jnp.asarray, (lower, upper))
-    return Bounds(lower, upper, assurance)
-
-
-def _bounded(
-    function: Callable, regions: list[Any], method: Method, rounding: Literal["float", "real"], most: float = math.inf
-) -> tuple[Bounds, list[Any], list[UnknownPrimitive]]:
-    """Bounds of a function, and for each error that it raises by itself whether it may, and the error. Of more than `most`
-    operations, no passes are made."""
-    graph, out = trace(function, *(region.like for region in regions))
-    if method == "crown" and len(ordered([v for v in graph.outputs if isinstance(v, Node)])) > most:
-        raise _Long
+    graph, out = trace(of_arrays, *(region.like for region in regions))
     for value in graph.outputs:
         real = jnp.issubdtype(value.dtype, jnp.number) and not jnp.issubdtype(value.dtype, jnp.complexfloating)
         if 0 in value.shape or not (real or value.dtype == bool):
@@ -140,6 +101,34 @@ def _bounded(
             f"bounds: what {graph.evaluated[0]} makes of constants is known as it is evaluated, not in real numbers: compute it "
             'outside of the function, so that it is a constant, or ask for rounding="float"'
         )
+    lower, upper, wrong = _evaluated(lambda regions: _passed(graph, regions, method, rounding), graph, regions, method)
+    for error, may in zip(graph.errors.values(), wrong, strict=True):
+        if not is_traced(may) and bool(may):
+            raise error
+    lower, upper = (jax.tree.unflatten(out, v) for v in (lower, upper))
+    return Bounds(lower, upper, f"PROVED_{rounding.upper()}")
+
+
+# The ends of all results, and for each error that the function raises by itself whether it may.
+Ends = tuple[list[jax.Array], list[jax.Array], list[jax.Array]]
+
+
+def _evaluated(
+    passed: Callable[[list[Box | Ball]], Ends], graph: Graph, regions: list[Box | Ball], method: Method
+) -> Ends:
+    """Passes as a program that NumPy evaluates, where regions are known: bounds of one function are too seldom asked for to
+    be worth compiling. Elsewhere, and where there are so many passes that tracing them takes longer, operation by operation."""
+    known = not any(is_traced(leaf) for leaf in jax.tree.leaves(regions))
+    long = method == "crown" and len(ordered([v for v in graph.outputs if isinstance(v, Node)])) > LONG
+    if known and not long:
+        # Constants of the function may be what a transformation of the caller's traces.
+        with contextlib.suppress(jax.errors.TracerArrayConversionError):
+            return jax.tree.map(jnp.asarray, evaluated(passed, regions))
+    return passed(regions)
+
+
+def _passed(graph: Graph, regions: list[Box | Ball], method: Method, rounding: Literal["float", "real"]) -> Ends:
+    """One pass over a graph for some regions."""
     found = Pass(graph, regions, method == "crown", rounding == "real")
     wrong = [~jnp.all(found.ranges[node].upper == 0) for node in graph.errors]
     results = []
@@ -149,6 +138,4 @@ def _bounded(
             span = intersect(span, found.planes(value))
         # Where a premise fails, a decision that rests on it may be any.
         results.append(finite_or_all(span, found.good))
-    lower, upper = ([v[side] for v in results] for side in (0, 1))
-    lower, upper = (jax.tree.unflatten(out, v) for v in (lower, upper))
-    return Bounds(lower, upper, f"PROVED_{rounding.upper()}"), wrong, list(graph.errors.values())
+    return [v.lower for v in results], [v.upper for v in results], wrong
