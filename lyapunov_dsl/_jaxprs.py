@@ -1,12 +1,15 @@
 """Walking the traced programs of JAX."""
 
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any
+from typing import Any, no_type_check
 
 import jax
 from jax.core import ShapedArray
 from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn
 from jaxtyping import ArrayLike
+
+# What is called for each operation of a program is exempt from the checks of types at each call that tests make: they would take
+# most of the time of the tests.
 
 # Operations that call a function, whose body is read in place.
 CALLS = {
@@ -15,6 +18,7 @@ CALLS = {
 }
 
 
+@no_type_check
 def body_of(equation: JaxprEqn) -> tuple[Jaxpr, Sequence[ArrayLike]]:
     """The program that an operation of `CALLS` calls, and its constants."""
     return opened(
@@ -22,11 +26,13 @@ def body_of(equation: JaxprEqn) -> tuple[Jaxpr, Sequence[ArrayLike]]:
     )
 
 
+@no_type_check
 def opened(body: Jaxpr | ClosedJaxpr) -> tuple[Jaxpr, Sequence[ArrayLike]]:
     """A program, closed or not, and its constants."""
     return (body.jaxpr, body.consts) if isinstance(body, ClosedJaxpr) else (body, ())
 
 
+@no_type_check
 def avals_of(values: Iterable[Any]) -> list[ShapedArray]:
     """Shapes and types of the inputs or results of an equation, all of which are arrays."""
     return [value.aval for value in values]

@@ -6,7 +6,7 @@ allowance that the rules of bounds make for them. What is not here is evaluated 
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, no_type_check
 
 import jax
 import numpy as np
@@ -22,6 +22,11 @@ Integers = Sequence[Any]
 # Axes that are summed and axes that go along, of either array.
 Axes = tuple[tuple[Integers, Integers], tuple[Integers, Integers]]
 Operation = Callable[..., Any]  # Of arrays and parameters: an array, or a list of them.
+
+BOOL = np.dtype(bool)
+FLOATS = frozenset(map(np.dtype, ("float32", "float64")))
+# What NumPy computes with as XLA does.
+KNOWN = FLOATS | {BOOL} | {np.dtype(f"{kind}{size}") for kind in "iu" for size in (1, 2, 4, 8)}
 
 
 def _same(x: Array) -> Array:
@@ -215,6 +220,7 @@ SHAPED: dict[str, Operation] = {
 }  # fmt: skip
 
 
+@no_type_check
 def operation(equation: JaxprEqn) -> tuple[Operation, dict[str, Any]]:
     """What an equation computes of arrays, an array, or a list of them where it has several results; and its parameters."""
     name = equation.primitive.name
@@ -226,28 +232,25 @@ def operation(equation: JaxprEqn) -> tuple[Operation, dict[str, Any]]:
     return by_xla(equation), equation.params
 
 
+@no_type_check
 def _takes(equation: JaxprEqn) -> bool:
     """Whether NumPy's operation is the same for these types: floats of 32 and 64 bits, integers of any kind, no reductions
     of numbers to other types."""
     name, params = equation.primitive.name, equation.params
-    avals = avals_of((*equation.invars, *equation.outvars))
-    if any(not hasattr(v, "dtype") or jax.dtypes.issubdtype(v.dtype, jax.dtypes.extended) for v in avals):
+    types = [getattr(v, "dtype", None) for v in avals_of((*equation.invars, *equation.outvars))]
+    if not KNOWN.issuperset(types):
         return False
-    types = [np.dtype(v.dtype) for v in avals]
-    if any(t.kind not in "biuf" or t.name in ("float16", "bfloat16") for t in types):
-        return False
-    whole = all(t.kind in "iu" for t in types)
-    if name in ("div", "integer_pow", "sign") and whole:
-        return False
-    if name == "convert_element_type" and types[0].kind == "f" and types[-1].kind in "iu":
-        return False
-    if name == "reshape" and params.get("dimensions") is not None:
-        return False
+    if name in ("div", "integer_pow", "sign"):
+        return FLOATS.issuperset(types)
+    if name == "convert_element_type":
+        return types[0] not in FLOATS or types[-1] in FLOATS or types[-1] == BOOL
+    if name == "reshape":
+        return params.get("dimensions") is None
     if name in ("dot_general", "pow", "reduce_max", "reduce_min"):
-        return all(t.kind == "f" for t in types)
+        return FLOATS.issuperset(types)
     if name == "bitcast_convert_type":
-        return types[0].itemsize == types[1].itemsize
-    if name == "select_n" and types[0].kind != "b":
+        return np.dtype(types[0]).itemsize == np.dtype(types[1]).itemsize
+    if name == "select_n" and types[0] != BOOL:
         return len(equation.invars) < 32
     return True
 

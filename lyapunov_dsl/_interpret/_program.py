@@ -5,7 +5,7 @@ what no result needs is left out. About half of the operations of bounds go.
 """
 
 from collections.abc import Callable, Hashable, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, no_type_check
 
 import jax
 import numpy as np
@@ -95,6 +95,7 @@ def evaluated(function: Callable, *args: PyTree) -> PyTree:
     return jax.tree.unflatten(jax.tree.structure(shape), Interpreted(closed)(*jax.tree.leaves(args)))
 
 
+@no_type_check
 class _Builder:
     """The values of a program by their places, `None` for those that are computed, and the steps that compute them."""
 
@@ -166,20 +167,28 @@ class _Builder:
 
     def _unchanged(self, equation: JaxprEqn, inputs: list[int]) -> int | None:
         """The place of the input that an operation returns as it is. An input may be a scalar where the result is none."""
-        name, after = equation.primitive.name, avals_of(equation.outvars)[0]
-        same = [(v.shape, v.dtype) == (after.shape, after.dtype) for v in avals_of(equation.invars)]
+        name = equation.primitive.name
         taken: int | None = None
         if name in MOVES and len(inputs) == 1:
             taken = 0
         elif name == "select_n" and (side := self._uniform(inputs[0], bool)) is not None:
             taken = 1 + side
-        elif name in ("and", "or") and after.dtype == bool:
-            sides = [self._uniform(place, bool) for place in inputs]
-            for i, side in enumerate(sides):
-                if side is not None:
-                    taken = 1 - i if side == (name == "and") else i
-            taken = 0 if inputs[0] == inputs[1] else taken
-        return inputs[taken] if taken is not None and same[taken] else None
+        elif name in ("and", "or"):
+            taken = self._decided(inputs, name == "and")
+        if taken is None:
+            return None
+        before, after = avals_of((equation.invars[taken], equation.outvars[0]))
+        return inputs[taken] if (before.shape, before.dtype) == (after.shape, after.dtype) else None
+
+    def _decided(self, inputs: list[int], conjunction: bool) -> int | None:
+        """Which of two the conjunction of Booleans, or their disjunction, is."""
+        if inputs[0] == inputs[1]:
+            return 0
+        for i, place in enumerate(inputs):
+            side = self._uniform(place, bool)
+            if side is not None:
+                return 1 - i if side == conjunction else i
+        return None
 
     def _uniform(self, place: int, dtype: type) -> int | None:
         """The entry that all entries of a constant of a type are, if they are one."""
@@ -203,6 +212,7 @@ class _Builder:
         return kept, [v if i in needed else None for i, v in enumerate(self.values)]
 
 
+@no_type_check
 def _check(results: Sequence[Array], avals: Sequence[ShapedArray], name: str) -> None:
     """Raises `RuntimeError` where an operation is not what it is to be."""
     for found, aval in zip(results, avals, strict=True):
@@ -212,6 +222,7 @@ def _check(results: Sequence[Array], avals: Sequence[ShapedArray], name: str) ->
             )
 
 
+@no_type_check
 def _key(equation: JaxprEqn, inputs: Sequence[int]) -> Hashable | None:
     """What tells an operation from others, by value; `None` for one that is not told from others."""
     if equation.effects:

@@ -10,6 +10,8 @@ from typing import Any
 
 import jax.numpy as jnp
 
+from .._interpret import evaluated
+from .._types import is_traced
 from . import _graph as graphs
 from ._follow import follow
 from ._graph import Graph
@@ -88,16 +90,22 @@ def spread(node: Node, out: Interval, slack: Any, ranges: Sequence[Interval], sp
 
 def const_ranges(node: Node) -> Interval:
     """The range of a node all of whose inputs are constants."""
+    order = ordered([node])
+    known = not any(is_traced(v) for each in order if each.rule is None for v in (each.data.value, each.data.slack))
+    return evaluated(lambda: _const_ranges(order)) if known else _const_ranges(order)
+
+
+def _const_ranges(order: Sequence[Node]) -> Interval:
     found: dict[Node, Interval] = {}
     spreads: dict[Node, Any] = {}
-    for each in ordered([node]):
+    for each in order:
         if each.rule is None:
             found[each], spreads[each] = each.data.range(), each.data.spread()
             continue
         inputs, apart = [found[i] for i in each.inputs], [spreads[i] for i in each.inputs]
         found[each], slack = forward(each, inputs, apart)
         spreads[each] = spread(each, found[each], slack, inputs, apart)
-    return found[node]
+    return found[order[-1]]
 
 
 graphs.range_of = const_ranges

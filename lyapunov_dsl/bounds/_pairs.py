@@ -4,6 +4,7 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 
 from ._interval import Interval, eps, finite_magnitude, is_anything, magnitude, wide
@@ -18,6 +19,7 @@ def _unknown(out: Interval, *x: Interval) -> Interval:
     return Interval(jnp.where(bad, -jnp.inf, out.lower), jnp.where(bad, jnp.inf, out.upper))
 
 
+@jax.jit
 def products(x: Interval, y: Interval) -> Interval:
     """The range of a product; zero times infinity is NaN, which is anything."""
     corners = jnp.stack([x.lower * y.lower, x.lower * y.upper, x.upper * y.lower, x.upper * y.upper])

@@ -27,7 +27,7 @@ def contraction(graph: Graph, function: Callable, x: Value, y: Value, out: Any, 
     call = (lambda w: lambda v: function(w, v)) if turned else (lambda w: lambda v: function(v, w))
     value = widest(const.value)
     more: dict[str, Any] = {} if const.slack is None else {"uncertain": call(jnp.asarray(const.slack))}
-    data = Affine(call(value), call(jnp.abs(value)), terms, **more)
+    data = Affine(call(value), call(abs(value)), terms, **more)
     return graph.add(affine, [node], out.shape, out.dtype, data)
 
 
