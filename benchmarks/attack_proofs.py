@@ -314,7 +314,8 @@ def contradiction(rng: Any, header: Any, arrays: Any, points: int = 400, runs: i
     """What contradicts the claims of a proof on its own programs; nothing where nothing was found."""
     system, claims = System(header, arrays), set(header["claims"])
     low, high = (np.asarray(header["domain"][side], float) for side in ("lower", "upper"))
-    first, last = header["time"]
+    # From 0.0 to -0.0 is nothing NumPy draws from.
+    first, last = (v + 0.0 for v in header["time"])
     least, most = header["level"]
     n, tolerance = len(low), 1e-7
     times = rng.uniform(first, last, (points, 1))
@@ -333,7 +334,7 @@ def contradiction(rng: Any, header: Any, arrays: Any, points: int = 400, runs: i
     between = lambda v: ~((v > (np.inf if most is None else most)) | (v < (-np.inf if least is None else least)))
     within = inside & between(v)
     if header["tube"] is not None:
-        rows = np.asarray(header["tube"], float)
+        rows = np.asarray(header["tube"], float) + 0.0
         pick = rows[rng.integers(len(rows), size=points)]
         times = rng.uniform(pick[:, :1], pick[:, 1:2])
         states = rng.uniform(pick[:, 2 : 2 + n], pick[:, 2 + n :])

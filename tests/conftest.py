@@ -16,6 +16,10 @@ import jax
 import jax.numpy as jnp
 import pytest
 
+# What other runs have kept is no part of a test.
+os.environ["JAX_ENABLE_COMPILATION_CACHE"] = "false"
+jax.config.update("jax_enable_compilation_cache", False)
+
 # A first example compiles for seconds, and the fixtures below hold no state that an example could change.
 _HEALTH = [hypothesis.HealthCheck.too_slow, hypothesis.HealthCheck.function_scoped_fixture]
 hypothesis.settings.register_profile("same", derandomize=True, deadline=None, suppress_health_check=_HEALTH)

@@ -9,6 +9,7 @@ import jax
 from jax.stages import Compiled, Traced
 from jaxtyping import PyTree
 
+from .._cache import cached
 from ._program import Interpreted
 
 # What an operation takes to compile, in seconds, and the share of it that is spent interpreting before compilation begins.
@@ -45,7 +46,7 @@ class _Entry:
         return jax.tree.unflatten(self.structure, found)
 
     def _compile(self) -> None:
-        with jax.enable_x64(True):
+        with cached(), jax.enable_x64(True):
             self.compiled = self.traced.lower().compile(compiler_options=self.options)
         self.interpreted = None
 

@@ -31,6 +31,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from .._cache import cached
 from .._certificate import Exponential
 from .._check import Declaration, check_batch
 from .._depends import depends
@@ -57,6 +58,7 @@ COST = {
 }
 
 
+@cached()
 def certify_robustness(
     program: Any,
     x: Any,

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from .._cache import cached
 from .._certify import Assurance, Claim, Counterexample
 from .._certify._assurance import weakest
 from .._condition import Condition
@@ -81,6 +82,7 @@ def _extent(low: np.ndarray, high: np.ndarray) -> str:
     return "" if low.shape[1] > 5 else f", in {' x '.join(f'[{number(a)}, {number(b)}]' for a, b in ends)}"
 
 
+@cached()
 def verify(
     system: Any,
     certificate: Any = None,

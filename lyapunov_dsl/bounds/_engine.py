@@ -5,9 +5,11 @@ replaced by one of its inputs that is never smaller, with the planes above where
 it is negative, until only the region is left. Both hold, and so does what they have in common.
 """
 
+import contextlib
 from collections.abc import Sequence
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 
 from .._interpret import evaluated
@@ -92,7 +94,11 @@ def const_ranges(node: Node) -> Interval:
     """The range of a node all of whose inputs are constants."""
     order = ordered([node])
     known = not any(is_traced(v) for each in order if each.rule is None for v in (each.data.value, each.data.slack))
-    return evaluated(lambda: _const_ranges(order)) if known else _const_ranges(order)
+    if known:
+        # Functions of a node, too, may hold what a transformation of the caller's traces.
+        with contextlib.suppress(jax.errors.TracerArrayConversionError):
+            return evaluated(lambda: _const_ranges(order))
+    return _const_ranges(order)
 
 
 def _const_ranges(order: Sequence[Node]) -> Interval:

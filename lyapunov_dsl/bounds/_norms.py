@@ -16,6 +16,7 @@ import numpy as np
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float
 
+from .._cache import cached
 from .._types import shown
 from ._bound import bound
 from ._interval import eps, tiny, wide
@@ -116,6 +117,7 @@ def jacobian_norm(lower: Any, upper: Any, norm: Any) -> Float[Array, ""]:
     return jnp.where(good, found, jnp.inf)
 
 
+@cached()
 def lipschitz(
     function: Callable[..., Any],
     *arguments: Any,
