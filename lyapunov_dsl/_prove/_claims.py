@@ -101,6 +101,7 @@ def questions_of(
     at = lambda name: [(name if len(pairs) == 1 else f"{name}.{i}", *pair) for i, pair in enumerate(pairs)]
     at_rest = lambda name: None if rest is None else functools.partial(rest, name)
     value = lambda z: told.value(z[0], z[1:])
+    negative = lambda z: (-value(z), value(z))
     out: dict[str, Any] = {}
     if "decrease" in claims:
         sign = "<" if strict else "<="
@@ -121,7 +122,7 @@ def questions_of(
         out["decrease"] = f"{rate} {sign} comparison(t, V) in H{levels}", judge, at("decrease")
     if "definite" in claims:
         judge = Judge(
-            lambda z: (-value(z), value(z)),
+            negative,
             free,
             strict=True,
             rounding=rounding,
@@ -130,9 +131,9 @@ def questions_of(
         )
         out["definite"] = "V is 0 at the equilibrium and above 0 elsewhere in H", judge, at("definite")
     if "enclosed" in claims:
-        above = lambda z, level: (level - value(z), value(z))
-        judge = Judge(above, free, strict=True, rounding=rounding, fixed=(np.float64(region.most),))
-        boxes = [(f"enclosed.{axis}.{side}", low, high, *judge.fixed) for axis, side, low, high in _faces(region)]
+        # By the programs of "definite".
+        judge = Judge(negative, free, strict=True, rounding=rounding, limit=-np.float64(region.most))
+        boxes = [(f"enclosed.{axis}.{side}", low, high) for axis, side, low, high in _faces(region)]
         out["enclosed"] = f"V > {number(region.most)} on the boundary of H", judge, boxes
     if "invariant" in claims:
         field = lambda z, *u: told.perturbed(z[0], z[1:], *u) if u else told.field(z[0], z[1:])

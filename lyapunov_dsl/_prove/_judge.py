@@ -117,7 +117,7 @@ class Judge:
 
     **Arguments:**
 
-    - `function`: (z, *fixed, *u) -> (r, v): the claim is r <= 0 (< 0 where `strict`) where v is between the levels.
+    - `function`: (z, *fixed, *u) -> (r, v): the claim is r <= `limit` (< where `strict`) where v is between the levels.
     - `region`: where the levels and the ball are.
     - `strict`, `rounding`: of the claim.
     - `at_rest`: (low, high) -> whether the claim holds in a box at the equilibrium by second derivatives; `None` without
@@ -126,7 +126,9 @@ class Judge:
     - `fixed`: what tells apart questions that share this judge; may be set later, of the same shapes.
     - `derived`: whether r is made of derivatives. What JAX takes for one at a kink need not be between those on its sides (that of
         relu(s) - relu(-s) = s is 0 at 0), so a point refutes only where all of a small box around it does.
-    - `exact`: a point at which r evaluates to 0 -> whether it is at least 0 there in exact arithmetic, which refutes a strict claim.
+    - `exact`: a point at which r evaluates to `limit` -> whether it is at least that there in exact arithmetic, which refutes a strict
+        claim.
+    - `limit`: of r. Claims that differ in it alone share their programs.
     """
 
     def __init__(
@@ -141,10 +143,11 @@ class Judge:
         fixed: tuple[Any, ...] = (),
         derived: bool = False,
         exact: Callable[[np.ndarray], bool] | None = None,
+        limit: float = 0.0,
     ):
         self.derived, self.exact, self.patience = derived, exact, PATIENCE
         self.region, self.strict, self.at_rest = region, strict, at_rest
-        self.fixed = fixed
+        self.fixed, self.limit = fixed, limit
         self.tried, self.decided = {"interval": 1.0, "crown": 1.0}, {"interval": 1.0, "crown": 1.0}
         self.compiled, self.weights = _compiled(function, (region.low[0], *fixed), around, rounding)
 
@@ -161,7 +164,7 @@ class Judge:
                 continue
             r, v_low, v_high = self._of(bounded, lows[todo], highs[todo])
             found = np.zeros(len(todo), np.int8)
-            found[r < 0 if self.strict else r <= 0] = HOLDS
+            found[r < self.limit if self.strict else r <= self.limit] = HOLDS
             if self.region.most is not None:
                 found[v_low > self.region.most] = ABOVE
             if self.region.least is not None:
@@ -199,12 +202,12 @@ class Judge:
         least = -np.inf if self.region.least is None else self.region.least
         r = np.where((v <= most) & (v >= least) & np.isfinite(r), r, -np.inf)
         for i in np.argsort(-r)[:8]:
-            if not r[i] > 0:
+            if not r[i] > self.limit:
                 break
             if self.fails(points[i], least, most):
                 return points[i]
         if self.strict and self.exact is not None and self.patience > 0:
-            for z in np.unique(points[r == 0], axis=0)[:4]:
+            for z in np.unique(points[r == self.limit], axis=0)[:4]:
                 self.patience -= 1
                 if self.inside(z) and self.exact(z):
                     return z
@@ -218,7 +221,7 @@ class Judge:
         return bool(((z[1:] - center) ** 2).sum() * (1 + 1e-12) <= radius**2)
 
     def fails(self, z: np.ndarray, least: float, most: float) -> bool:
-        """Whether a point is in the region, and r above 0 there, rounding counted, or in all of a small box around it."""
+        """Whether a point is in the region, and r above the limit there, rounding counted, or in all of a small box around it."""
         if not self.inside(z):
             return False
         low = high = z
@@ -228,7 +231,9 @@ class Judge:
             # With a part inside of the region that has a volume.
             low, high = np.maximum(z - reach, ends[0]), np.minimum(z + reach, ends[1])
         (r_low, v_low), (_, v_high) = self.compiled.certain(low, high, *self.fixed, *self.weights)
-        return bool(r_low > 0 and np.isfinite(v_low) and np.isfinite(v_high) and v_high <= most and v_low >= least)
+        return bool(
+            r_low > self.limit and np.isfinite(v_low) and np.isfinite(v_high) and v_high <= most and v_low >= least
+        )
 
 
 # Boxes that are bounded together: their coefficients fit into the cache, and one size is compiled.
