@@ -368,6 +368,10 @@ def contradiction(rng: Any, header: Any, arrays: Any, points: int = 400, runs: i
     return _along(rng, header, system, claims, states[within], runs)
 
 
+# Of a field, along one trajectory.
+EVALUATIONS = 20_000
+
+
 def _along(rng: Any, header: Any, system: System, claims: set[str], inside: Any, runs: int) -> str:
     """The same along trajectories."""
     low, high = (np.asarray(header["domain"][side], float) for side in ("lower", "upper"))
@@ -395,7 +399,9 @@ def _along(rng: Any, header: Any, system: System, claims: set[str], inside: Any,
         end = max(last, first + 5.0) if kept and first == last else last
         if end <= first:
             end = first + 2.0
-        f = lambda t, s, u=u: system.field(np.full((1, 1), t), s[None], u)[0]
+        # A changed file may be about a field that is stiff, or a long time: then what it does at first is looked at.
+        left = iter(np.zeros(EVALUATIONS))
+        f = lambda t, s, u=u, left=left: system.field(np.full((1, 1), t), s[None], u)[0] + next(left, np.nan)
         if not np.isfinite(f(first, begin)).all():
             continue
         with np.errstate(all="ignore"):
@@ -405,9 +411,14 @@ def _along(rng: Any, header: Any, system: System, claims: set[str], inside: Any,
             return "leaves H"
         if kept and not (v <= most + 1e-6 * (1 + abs(most))).all():
             return "leaves the level set"
-        if falls and v[0] > 1e-3 and not v[-1] < v[0]:
+        if run.success and falls and v[0] > 1e-3 and not v[-1] < v[0]:
             return "does not tend to the equilibrium"
-        if falls and rest is not None and not np.linalg.norm(path[-1] - rest) < np.linalg.norm(high - low):
+        if (
+            run.success
+            and falls
+            and rest is not None
+            and not np.linalg.norm(path[-1] - rest) < np.linalg.norm(high - low)
+        ):
             return "goes away from the equilibrium"
         if "stays" in claims:
             for row in np.asarray(header["tube"], float):

@@ -73,7 +73,7 @@ def given_gain(system: Any, x: np.ndarray, radius: float) -> Gain | None:
         u = jax.lax.fori_loop(0, 8, lambda _, u: back(forward(u / jnp.linalg.norm(u)))[0], jnp.ones_like(x))
         return jnp.linalg.norm(forward(u / jnp.linalg.norm(u)))
 
-    steepest = float(np.nanmax(np.asarray(jax.vmap(slope)(jnp.asarray(x[:16]))), initial=0.0))
+    steepest = float(np.nanmax(np.asarray(jax.jit(jax.vmap(slope))(jnp.asarray(x[:16]))), initial=0.0))
     if steepest > value * (1 + 1e-6):
         raise ValueError(
             f"input.gain: expected a Lipschitz constant of start and context together, at least the slope {steepest:.6g} that was "

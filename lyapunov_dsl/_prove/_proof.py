@@ -128,6 +128,8 @@ class Rest:
             self.checked = None if isinstance(record, str) else checking(record)
         # Around the equilibrium, by claim: where it holds, as a box.
         self.near: dict[str, tuple[np.ndarray, np.ndarray] | None] = {}
+        # The power of two that was found for another claim, which is likely to be near that of the next.
+        self.power = SHRUNK // 2
 
     def __call__(self, name: str, low: np.ndarray, high: np.ndarray) -> bool:
         if self.checked is None or not self.checked.at_rest(low.tolist(), high.tolist()):
@@ -150,8 +152,8 @@ class Rest:
         least, most = (np.array(v) for v in self.checked.whole())
         rest, found, first, last = np.array(self.checked.rest), None, 0, SHRUNK
         with precision():
+            power = self.power
             while first < last:
-                power = (first + last) // 2
                 reach = 2.0**-power * (most - least)[1:]
                 low, high = least.copy(), most.copy()
                 low[1:], high[1:] = rest - reach, rest + reach
@@ -159,6 +161,8 @@ class Rest:
                     found, last = (low, high), power
                 else:
                     first = power + 1
+                power = (first + last) // 2
+        self.power = min(last, SHRUNK - 1)
         return found
 
     def zero(self) -> bool:

@@ -8,6 +8,7 @@ checked by a Cholesky factorization (Fazlyab et al. 2019; Rump 2006).
 import math
 from collections.abc import Callable, Sequence
 from fractions import Fraction
+from functools import partial
 from typing import Any
 
 import jax
@@ -44,7 +45,12 @@ def spectral_norm(matrix: Float[Any, "rows columns"], squarings: int = SQUARINGS
     """
     if _is_wider(matrix):
         return _rounded_up(lambda: spectral_norm(matrix, squarings))
-    matrix = a = jnp.asarray(matrix, wide())
+    return _spectral_norm(jnp.asarray(matrix, wide()), squarings)
+
+
+@partial(jax.jit, static_argnames="squarings")
+def _spectral_norm(matrix: Any, squarings: int) -> Any:
+    a = matrix
     if a.shape[0] < a.shape[1]:
         a = a.T
     unit = eps(wide())

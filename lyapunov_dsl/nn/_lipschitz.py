@@ -30,6 +30,13 @@ class MaxMin(eqx.Module):
         return 1.0
 
 
+@jax.jit
+def _cayley(matrix: Any) -> Any:
+    a = matrix - matrix.T
+    eye = jnp.eye(len(a), dtype=a.dtype)
+    return jnp.linalg.solve((eye + a).T, (eye - a).T).T
+
+
 class CayleyLinear(eqx.Module):
     """A dense layer whose weight has orthonormal rows or columns (Trockman and Kolter 2021).
 
@@ -55,9 +62,7 @@ class CayleyLinear(eqx.Module):
     @property
     def weight(self) -> Float[Array, "outputs inputs"]:
         """The weight that the parameters stand for, computed anew at every call."""
-        a = self.matrix - self.matrix.T
-        eye = jnp.eye(len(a), dtype=a.dtype)
-        return jnp.linalg.solve((eye + a).T, (eye - a).T).T[: self.outputs, : self.inputs]
+        return _cayley(self.matrix)[: self.outputs, : self.inputs]
 
     def __call__(self, x: Float[Array, " inputs"], *, key: Key | None = None) -> Float[Array, " outputs"]:
         return self.weight @ x + self.bias
@@ -68,7 +73,8 @@ class CayleyLinear(eqx.Module):
 
     def plain(self) -> Any:
         """The `equinox.nn.Linear` of this weight and bias."""
-        layer = eqx.nn.Linear(self.inputs, self.outputs, key=jax.random.key(0))
+        # Its own weights would only be drawn to be replaced.
+        layer = eqx.filter_eval_shape(eqx.nn.Linear, self.inputs, self.outputs, key=jax.random.key(0))
         return eqx.tree_at(lambda v: (v.weight, v.bias), layer, (self.weight, self.bias))
 
 
@@ -185,7 +191,8 @@ class AOLConv2d(eqx.Module):
     def plain(self) -> Any:
         """The `equinox.nn.Conv2d` of this kernel and bias."""
         outputs, inputs, kernel, _ = self.kernel.shape
-        layer = eqx.nn.Conv2d(inputs, outputs, kernel, self.stride, self.padding, key=jax.random.key(0))
+        make = lambda key: eqx.nn.Conv2d(inputs, outputs, kernel, self.stride, self.padding, key=key)
+        layer = eqx.filter_eval_shape(make, jax.random.key(0))
         return eqx.tree_at(lambda v: (v.weight, v.bias), layer, (self.weight, self.bias[:, None, None]))
 
 
