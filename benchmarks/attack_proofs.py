@@ -405,7 +405,7 @@ def _along(rng: Any, header: Any, system: System, claims: set[str], inside: Any,
         if not np.isfinite(f(first, begin)).all():
             continue
         with np.errstate(all="ignore"):
-            run = solve_ivp(f, (first, end), begin, rtol=1e-9, atol=1e-11, max_step=(end - first) / 20)
+            run = solve_ivp(f, (first, end), begin, rtol=1e-9, atol=1e-11, max_step=(end - first) / 20 or np.inf)
         path, v = run.y.T, system.value(run.t[:, None], run.y.T)
         if (kept or "invariant" in claims) and not ((path >= low - slack) & (path <= high + slack)).all():
             return "leaves H"

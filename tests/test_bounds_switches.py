@@ -20,6 +20,7 @@ import pytest
 from jax import lax
 
 from lyapunov_dsl import _logsumexp as own, bounds
+from lyapunov_dsl.bounds._lines import chord
 
 Long = np.longdouble
 if np.finfo(Long).nmant < 63:
@@ -449,3 +450,29 @@ def test_widths_that_are_flushed_to_zero(dtype):
                         value = np.asarray(jax.jit(function)(x))
                         assert (np.asarray(found.lower) <= value).all(), (name, method)
                         assert (value <= np.asarray(found.upper)).all(), (name, method)
+
+
+@pytest.mark.parametrize("kind", KINDS, ids=["32", "32 in 64", "64"])
+def test_a_sum_that_overflows_on_its_way(kind):
+    """Up to the largest number, no order of its terms overflows; past it one may, whatever the sum is in the end."""
+    dtype, x64 = kind
+    with jax.enable_x64(x64):
+        most = np.finfo(dtype).max
+        signs = jnp.asarray([1, 1, -1], dtype)
+        for size, known in ((0.999, True), (1.1, False), (1.15, False)):
+            x = jnp.asarray([share * most * size for share in (0.4, 0.4, 0.2)], dtype)
+            for method in METHODS:
+                found = bounds.bound(lambda v: signs @ v, bounds.Box(x, x), method=method)
+                assert np.isfinite(found.upper) == known
+                assert np.isfinite(found.lower) == known
+
+
+def test_where_the_slope_of_a_chord_is_that_of_the_function():
+    """A quotient of differences has lost all but three digits where the ends are as close as this."""
+    unit = float(jnp.finfo(jnp.result_type(float)).eps)
+    slopes = []
+    for share in (0.9, 1.1):
+        lower = jnp.asarray(1.0)
+        upper = lower * (1 + share * 2e3 * unit)
+        slopes.append(float(chord(lambda v: 0 * v, lambda v: 1 + 0 * v, lower, upper)))
+    assert slopes == [1, 0]

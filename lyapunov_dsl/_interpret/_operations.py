@@ -41,7 +41,14 @@ def _broadcast(x: Array, *, shape: Integers, broadcast_dimensions: Integers, **_
 
 
 def _convert(x: Array, *, new_dtype: DTypeLike, **_: Any) -> Array:
-    return np.asarray(x).astype(new_dtype, copy=False)
+    x = np.asarray(x)
+    if x.dtype not in FLOATS or np.dtype(new_dtype).kind not in "iu":
+        return x.astype(new_dtype, copy=False)
+    # What is beyond the integers becomes the last of them, and NaN becomes 0, as XLA has it. The ends are powers of 2, which floats have.
+    ends = np.iinfo(new_dtype)
+    below, above = x < ends.min, x >= 2.0 ** (ends.bits - (ends.min < 0))
+    found = np.where(below | above | np.isnan(x), 0, x).astype(new_dtype)
+    return np.where(below, ends.min, np.where(above, ends.max, found)).astype(new_dtype, copy=False)
 
 
 def _select(which: Array, *cases: Array) -> Array:
@@ -242,8 +249,6 @@ def _takes(equation: JaxprEqn) -> bool:
         return False
     if name in ("div", "integer_pow", "sign"):
         return FLOATS.issuperset(types)
-    if name == "convert_element_type":
-        return types[0] not in FLOATS or types[-1] in FLOATS or types[-1] == BOOL
     if name == "reshape":
         return params.get("dimensions") is None
     if name in ("dot_general", "pow", "reduce_max", "reduce_min"):

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from .._interpret import evaluated
 from .._types import is_finite, kind, speaks
 from ._question import flattened
 
@@ -73,15 +74,15 @@ def given_gain(system: Any, x: np.ndarray, radius: float) -> Gain | None:
         u = jax.lax.fori_loop(0, 8, lambda _, u: back(forward(u / jnp.linalg.norm(u)))[0], jnp.ones_like(x))
         return jnp.linalg.norm(forward(u / jnp.linalg.norm(u)))
 
-    steepest = float(np.nanmax(np.asarray(jax.jit(jax.vmap(slope))(jnp.asarray(x[:16]))), initial=0.0))
+    steepest = float(np.nanmax(evaluated(jax.vmap(slope), jnp.asarray(x[:16])), initial=0.0))
     if steepest > value * (1 + 1e-6):
         raise ValueError(
             f"input.gain: expected a Lipschitz constant of start and context together, at least the slope {steepest:.6g} that was "
             f"found at an input, got {value:.6g}"
         )
     first, second = _pairs(np.random.default_rng(0), x, radius)
-    both = jax.jit(lambda pairs: jax.lax.map(lambda pair: (flat(pair[0]), flat(pair[1])), pairs, batch_size=64))
-    images = [np.asarray(v) for v in both((jnp.asarray(first), jnp.asarray(second)))]
+    both = lambda pairs: jax.lax.map(lambda pair: (flat(pair[0]), flat(pair[1])), pairs, batch_size=64)
+    images = evaluated(both, (jnp.asarray(first), jnp.asarray(second)))
     apart = np.linalg.norm((first - second).reshape(len(first), -1), axis=1)
     moved = np.linalg.norm(images[0] - images[1], axis=1)
     # Values are rounded.

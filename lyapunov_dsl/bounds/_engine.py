@@ -19,7 +19,7 @@ from ._follow import follow
 from ._graph import Graph
 from ._interval import Interval, clean, eps, intersect, tiny, wide, widen
 from ._region import Box
-from ._rule import NONE, Band, Node, Plane, Relaxation, added, affine, band_of, flat
+from ._rule import NONE, Band, Const, Node, Plane, Relaxation, added, affine, band_of, flat
 
 # Passes are joined where they have so many nodes in common, up to so many rows of coefficients.
 COMMON, ROWS = 40, 128
@@ -93,25 +93,27 @@ def spread(node: Node, out: Interval, slack: Any, ranges: Sequence[Interval], sp
 def const_ranges(node: Node) -> Interval:
     """The range of a node all of whose inputs are constants."""
     order = ordered([node])
-    known = not any(is_traced(v) for each in order if each.rule is None for v in (each.data.value, each.data.slack))
-    if known:
+    consts = [each.data for each in order if each.rule is None]
+
+    def ranges(consts: Sequence[Const]) -> Interval:
+        found: dict[Node, Interval] = {}
+        spreads: dict[Node, Any] = {}
+        left = iter(consts)
+        for each in order:
+            if each.rule is None:
+                const = next(left)
+                found[each], spreads[each] = const.range(), const.spread()
+                continue
+            inputs, apart = [found[i] for i in each.inputs], [spreads[i] for i in each.inputs]
+            found[each], slack = forward(each, inputs, apart)
+            spreads[each] = spread(each, found[each], slack, inputs, apart)
+        return found[node]
+
+    if not any(map(is_traced, jax.tree.leaves(consts))):
         # Functions of a node, too, may hold what a transformation of the caller's traces.
         with contextlib.suppress(jax.errors.TracerArrayConversionError):
-            return evaluated(lambda: _const_ranges(order))
-    return _const_ranges(order)
-
-
-def _const_ranges(order: Sequence[Node]) -> Interval:
-    found: dict[Node, Interval] = {}
-    spreads: dict[Node, Any] = {}
-    for each in order:
-        if each.rule is None:
-            found[each], spreads[each] = each.data.range(), each.data.spread()
-            continue
-        inputs, apart = [found[i] for i in each.inputs], [spreads[i] for i in each.inputs]
-        found[each], slack = forward(each, inputs, apart)
-        spreads[each] = spread(each, found[each], slack, inputs, apart)
-    return found[order[-1]]
+            return evaluated(ranges, consts)
+    return ranges(consts)
 
 
 graphs.range_of = const_ranges
