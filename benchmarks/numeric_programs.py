@@ -39,7 +39,9 @@ UNARY: dict[str, tuple[Callable[[Array], Array], Callable[[Array], Array]]] = {
 def evaluate(
     program: Mapping[str, Any], arrays: Mapping[str, Array], inputs: Sequence[Array], directions: Sequence[Array]
 ) -> tuple[Array, Array]:
-    """The value of a program and its derivative along directions, at several points: arrays [points, entries]."""
+    """The value of a program and its derivative along directions, at several points: arrays [points, entries], computed in the
+    type of the inputs."""
+    kind = inputs[0].dtype
     with np.errstate(all="ignore"):
         found: list[tuple[Array, Array]] = []
         waiting = iter(zip(inputs, directions, strict=True))
@@ -49,16 +51,16 @@ def evaluate(
             if name == "input":
                 found.append(next(waiting))
             elif name == "constant":
-                value = np.broadcast_to(np.asarray(arrays[op["value"]], float), (count, op["size"]))
+                value = np.broadcast_to(np.asarray(arrays[op["value"]], kind), (count, op["size"]))
                 found.append((value, np.zeros_like(value)))
             elif name == "affine":
-                out = np.zeros((2, count, op["size"]))
+                out = np.zeros((2, count, op["size"]), kind)
                 for matrix, (x, dx) in zip(op["matrices"], args, strict=True):
                     if "dense" in matrix:
-                        table = np.asarray(arrays[matrix["dense"]], float)
+                        table = np.asarray(arrays[matrix["dense"]], kind)
                         out += np.stack([x @ table.T, dx @ table.T])
                     else:
-                        (rows, columns), values = arrays[matrix["places"]], np.asarray(arrays[matrix["values"]], float)
+                        (rows, columns), values = arrays[matrix["places"]], np.asarray(arrays[matrix["values"]], kind)
                         for k, v in enumerate((x, dx)):
                             np.add.at(out[k].T, rows, (v[:, columns] * values).T)
                 found.append((out[0], out[1]))
@@ -95,7 +97,14 @@ class System:
         self.center = None if around is None else np.asarray(around["center"], float)
 
     def _of(self, name: str, *pairs: tuple[Array, Array]) -> tuple[Array, Array]:
-        return evaluate(self.programs[name], self.arrays, [p[0] for p in pairs], [p[1] for p in pairs])
+        found = self._in(float, name, pairs)
+        # Proofs are about real numbers: what overflows here may be large there.
+        return found if all(np.isfinite(v).all() for v in found) else self._in(np.longdouble, name, pairs)
+
+    def _in(self, kind: Any, name: str, pairs: Sequence[tuple[Array, Array]]) -> tuple[Array, Array]:
+        with np.errstate(over="ignore"):
+            inputs, directions = ([np.asarray(p[i], kind) for p in pairs] for i in (0, 1))
+        return evaluate(self.programs[name], self.arrays, inputs, directions)
 
     def field(self, t: Array, s: Array, u: Array | None = None) -> Array:
         """dx/dt at times [points, 1] and states [points, n]."""
@@ -114,4 +123,4 @@ class System:
         v, rate = self._of("value", (t, np.ones_like(t)), (s, self.field(t, s)))
         if "rate" in self.programs:
             rate = self._of("rate", (t, 0 * t), (s, 0 * s))[0]
-        return (rate - self._of("comparison", (t, 0 * t), (v, 0 * v))[0])[:, 0]
+        return (rate - self._of("comparison", (t, 0 * t), (v, np.zeros_like(v)))[0])[:, 0]
