@@ -100,14 +100,17 @@ SWITCHES = {
         "tests/test_bounds_switches.py -k mean_nothing",
         "tests/test_mutants_softmax.py",
     ),
-    "lyapunov_dsl/bounds/_rule.py": ("tests/test_bounds_switches.py -k mean_nothing", "tests/test_bounds_edges.py"),
+    "lyapunov_dsl/bounds/_rule.py": (
+        "tests/test_bounds_switches.py -k 'mean_nothing or on_its_way'",
+        "tests/test_bounds_edges.py",
+    ),
     "lyapunov_dsl/bounds/_pairs.py": (
         "tests/test_bounds_integers.py",
         "tests/test_mutants_bounds.py -k 'products or quotient'",
     ),
     **{
         f"lyapunov_dsl/bounds/_{name}.py": (
-            "tests/test_mutants_bounds.py -k 'lines_hold or peaks'",
+            "tests/test_mutants_bounds.py -k 'lines_hold or peaks or chords'",
             "tests/test_bounds_edges.py",
         )
         for name in ("lines", "scalar")

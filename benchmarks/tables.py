@@ -255,12 +255,51 @@ def summary() -> str:
     return table(("what", "against", "result"), rows)
 
 
+def first_proof() -> str:
+    rows = []
+    for name, r in read("first_proof").items():
+        found = ", ".join([str(r["found"][0]), *(f"{v} boxes" for v in r["found"][1:])])
+        checker = f"{r['checker']:.1f}" if r["checker"] >= 0.05 else None
+        rows.append((name, found, f"{r['seconds']:.1f}", f"{r['second process']:.1f}", checker))
+    return table(("what", "found", "seconds", "in the process after it", "checking the file"), rows)
+
+
+def attacked() -> str:
+    found, proofs = read("attack_bounds"), read("attack_proofs")
+    files, systems = proofs["changed files"], proofs["random systems"]
+    counts = found["counts"]
+    return table(
+        ("what", "tried", "false", "tracebacks", "longer than 20 s"),
+        [
+            (
+                "random functions, and their values in boxes",
+                f"{counts['functions']:,}, {counts['values']:,}",
+                *(counts.get(what, 0) for what in ("unsound", "tracebacks", "hangs")),
+            ),
+            (
+                "changed proof files",
+                f"{files['files']:,}",
+                files["accepted and false"],
+                files["tracebacks"],
+                files["hangs"],
+            ),
+            (
+                "random systems, and of them proved",
+                f"{systems['systems']:,}, {systems['proved']:,}",
+                systems["contradicted"],
+                None,
+                None,
+            ),
+        ],
+    )
+
+
 TABLES = {
     "summary": summary, "digits folds": digits_folds, "digits measures": digits_measures, "trains as well": trains_as_well,
     "training step": training_step, "training ratios": training_ratios, "training references": training_references,
     "compile and memory": compile_and_memory,
     "time to accuracy, 128": lambda: time_to_accuracy("128"), "inference": inference,
-    "bounds": bounds, "certify": certify, "certify rules": certify_rules,
+    "bounds": bounds, "first proof": first_proof, "attacked": attacked, "certify": certify, "certify rules": certify_rules,
     "control": control, "import time": import_time, "mutation": mutation,
     **{f"scaling, {what}": (lambda what=what: scaling(what)) for what in ("states", "samples", "steps", "batch")},
 }  # fmt: skip

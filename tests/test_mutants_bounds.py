@@ -12,6 +12,7 @@ from flint import arb, ctx
 
 from lyapunov_dsl.bounds import (
     _interval as iv,
+    _lines as lines_of,
     _pairs as pairs,
     _quotients as quotients,
     _reduce as reduce,
@@ -723,3 +724,14 @@ def test_what_goes_with_the_largest(quick):
     assert (low, high) == ([1], [3])
     low, high = ends(reduce.scatter.range(node((1, 3), inputs=[float, float]), unknown, interval([2.0], [3.0])))
     assert (low, high) == ([[0, 0, 0]], [[3, 3, 3]])
+
+
+def test_chords_of_ends_that_are_nearly_one():
+    """A quotient of differences has lost all but three digits where the ends are as close as this."""
+    unit = float(jnp.finfo(jnp.result_type(float)).eps)
+    slopes = []
+    for share in (0.9, 1.1):
+        lower = jnp.asarray(1.0)
+        upper = lower * (1 + share * 2e3 * unit)
+        slopes.append(float(lines_of.chord(lambda v: 0 * v, lambda v: 1 + 0 * v, lower, upper)))
+    assert slopes == [1, 0]
