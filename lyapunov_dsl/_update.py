@@ -257,8 +257,10 @@ def _run(body: _Body, inputs: Any, update: Update) -> list:
                 branches = [lambda *given, b=b: _run(b, given, update) for b in call.inner]
                 results = jax.lax.switch(arguments[0], branches, *arguments[1:])
             else:
-                params = call.primitive.get_bind_params(call.params.value)
-                results = call.primitive.bind(*arguments, **params)
+                found = call.primitive.get_bind_params(call.params.value)
+                # Before version 0.10 of JAX, the functions that are called stand beside the parameters.
+                inner, params = found if isinstance(found, tuple) else ((), found)
+                results = call.primitive.bind(*inner, *arguments, **params)
         results = results if call.primitive.multiple_results or call.inner else [results]
         known.update(zip((place for place, _ in call.results), results, strict=True))
     return [jnp.asarray(of(what)) for what in body.outputs]
