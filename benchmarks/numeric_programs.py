@@ -25,7 +25,7 @@ UNARY: dict[str, tuple[Callable[[Array], Array], Callable[[Array], Array]]] = {
     "logistic": (_logistic, lambda x: _logistic(x) * _logistic(-x)),
     "softplus": (lambda x: np.logaddexp(x, 0), _logistic),
     "atan": (np.arctan, lambda x: 1 / (1 + x * x)),
-    "erf": (sp.erf, lambda x: 2 / np.sqrt(np.pi) * np.exp(-x * x)),
+    "erf": (lambda x: sp.erf(x.astype(float)), lambda x: 2 / np.sqrt(np.pi) * np.exp(-x * x)),
     "reciprocal": (lambda x: 1 / x, lambda x: -1 / (x * x)),
     "relu": (lambda x: np.maximum(x, 0), lambda x: (x > 0) * 1.0),
     "step": (lambda x: (x > 0) * 1.0, lambda x: np.where(x == 0, np.nan, 0.0)),

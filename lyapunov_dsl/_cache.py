@@ -12,18 +12,16 @@ import jax
 import platformdirs
 from jax.experimental.compilation_cache import compilation_cache
 
-# In bytes. What was not used for longest goes first.
-MOST = 1 << 29
-SETTINGS = {
-    "jax_compilation_cache_max_size": MOST,
-    # A first proof compiles dozens of small programs, which take as long as a large one.
-    "jax_persistent_cache_min_compile_time_secs": 0.0,
-}
+# What was written first goes first, once a process begins with more files or bytes than that.
+FILES, BYTES = 5000, 1 << 28
+# A first proof compiles dozens of small programs, which take as long as a large one.
+SETTINGS = {"jax_persistent_cache_min_compile_time_secs": 0.0}
 DIR = "jax_compilation_cache_dir"
 
 _lock = threading.Lock()
 _users = 0
-_before: dict[str, object] = {}
+# By name: what was set before, and what is set here.
+_before: dict[str, tuple[object, object]] = {}
 
 
 def folder() -> Path:
@@ -47,9 +45,10 @@ def cached() -> Iterator[None]:
     global _users
     with _lock:
         _users += 1
-        if _users == 1:
-            _begin()
     try:
+        with _lock:
+            if not _before:
+                _begin()
         yield
     finally:
         with _lock:
@@ -61,23 +60,50 @@ def cached() -> Iterator[None]:
 def _begin() -> None:
     if getattr(jax.config, DIR) or not jax.config.jax_enable_compilation_cache:  # pyright: ignore[reportAttributeAccessIssue]
         return
-    path = folder()
     try:
-        # What is kept is run: nobody else may write it.
+        path = folder()
         path.mkdir(mode=0o700, parents=True, exist_ok=True)
-    except OSError:
+        if not _is_private(path):
+            return
+        _trim(path)
+    except (OSError, RuntimeError):
+        # There is no such folder, or no home to have it in: what is compiled is not kept.
         return
-    if not os.access(path, os.W_OK):
-        return
-    for name, value in {DIR: str(path), **SETTINGS}.items():
-        _before[name] = getattr(jax.config, name)
+    ours = {DIR: str(path), **SETTINGS}
+    _before.update({name: (getattr(jax.config, name), value) for name, value in ours.items()})
+    for name, value in ours.items():
         jax.config.update(name, value)
     compilation_cache.reset_cache()
 
 
+def _is_private(path: Path) -> bool:
+    """Whether nobody else may write what is kept there, as it is run."""
+    if not os.access(path, os.W_OK):
+        return False
+    found = path.stat()
+    return not hasattr(os, "getuid") or (found.st_uid == os.getuid() and not found.st_mode & 0o077)
+
+
+def _trim(path: Path) -> None:
+    """Removes the oldest files where there are too many."""
+    files = sorted((f.stat().st_mtime, f.stat().st_size, f.path) for f in os.scandir(path))
+    count, size = len(files), sum(file[1] for file in files)
+    if count <= FILES and size <= BYTES:
+        return
+    for _, own, name in files:
+        # To three quarters, so that this is seldom.
+        if count <= 0.75 * FILES and size <= 0.75 * BYTES:
+            return
+        Path(name).unlink(missing_ok=True)
+        count, size = count - 1, size - own
+
+
 def _end() -> None:
-    if _before:
-        for name, value in _before.items():
-            jax.config.update(name, value)
-        _before.clear()
-        compilation_cache.reset_cache()
+    if not _before:
+        return
+    for name, (before, ours) in _before.items():
+        # What the user has set meanwhile stays.
+        if getattr(jax.config, name) == ours:
+            jax.config.update(name, before)
+    _before.clear()
+    compilation_cache.reset_cache()

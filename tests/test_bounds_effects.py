@@ -1,5 +1,6 @@
 """Calls of the host, states and other side effects are no constants: bounds refuse them, and never run them."""
 
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -110,3 +111,31 @@ def test_random_numbers_of_a_known_key_are_constants() -> None:
     function = lambda x: x * jax.random.uniform(jax.random.key(0))
     found = bounds.bound(function, bounds.Box(F(1), F(1)))
     assert float(found.lower) <= float(function(F(1))) <= float(found.upper)
+
+
+def test_constants_that_are_no_numbers_warn_of_nothing():
+    """Warnings are errors here, and NumPy, which bounds constants, has many."""
+    box = bounds.Box(jnp.zeros(2), jnp.ones(2))
+    for constant in (
+        lambda: jnp.log(jnp.asarray([0.0, 1.0])),
+        lambda: jnp.exp(jnp.asarray([1000.0, 1.0])),
+        lambda: jnp.ones(2) / jnp.zeros(2),
+        lambda: jnp.sqrt(jnp.asarray([-1.0, 1.0])),
+    ):
+        for method in ("interval", "crown"):
+            found = bounds.bound(lambda x, constant=constant: x + constant(), box, method=method)
+            assert found.upper.shape == (2,)
+
+
+def test_a_loop_of_constants_is_read_in_seconds():
+    def turned(x):
+        return x + jax.lax.fori_loop(0, 300, lambda i, c: jnp.sin(c) * 0.9 + jnp.exp(-c) * 0.1, jnp.ones(2))
+
+    box = bounds.Box(jnp.zeros(2), jnp.ones(2))
+    found = bounds.bound(turned, box)
+    assert (found.lower <= turned(jnp.zeros(2))).all()
+    assert (turned(jnp.ones(2)) <= found.upper).all()
+    began = time.process_time()
+    bounds.bound(turned, box)
+    # Measured: 2.1 s before constants were bounded by NumPy.
+    assert time.process_time() - began < 20

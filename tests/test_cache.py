@@ -87,6 +87,48 @@ def test_none_where_it_is_off_or_cannot_be_written(tmp_path, why):
     assert not files(tmp_path)
 
 
+def test_old_programs_go_first(tmp_path, monkeypatch):
+    monkeypatch.setattr(_cache, "FILES", 8)
+    for i in range(10):
+        (tmp_path / f"{i}-cache").write_text("program")
+        os.utime(tmp_path / f"{i}-cache", (i, i))
+    _cache._trim(tmp_path)
+    assert files(tmp_path) == {f"{i}-cache" for i in range(4, 10)}
+    monkeypatch.setattr(_cache, "BYTES", 20)
+    _cache._trim(tmp_path)
+    assert files(tmp_path) == {"8-cache", "9-cache"}
+
+
+@pytest.mark.usefixtures("enabled")
+@pytest.mark.parametrize("why", ["no home", "others write"])
+def test_a_folder_that_will_not_do_is_not_used(tmp_path, monkeypatch, why):
+    def homeless():
+        raise RuntimeError("could not determine the home directory")
+
+    if why == "no home":
+        monkeypatch.setattr(_cache, "folder", homeless)
+    else:
+        (tmp_path / "own").mkdir()
+        (tmp_path / "own").chmod(0o777)
+    before = settings()
+    with _cache.cached():
+        assert settings() == before
+    monkeypatch.setattr(_cache, "folder", lambda: tmp_path / "later")
+    with _cache.cached():
+        assert settings() != before
+    assert settings() == before
+
+
+@pytest.mark.usefixtures("enabled")
+def test_what_the_user_sets_meanwhile_stays(tmp_path):
+    try:
+        with _cache.cached():
+            jax.config.update(_cache.DIR, str(tmp_path / "theirs"))
+        assert settings()[_cache.DIR] == str(tmp_path / "theirs")
+    finally:
+        jax.config.update(_cache.DIR, None)
+
+
 @pytest.fixture
 def enabled(monkeypatch, tmp_path):
     """Tests run without, lest they depend on what others have kept."""

@@ -7,6 +7,7 @@ from typing import Any, Literal
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import PyTree
 
 from .._interpret import evaluated
@@ -127,6 +128,7 @@ def _evaluated(
     return passed(regions)
 
 
+@np.errstate(all="ignore")
 def _passed(graph: Graph, regions: list[Box | Ball], method: Method, rounding: Literal["float", "real"]) -> Ends:
     """One pass over a graph for some regions."""
     found = Pass(graph, regions, method == "crown", rounding == "real")

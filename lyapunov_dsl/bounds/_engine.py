@@ -90,8 +90,8 @@ def spread(node: Node, out: Interval, slack: Any, ranges: Sequence[Interval], sp
     return jnp.where(jnp.isfinite(width), jnp.minimum(width, found), jnp.inf)
 
 
-def const_ranges(node: Node) -> Interval:
-    """The range of a node all of whose inputs are constants."""
+def const_ranges(node: Node, compiled: bool = False) -> Interval:
+    """The range of a node all of whose inputs are constants, by NumPy, or by XLA, operation by operation."""
     order = ordered([node])
     consts = [each.data for each in order if each.rule is None]
 
@@ -109,7 +109,7 @@ def const_ranges(node: Node) -> Interval:
             spreads[each] = spread(each, found[each], slack, inputs, apart)
         return found[node]
 
-    if not any(map(is_traced, jax.tree.leaves(consts))):
+    if not compiled and not any(map(is_traced, jax.tree.leaves(consts))):
         # Functions of a node, too, may hold what a transformation of the caller's traces.
         with contextlib.suppress(jax.errors.TracerArrayConversionError):
             return evaluated(ranges, consts)

@@ -21,6 +21,9 @@ Value = Node | Const
 # So many turns of a loop are read one by one at most.
 TURNS = 10_000
 
+# Constants of constants whose ranges are computed by tracing; XLA, whose operations are compiled by then, is faster for the others.
+FOLDS = 64
+
 # By the name of the primitive: (graph, equation, operands) -> results. Filled by the modules of rules.
 TRANSLATIONS: dict[str, Callable[..., Any]] = {}
 
@@ -70,6 +73,8 @@ class Graph:
         self.errors: dict[Node, UnknownPrimitive] = {}
         # Counts loops and branches: a compiler may evaluate an operation within one of them otherwise than outside.
         self._part, self._parts = 0, 0
+        # How often ranges of constants were computed.
+        self.folds = 0
         self._equation: Any = None
         self._callers: list[Any] = []
 
@@ -90,6 +95,7 @@ class Graph:
             "see 'add a rule' in the documentation, or write the function with other operations"
         )
 
+    @np.errstate(all="ignore")
     def read(self, jaxpr: Any, consts: Sequence[Value], args: Sequence[Value]) -> list[Value]:
         """The results of a jaxpr on values."""
         values: dict[Any, Value] = {}
@@ -214,7 +220,8 @@ class Graph:
 
     def _folded(self, value: Any, node: Node, known: bool) -> Const:
         """A constant from its value and the node of known range that it is."""
-        spread = range_of(node)
+        self.folds += 1
+        spread = range_of(node, self.folds > FOLDS)
         if not node.is_float:
             if not known or not bool(jnp.all(spread.lower == spread.upper)):
                 raise self.unsupported("a decision on constants that rounding may change")
@@ -341,7 +348,7 @@ def avoid(graph: Graph, which: Value, turn: int) -> None:
 
 CONTROL = {"scan": _scan, "while": _while, "cond": _cond}
 # Set by the modules of rules: parts of arrays, and choices between them.
-range_of: Callable[[Node], Interval]
+range_of: Callable[..., Interval]
 rewrite_add: Callable[..., Any]
 rewrite_mul: Callable[..., Any]
 rewrite_div: Callable[..., Any]
