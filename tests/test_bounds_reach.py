@@ -330,3 +330,19 @@ def test_a_system_that_is_nearly_singular_says_nothing():
     box = Box(np.zeros(40, F), np.ones(40, F))
     found = bounds.bound(lambda x: jax.scipy.linalg.solve_triangular(steep, x), box, method="interval")
     assert np.isinf(found.upper).any()
+
+
+@pytest.mark.parametrize("method", ["interval", "backward", "crown"])
+def test_exponentials_of_shifted_numbers(method):
+    for shift in (1.0, np.float32(2.0), np.ones(2, np.float32), jnp.ones(2)):
+        for function in (
+            lambda x, c=shift: jnp.exp(x - c),
+            lambda x, c=shift: jnp.exp(c - x),
+            lambda x, c=shift: jnp.exp(x + c),
+        ):
+            box = bounds.Box(jnp.zeros(2), jnp.ones(2))
+            found = bounds.bound(function, box, method=method)
+            values = jnp.stack([function(jnp.full(2, v)) for v in (0.0, 0.3, 1.0)])
+            assert (found.lower <= values).all()
+            assert (values <= found.upper).all()
+            assert (found.upper - found.lower <= 1.01 * jnp.abs(values[2] - values[0])).all()

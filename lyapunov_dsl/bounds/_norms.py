@@ -18,7 +18,7 @@ from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float
 
 from .._cache import cached
-from .._types import shown
+from .._types import is_traced, shown
 from ._bound import bound
 from ._interval import eps, tiny, wide
 from ._jumps import doubtful
@@ -45,6 +45,8 @@ def spectral_norm(matrix: Float[Any, "rows columns"], squarings: int = SQUARINGS
     """
     if _is_wider(matrix):
         return _rounded_up(lambda: spectral_norm(matrix, squarings))
+    if _is_zero(matrix):
+        return jnp.zeros((), wide())
     return _spectral_norm(jnp.asarray(matrix, wide()), squarings)
 
 
@@ -75,7 +77,7 @@ def _spectral_norm(matrix: Any, squarings: int) -> Any:
         found = jnp.sqrt(jnp.where(inside > 0, inside, 1)) * jnp.where(inside > 0, 1 + 4 * unit, 0)
     found = found * scales[0] * (1 + 4 * unit)
     # What is normalized to entries of about 1 loses nothing to underflow that a sum could see; subnormal entries may count as 0.
-    found = jnp.where(_is_zero(matrix), 0, jnp.maximum(found, 2 * math.sqrt(max(matrix.size, 1)) * tiny(wide())))
+    found = jnp.maximum(found, 2 * math.sqrt(max(matrix.size, 1)) * tiny(wide()))
     return jnp.where(jnp.all(jnp.isfinite(matrix)) & jnp.isfinite(found), found, jnp.inf)
 
 
@@ -91,10 +93,10 @@ def _rounded_up(norm: Callable[[], Any]) -> Any:
     return jnp.asarray(np.nextafter(found.astype(np.float32), np.float32(np.inf)))
 
 
-def _is_zero(matrix: Any) -> Any:
-    """Whether all entries are 0, subnormal numbers not counted as such."""
-    bits = jax.lax.bitcast_convert_type(matrix, jnp.uint64 if matrix.dtype == jnp.float64 else jnp.uint32)
-    return jnp.all(bits << 1 == 0)
+def _is_zero(matrix: Any) -> bool:
+    """Whether all entries are known to be 0. Compiled programs take subnormal numbers for 0, also where their bits are compared, so
+    of what is traced that is not known."""
+    return not is_traced(matrix) and not np.asarray(matrix).any()
 
 
 def _largest_sum(size: Any) -> Any:
@@ -113,8 +115,8 @@ def jacobian_norm(lower: Any, upper: Any, norm: Any) -> Float[Array, ""]:
         largest = jnp.max(size)
         unit = jnp.where(largest > 0, largest, 1)
         squares = jnp.max(jnp.sum(jnp.square(size / unit), axis=-1)) * (1 + (size.shape[-1] + 6) * eps(wide()))
-        found = jnp.sqrt(jnp.where(squares > 0, squares, 1)) * unit * (1 + 4 * eps(wide()))
-        return jnp.where(good, jnp.where(_is_zero(size), 0, found + tiny(wide())), jnp.inf)
+        found = jnp.where(squares > 0, jnp.sqrt(jnp.where(squares > 0, squares, 1)) * unit * (1 + 4 * eps(wide())), 0)
+        return jnp.where(good, found if _is_zero(size) else found + tiny(wide()), jnp.inf)
     center = 0.5 * lower + 0.5 * upper
     half = jnp.maximum(upper - center, center - lower) * (1 + 4 * eps(wide())) + tiny(wide())
     # ‖R‖₂² <= ‖R‖₁ ‖R‖_∞ for what is left around the center.

@@ -199,7 +199,7 @@ def rewrite_exp(graph: Graph, x: Node) -> Node | None:
     if len(pair) != 2:
         return None
     one, other = (_unless_infinite(v) for v in pair)
-    if graph.marks.get(other) == ("softplus", one) and isinstance(one, Node):
+    if isinstance(one, Node) and isinstance(other, Node) and graph.marks.get(other) == ("softplus", one):
         graph.premises.append(one)
         return graph.add(_logistic, [one], one.shape, one.dtype)
     return None
