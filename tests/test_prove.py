@@ -413,3 +413,13 @@ def test_a_limit_that_is_infinite_is_none():
     assert ld.verify(system(np.inf), certificate, x=np.ones(1)).status.proved
     with pytest.raises(ValueError, match="system: expected finite numbers, got NaN at"):
         ld.verify(system(np.nan), certificate, x=np.ones(1))
+
+
+def test_a_v_with_a_kink_at_the_equilibrium_is_undecided_at_once():
+    system = ld.System(vector_field=lambda t, s, c: -s, domain=ld.Box(-np.ones(2), np.ones(2)))
+    certificate = ld.Certificate.exponential(loss=lambda s, y: jnp.sum(jnp.abs(s)), kappa=1e-3)
+    asked = {"claims": ("decrease",), "equilibrium": np.zeros(2), "strict": True, "check": False}
+    found = ld.verify(system, certificate, level=0.2, **asked)
+    assert found.status is ld.Assurance.UNDECIDED
+    assert "no second derivatives" in str(found)
+    assert ld.verify(system, certificate, level=(0.01, 0.2), **asked).status is not ld.Assurance.REFUTED

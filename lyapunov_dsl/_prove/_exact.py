@@ -16,20 +16,32 @@ def at_rest(rest: Rest | None, claims: list[str], strict: bool, least: float | N
     """
     if rest is None or rest.checked is None or "decrease" not in claims or least is not None:
         return ""
+    from lyapunov_checker import Refused
+
     checked: Any = rest.checked
     times = [checked.time[0], *checked.rest], [checked.time[1], *checked.rest]
     with precision():
-        first, _ = checked._taylor(checked.excess)
+        try:
+            first, _ = checked._taylor(checked.excess)
+            smooth = True
+        except Refused:
+            # Of V = |x|, for one.
+            first, smooth = [], False
         r, v, *slopes = checked.values([checked.excess, checked.potential, *first], *times)
         (field,) = checked.values([checked.f], *times)
         # Nothing is claimed there.
         if checked.away(*times) or (checked.most is not None and bool(v.low[0] > checked.most)):
             return ""
         exact = lambda form: all(bool(a == 0) and bool(b == 0) for a, b in zip(form.low, form.high, strict=True))
-        if bool(r.high[0] < 0) or (not strict and bool(r.high[0] <= 0)) or all(map(exact, [r, *slopes])):
+        if bool(r.high[0] < 0) or (not strict and bool(r.high[0] <= 0)) or (smooth and all(map(exact, [r, *slopes]))):
             return ""
         if checked.own_rate:
             return ""
+        if not smooth:
+            return (
+                "dV/dt - comparison(t, V) has no second derivatives at the equilibrium that a proof may use, so no box around it can be "
+                "decided; write V without steps and choices there, or claim it from a level on, level=(least, c)"
+            )
         if not exact(field):
             pairs = zip(field.low, field.high, strict=True)
             ends = [(float(a), float(b)) for a, b in pairs]
