@@ -144,3 +144,13 @@ def test_gains_are_those_of_the_weights_at_hand(key):
 def test_a_function_that_jumps_has_no_constant(function):
     assert bounds.lipschitz(function, bounds.Box(jnp.zeros(2), jnp.ones(2))) == jnp.inf
     assert bounds.lipschitz(jax.nn.relu, bounds.Box(-jnp.ones(2), jnp.ones(2)), norm=("2", "inf")) == pytest.approx(1)
+
+
+def test_what_is_nothing_stays_so_where_it_is_traced():
+    """Of a matrix that is traced nobody knows that it is 0, but that it is below the smallest normal number."""
+    tiny = np.finfo(np.float32).tiny
+    for matrix in (np.zeros((3, 2), np.float32), np.full((3, 2), tiny / 4, np.float32)):
+        found = float(jax.jit(bounds.spectral_norm)(matrix))
+        assert np.linalg.norm(matrix.astype(np.float64)) <= found <= 1e-30
+    norm = jax.jit(lambda box: bounds.lipschitz(lambda x: 0 * x, box))
+    assert float(norm(bounds.Box(jnp.zeros(2), jnp.ones(2)))) <= 1e-15

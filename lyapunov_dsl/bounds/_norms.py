@@ -77,6 +77,8 @@ def _spectral_norm(matrix: Any, squarings: int) -> Any:
         found = jnp.sqrt(jnp.where(inside > 0, inside, 1)) * jnp.where(inside > 0, 1 + 4 * unit, 0)
     found = found * scales[0] * (1 + 4 * unit)
     # What is normalized to entries of about 1 loses nothing to underflow that a sum could see; subnormal entries may count as 0.
+    # Roots of what is lost would make much of nothing.
+    found = jnp.where(jnp.max(jnp.abs(matrix), initial=0) < tiny(wide()), 0, found)
     found = jnp.maximum(found, 2 * math.sqrt(max(matrix.size, 1)) * tiny(wide()))
     return jnp.where(jnp.all(jnp.isfinite(matrix)) & jnp.isfinite(found), found, jnp.inf)
 
