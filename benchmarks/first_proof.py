@@ -5,7 +5,8 @@
 
 A damped pendulum with a quadratic V, and with networks of two widths in V; a claim that is false; a certified radius of the network of
 `benchmarks/certify.py`, before training; a Lipschitz constant. Each in processes of their own, twice with one folder for compiled
-programs, which is empty the first time; and the median over rounds. Seconds are of the call (of `verify` with `check=False`), and of
+programs, which is empty the first time (on Linux, where a variable says where it is); and the
+median over rounds. Seconds are of the call (of `verify` with `check=False`), and of
 writing the proof and checking it; importing is not counted.
 """
 
@@ -25,7 +26,11 @@ from typing import Any
 RESULTS = Path(__file__).resolve().parent.parent / "docs" / "results"
 
 
-def proof(width: int, kappa: float) -> tuple[Callable[[], Any], Callable[[Any], Any]]:
+# What is timed, and what is recorded of what it finds.
+Case = tuple[Callable[[], Any], Callable[[Any], list[str | float]]]
+
+
+def proof(width: int, kappa: float) -> Case:
     """A proof for a network so wide in V, none for 0; and what is checked of what it finds."""
     import equinox as eqx
     import jax
@@ -46,7 +51,7 @@ def proof(width: int, kappa: float) -> tuple[Callable[[], Any], Callable[[Any], 
     certificate = ld.Certificate.exponential(value, kappa=kappa)
     asked: dict[str, Any] = {"claims": ("decrease", "definite", "enclosed"), "equilibrium": np.zeros(2), "strict": True}
 
-    def checked(found: Any) -> list[Any]:
+    def checked(found: ld.Verification) -> list[str | float]:
         if found.proof is not None:
             check(found.proof.written())
         return [found.status.name, found.boxes]
@@ -54,7 +59,7 @@ def proof(width: int, kappa: float) -> tuple[Callable[[], Any], Callable[[Any], 
     return lambda: ld.verify(system, certificate, level=0.3, check=False, **asked), checked
 
 
-def radius() -> tuple[Callable[[], Any], Callable[[Any], Any]]:
+def radius() -> Case:
     """A certified radius of one image of the digits, of the class that the network says."""
     import certify
     import diffrax
@@ -77,7 +82,7 @@ def radius() -> tuple[Callable[[], Any], Callable[[Any], Any]]:
     return lambda: ld.certify_robustness(program, x, y, radii=certify.RADII, **asked), lambda v: [float(v.radius[0])]
 
 
-def constant() -> tuple[Callable[[], Any], Callable[[Any], Any]]:
+def constant() -> Case:
     """A Lipschitz constant of a small network."""
     import equinox as eqx
     import jax
@@ -90,7 +95,7 @@ def constant() -> tuple[Callable[[], Any], Callable[[Any], Any]]:
     return lambda: bounds.lipschitz(network, box), lambda v: [round(float(v), 6)]
 
 
-CASES: dict[str, Callable[[], tuple[Callable[[], Any], Callable[[Any], Any]]]] = {
+CASES: dict[str, Callable[[], Case]] = {
     "quadratic": partial(proof, 0, 0.05), "network 2-16-16-8": partial(proof, 16, 0.05),
     "network 2-48-48-8": partial(proof, 48, 0.05), "refuted": partial(proof, 0, 2.0), "certified radius": radius,
     "Lipschitz constant": constant,

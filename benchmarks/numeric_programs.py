@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import scipy.special as sp
+from numpy.typing import DTypeLike
 
 Array = np.ndarray
 
@@ -101,7 +102,7 @@ class System:
         # Proofs are about real numbers: what overflows here may be large there.
         return found if all(np.isfinite(v).all() for v in found) else self._in(np.longdouble, name, pairs)
 
-    def _in(self, kind: Any, name: str, pairs: Sequence[tuple[Array, Array]]) -> tuple[Array, Array]:
+    def _in(self, kind: DTypeLike, name: str, pairs: Sequence[tuple[Array, Array]]) -> tuple[Array, Array]:
         with np.errstate(over="ignore"):
             inputs, directions = ([np.asarray(p[i], kind) for p in pairs] for i in (0, 1))
         return evaluate(self.programs[name], self.arrays, inputs, directions)

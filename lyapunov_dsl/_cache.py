@@ -1,6 +1,7 @@
 """Compiled programs of proofs, kept between processes."""
 
 import contextlib
+import functools
 import hashlib
 import os
 import platform
@@ -24,6 +25,7 @@ _users = 0
 _before: dict[str, tuple[object, object]] = {}
 
 
+@functools.cache
 def folder() -> Path:
     """Where programs are kept, of processors like this one: they consist of its instructions, and home folders may be shared."""
     try:
@@ -62,12 +64,10 @@ def _begin() -> None:
         return
     try:
         path = folder()
-        path.mkdir(mode=0o700, parents=True, exist_ok=True)
-        if not _is_private(path):
-            return
-        _trim(path)
-    except (OSError, RuntimeError):
-        # There is no such folder, or no home to have it in: what is compiled is not kept.
+    except RuntimeError:
+        # There is no home to have it in.
+        return
+    if not _is_usable(path):
         return
     ours = {DIR: str(path), **SETTINGS}
     _before.update({name: (getattr(jax.config, name), value) for name, value in ours.items()})
@@ -76,12 +76,20 @@ def _begin() -> None:
     compilation_cache.reset_cache()
 
 
-def _is_private(path: Path) -> bool:
-    """Whether nobody else may write what is kept there, as it is run."""
-    if not os.access(path, os.W_OK):
+@functools.cache
+def _is_usable(path: Path) -> bool:
+    """Whether there is such a folder, made where there was none, that nobody else may read or write, as what is kept there is run.
+    Looked at once, when old programs are removed as well."""
+    try:
+        path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        found = path.stat()
+        private = not hasattr(os, "getuid") or (found.st_uid == os.getuid() and not found.st_mode & 0o077)
+        if not private or not os.access(path, os.W_OK):
+            return False
+        _trim(path)
+    except OSError:
         return False
-    found = path.stat()
-    return not hasattr(os, "getuid") or (found.st_uid == os.getuid() and not found.st_mode & 0o077)
+    return True
 
 
 def _trim(path: Path) -> None:

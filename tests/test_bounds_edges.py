@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from lyapunov_dsl import bounds
+from lyapunov_dsl._interpret import evaluated
 
 F = np.float32
 SHRINKING = {
@@ -120,3 +121,29 @@ def test_the_square_of_a_size_is_that_of_the_number(function):
     value = jax.jit(call)(x)
     anything = (found.lower == -jnp.inf) & (found.upper == jnp.inf)
     assert (((found.lower <= value) & (value <= found.upper)) | anything).all()
+
+
+@pytest.mark.parametrize("double", [False, True])
+def test_subnormal_ends_are_seen_where_they_are_compiled(double):
+    """By their bits; where a compiler compared numbers instead, as it does in some programs, they would count as 0."""
+    with jax.enable_x64(double):
+        dtype = np.float64 if double else np.float32
+        tiny = np.finfo(dtype).tiny
+        x = np.full((1, 1), tiny / 4, dtype)
+        for function in (lambda v: v * dtype(1), lambda v: jnp.sum(v) * 3, lambda v: jnp.where(v > 0, v, 2 * v)):
+            for method in ("interval", "crown"):
+                run = jax.jit(lambda m, f=function, method=method: bounds.bound(f, bounds.Box(m, m), method=method))
+                found = run(x)
+                assert (found.lower <= 0).all()
+                assert (found.upper >= tiny / 4).all()
+
+
+def test_float_to_integer_conversions_of_both_evaluators_agree():
+    ends = [s * 2.0**k + d for k in (7, 8, 15, 16, 31, 32, 63, 64) for s in (-1, 1) for d in (-1.5, -0.5, 0, 0.5, 1.5)]
+    values = np.array([*ends, 0.0, -0.0, 0.9, -0.9, np.nan, np.inf, -np.inf])
+    with jax.enable_x64(True):
+        for kind in (np.float32, np.float64):
+            for target in (np.int8, np.int16, np.int32, np.int64, np.uint8, np.uint16, np.uint32, np.uint64):
+                call = lambda v, target=target: v.astype(target)
+                x = jnp.asarray(values.astype(kind))
+                np.testing.assert_array_equal(evaluated(call, x), np.asarray(jax.jit(call)(x)))

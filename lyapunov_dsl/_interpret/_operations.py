@@ -33,14 +33,14 @@ def _same(x: Array) -> Array:
     return x
 
 
-def _broadcast(x: Array, *, shape: Integers, broadcast_dimensions: Integers, **_: Any) -> Array:
+def _broadcast(x: Array, *, shape: Integers, broadcast_dimensions: Integers, **_: object) -> Array:
     sides = [1] * len(shape)
     for axis, size in zip(broadcast_dimensions, np.shape(x), strict=True):
         sides[axis] = size
     return np.broadcast_to(np.reshape(x, sides), shape)
 
 
-def _convert(x: Array, *, new_dtype: DTypeLike, **_: Any) -> Array:
+def _convert(x: Array, *, new_dtype: DTypeLike, **_: object) -> Array:
     x = np.asarray(x)
     if x.dtype not in FLOATS or np.dtype(new_dtype).kind not in "iu":
         return x.astype(new_dtype, copy=False)
@@ -69,7 +69,7 @@ def _power(x: Array, *, y: int) -> Array:
     return 1 / out if y < 0 else out
 
 
-def _dot(x: Array, y: Array, *, dimension_numbers: Axes, **_: Any) -> Array:
+def _dot(x: Array, y: Array, *, dimension_numbers: Axes, **_: object) -> Array:
     """Products of matrices, with the axes that are summed and those that go along brought together."""
     (sum_x, sum_y), (along_x, along_y) = dimension_numbers
     free_x = [a for a in range(x.ndim) if a not in (*sum_x, *along_x)]
@@ -112,7 +112,7 @@ def _concatenate(*parts: Array, dimension: int) -> Array:
     return np.concatenate(parts, axis=dimension)
 
 
-def _stack(*parts: Array, axis: int, **_: Any) -> Array:
+def _stack(*parts: Array, axis: int, **_: object) -> Array:
     return np.stack(parts, axis=axis)
 
 
@@ -124,7 +124,7 @@ def _unstack(x: Array, *, axis: int) -> list[Array]:
     return [np.take(x, i, axis=axis) for i in range(x.shape[axis])]
 
 
-def _iota(*, dtype: DTypeLike, shape: Integers, dimension: int, **_: Any) -> Array:
+def _iota(*, dtype: DTypeLike, shape: Integers, dimension: int, **_: object) -> Array:
     sides = [1] * len(shape)
     sides[dimension] = shape[dimension]
     return np.broadcast_to(np.arange(shape[dimension], dtype=dtype).reshape(sides), shape)
@@ -141,7 +141,7 @@ def _rounded(x: Array, *, rounding_method: int) -> Array:
 def _reduced(function: Callable, typed: bool = False, **more: float) -> Operation:
     """A reduction over axes. NumPy would add up integers in wider ones where it is not told the type."""
 
-    def apply(x: Array, *, axes: Integers, **_: Any) -> Array:
+    def apply(x: Array, *, axes: Integers, **_: object) -> Array:
         return function(x, axis=tuple(axes), **({"dtype": x.dtype} if typed else {}), **more)
 
     return apply
@@ -184,7 +184,7 @@ def _squeezed(x: Array, *, dimensions: Integers) -> Array:
     return x.reshape([n for a, n in enumerate(x.shape) if a not in dimensions])
 
 
-def _reshaped(x: Array, *, new_sizes: Integers, **_: Any) -> Array:
+def _reshaped(x: Array, *, new_sizes: Integers, **_: object) -> Array:
     return x.reshape(new_sizes)
 
 

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple, no_type_check
 import jax
 import numpy as np
 from jax.core import ShapedArray
-from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn
+from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, jaxpr_as_fun
 from jaxtyping import ArrayLike, PyTree
 
 from .._jaxprs import CALLS, avals_of, body_of
@@ -23,6 +23,10 @@ SMALL = 1 << 14
 MOVES = frozenset(
     ("broadcast_in_dim", "reshape", "squeeze", "expand_dims", "convert_element_type", "stop_gradient", "copy", "copy_p")
 )
+
+
+class NoArrays(TypeError):
+    """A program is about arrays that NumPy does not have, such as keys."""
 
 
 class Step(NamedTuple):
@@ -55,7 +59,7 @@ class Interpreted:
 
     - `closed`: a traced program, its constants with it.
 
-    **Raises:** `TypeError` where it is about arrays that NumPy does not have, such as keys.
+    **Raises:** `NoArrays` where it is about arrays that NumPy does not have.
     """
 
     def __init__(self, closed: ClosedJaxpr):
@@ -90,9 +94,14 @@ class Interpreted:
 
 
 def evaluated(function: Callable, *args: PyTree) -> PyTree:
-    """What a function of arrays computes, its operations evaluated one by one by NumPy, as a tree of NumPy's arrays."""
+    """What a function of arrays computes, its operations evaluated one by one by NumPy, as a tree of NumPy's arrays; compiled,
+    where it is about arrays that NumPy does not have."""
     closed, shape = jax.make_jaxpr(function, return_shape=True)(*args)
-    return jax.tree.unflatten(jax.tree.structure(shape), Interpreted(closed)(*jax.tree.leaves(args)))
+    try:
+        found = Interpreted(closed)(*jax.tree.leaves(args))
+    except NoArrays:
+        found = map(np.asarray, jax.jit(jaxpr_as_fun(closed))(*jax.tree.leaves(args)))
+    return jax.tree.unflatten(jax.tree.structure(shape), found)
 
 
 @no_type_check
@@ -109,15 +118,13 @@ class _Builder:
 
     def new(self, aval: ShapedArray | np.ndarray, value: np.ndarray | None = None) -> int:
         """The place of a new value."""
-        if not hasattr(aval, "dtype") or jax.dtypes.issubdtype(aval.dtype, jax.dtypes.extended):
-            raise TypeError(f"expected a program of NumPy's arrays, got {aval}")
+        _refuse_other(aval)
         self.values.append(value)
         return len(self.values) - 1
 
     def constant(self, value: ArrayLike) -> int:
         """The place of a constant."""
-        if jax.dtypes.issubdtype(getattr(value, "dtype", np.float64), jax.dtypes.extended):
-            raise TypeError(f"expected a program of NumPy's arrays, got {value}")
+        _refuse_other(jax.typeof(value))
         array = np.asarray(value)
         small = array.nbytes <= SMALL
         key = (array.dtype, array.shape, array.tobytes()) if small else id(value)
@@ -153,6 +160,8 @@ class _Builder:
         else:
             apply, params = operation(equation)
         given, avals = [self.values[i] for i in inputs], avals_of(equation.outvars)
+        for aval in avals:
+            _refuse_other(aval)
         if all(v is not None for v in given) and not equation.effects:
             found = apply(*given, **params)
             results = [np.asarray(v) for v in (found if several else [found])]
@@ -210,6 +219,13 @@ class _Builder:
             if self.values[place] is None and place not in outputs:
                 kept[i].dead.append(place)
         return kept, [v if i in needed else None for i, v in enumerate(self.values)]
+
+
+@no_type_check
+def _refuse_other(aval: ShapedArray | np.ndarray) -> None:
+    """Raises `NoArrays` for what NumPy does not have."""
+    if not hasattr(aval, "dtype") or jax.dtypes.issubdtype(aval.dtype, jax.dtypes.extended):
+        raise NoArrays(f"expected a program of NumPy's arrays, got {aval}")
 
 
 @no_type_check

@@ -10,7 +10,7 @@ from jax.stages import Compiled, Traced
 from jaxtyping import PyTree
 
 from .._cache import cached
-from ._program import Interpreted
+from ._program import Interpreted, NoArrays
 
 # What an operation takes to compile, in seconds, and the share of it that is spent interpreting before compilation begins.
 PER_OPERATION, SHARE = 2e-3, 0.5
@@ -26,7 +26,7 @@ class _Entry:
         self.thread: threading.Thread | None = None
         try:
             self.interpreted: Interpreted | None = Interpreted(traced.jaxpr)
-        except TypeError:
+        except NoArrays:
             self._compile()
         else:
             self.patience = SHARE * PER_OPERATION * len(self.interpreted.steps)

@@ -1,6 +1,5 @@
 """The Lipschitz constant of an input module that its author gives, and what was looked at of it."""
 
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -75,7 +74,7 @@ def given_gain(system: Any, x: np.ndarray, radius: float) -> Gain | None:
         u = jax.lax.fori_loop(0, 8, lambda _, u: back(forward(u / jnp.linalg.norm(u)))[0], jnp.ones_like(x))
         return jnp.linalg.norm(forward(u / jnp.linalg.norm(u)))
 
-    steepest = float(np.nanmax(_computed(jax.vmap(slope), jnp.asarray(x[:16])), initial=0.0))
+    steepest = float(np.nanmax(evaluated(jax.vmap(slope), jnp.asarray(x[:16])), initial=0.0))
     if steepest > value * (1 + 1e-6):
         raise ValueError(
             f"input.gain: expected a Lipschitz constant of start and context together, at least the slope {steepest:.6g} that was "
@@ -83,7 +82,7 @@ def given_gain(system: Any, x: np.ndarray, radius: float) -> Gain | None:
         )
     first, second = _pairs(np.random.default_rng(0), x, radius)
     both = lambda pairs: jax.lax.map(lambda pair: (flat(pair[0]), flat(pair[1])), pairs, batch_size=64)
-    images = _computed(both, (jnp.asarray(first), jnp.asarray(second)))
+    images = evaluated(both, (jnp.asarray(first), jnp.asarray(second)))
     apart = np.linalg.norm((first - second).reshape(len(first), -1), axis=1)
     moved = np.linalg.norm(images[0] - images[1], axis=1)
     # Values are rounded.
@@ -97,14 +96,6 @@ def given_gain(system: Any, x: np.ndarray, radius: float) -> Gain | None:
             f"inputs {text}, got {value:.6g}"
         )
     return Gain(float(value), kind(module), len(first), max(float(quotients[i]), steepest))
-
-
-def _computed(function: Callable, *args: Any) -> Any:
-    """What a function of arrays computes once, without compiling it where NumPy has its operations."""
-    try:
-        return evaluated(function, *args)
-    except TypeError:
-        return jax.tree.map(np.asarray, jax.jit(function)(*args))
 
 
 def _pairs(rng: Any, x: np.ndarray, radius: float) -> tuple[np.ndarray, np.ndarray]:

@@ -90,7 +90,7 @@ def spread(node: Node, out: Interval, slack: Any, ranges: Sequence[Interval], sp
     return jnp.where(jnp.isfinite(width), jnp.minimum(width, found), jnp.inf)
 
 
-def const_ranges(node: Node, compiled: bool = False) -> Interval:
+def const_ranges(node: Node, compiled: bool) -> Interval:
     """The range of a node all of whose inputs are constants, by NumPy, or by XLA, operation by operation."""
     order = ordered([node])
     consts = [each.data for each in order if each.rule is None]

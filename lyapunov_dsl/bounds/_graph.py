@@ -220,8 +220,7 @@ class Graph:
 
     def _folded(self, value: Any, node: Node, known: bool) -> Const:
         """A constant from its value and the node of known range that it is."""
-        self.folds += 1
-        spread = range_of(node, self.folds > FOLDS)
+        spread = self.range_of(node)
         if not node.is_float:
             if not known or not bool(jnp.all(spread.lower == spread.upper)):
                 raise self.unsupported("a decision on constants that rounding may change")
@@ -229,6 +228,11 @@ class Graph:
         center = widest(value)
         slack = jnp.maximum(spread.upper - center, center - spread.lower)
         return Const(value, None if known and not np.asarray(slack).any() else slack)
+
+    def range_of(self, node: Node) -> Interval:
+        """The range of a node all of whose inputs are constants."""
+        self.folds += 1
+        return range_of(node, self.folds > FOLDS)
 
     def point(self, value: Const) -> Node:
         """A constant as an input of known range."""
@@ -348,7 +352,7 @@ def avoid(graph: Graph, which: Value, turn: int) -> None:
 
 CONTROL = {"scan": _scan, "while": _while, "cond": _cond}
 # Set by the modules of rules: parts of arrays, and choices between them.
-range_of: Callable[..., Interval]
+range_of: Callable[[Node, bool], Interval]
 rewrite_add: Callable[..., Any]
 rewrite_mul: Callable[..., Any]
 rewrite_div: Callable[..., Any]

@@ -238,8 +238,8 @@ def _multiplied(graph: Graph, x: Node, y: Node, out: Node) -> Node:
 
 def raised(graph: Graph, x: Node, out: Node, exponent: int) -> Node:
     """(x c)^n, which may be evaluated as x^n c^n; |x c|^2 is evaluated as (x c)^2 is."""
-    bent = exponent % 2 == 0 and x.rule is not None and x.rule.name == "abs"
-    factors = factors_of(graph, x.inputs[0] if bent else x)
+    sized = exponent % 2 == 0 and x.rule is not None and x.rule.name == "abs"
+    factors = factors_of(graph, x.inputs[0] if sized else x)
     if factors.trivial:
         return out
     powers = Factors(exponent * factors.least, exponent * factors.most)

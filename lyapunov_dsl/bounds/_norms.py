@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.flatten_util import ravel_pytree
-from jaxtyping import Array, Float
+from jaxtyping import Array, ArrayLike, Float
 
 from .._cache import cached
 from .._types import is_traced, shown
@@ -51,7 +51,7 @@ def spectral_norm(matrix: Float[Any, "rows columns"], squarings: int = SQUARINGS
 
 
 @partial(jax.jit, static_argnames="squarings")
-def _spectral_norm(matrix: Any, squarings: int) -> Any:
+def _spectral_norm(matrix: Float[Array, "rows columns"], squarings: int) -> Float[Array, ""]:
     a = matrix
     if a.shape[0] < a.shape[1]:
         a = a.T
@@ -95,9 +95,9 @@ def _rounded_up(norm: Callable[[], Any]) -> Any:
     return jnp.asarray(np.nextafter(found.astype(np.float32), np.float32(np.inf)))
 
 
-def _is_zero(matrix: Any) -> bool:
-    """Whether all entries are known to be 0. Compiled programs take subnormal numbers for 0, also where their bits are compared, so
-    of what is traced that is not known."""
+def _is_zero(matrix: ArrayLike) -> bool:
+    """Whether all entries are known to be 0. Compiled programs may take subnormal numbers for 0 also where their bits are compared,
+    so of what is traced that is not known."""
     return not is_traced(matrix) and not np.asarray(matrix).any()
 
 

@@ -100,7 +100,7 @@ def _by_parts(graph: Graph, function: Callable, x: Value, y: Value, out: Any, te
             known = contraction(graph, function, *((point, weights) if node is x else (weights, point)), out, terms + 1)
             with jax.ensure_compile_time_eval() if not graphs.is_traced(part.value) else contextlib.nullcontext():
                 value = function(*(widest(v.value) for v in pair))
-                spread = graphs.range_of(known)
+                spread = graph.range_of(known)
                 slack = jnp.maximum(spread.upper - value, value - spread.lower)
             results.append(Const(value, slack))
         begin = end

@@ -31,7 +31,7 @@ class MaxMin(eqx.Module):
 
 
 @jax.jit
-def _cayley(matrix: Any) -> Any:
+def _cayley(matrix: Float[Array, "size size"]) -> Float[Array, "size size"]:
     a = matrix - matrix.T
     eye = jnp.eye(len(a), dtype=a.dtype)
     return jnp.linalg.solve((eye + a).T, (eye - a).T).T
