@@ -27,10 +27,10 @@ class Run:
 
     step: int = 0
     history: list[dict[str, int | float]] = dataclasses.field(default_factory=list)
-    losses: list[float] = dataclasses.field(default_factory=list)
+    losses: list[int | float] = dataclasses.field(default_factory=list)
     logged: int = 0
-    seconds: float = 0.0
-    least: float = math.inf
+    seconds: int | float = 0.0
+    least: int | float = math.inf
     chosen: int | None = None
 
     @classmethod

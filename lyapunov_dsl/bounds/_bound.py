@@ -21,6 +21,7 @@ from . import (  # noqa: F401  (they register their rules)
     _quotients,
     _reduce,
     _rewrite,
+    _same,
     _scatter,
     _smooth,
     _solve,

@@ -78,8 +78,8 @@ def _cumprod(graph: Graph, equation: Any, x: Node) -> Value:
 
 def _whole(x: Interval, y: Interval) -> tuple[Any, Any, Any]:
     """Where x / y is between two integers that follow one another, for one y, and the remainders of the ends."""
-    one = y.lower == y.upper
-    size = jnp.where(one & (y.lower != 0) & jnp.isfinite(y.lower), jnp.abs(y.lower), 1)
+    one = (y.lower == y.upper) & (y.lower != 0) & jnp.isfinite(y.lower)
+    size = jnp.where(one, jnp.abs(y.lower), 1)
     lower, upper, finite = ends(x)
     low, high = lax.rem(lower, size), lax.rem(upper, size)
     side = (lower >= 0) | (upper <= 0)

@@ -64,6 +64,10 @@ class Graph:
         self.factors: dict[Node, Any] = {}
         self.shifts: dict[Node, Any] = {}
         self.ratios: dict[Node, Any] = {}
+        # What compilers may see values as: others that they are the same as, powers of others, others and a constant.
+        self.same: dict[Node, Node] = {}
+        self.monomials: dict[Node, Any] = {}
+        self.sums: dict[Node, Any] = {}
         self.known: dict[Any, list[Value]] = {}
         # Constants whose identity is part of a key stay alive.
         self.kept: list[Const] = []

@@ -5,6 +5,7 @@ import math
 from typing import Any
 
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 
 from . import _graph as graphs
@@ -231,6 +232,10 @@ def linear_as(graph: Graph, x: Node, dtype: Any, terms: int) -> Node:
 
 def _select(graph: Graph, equation: Any, which: Value, *cases: Value) -> Value:
     shape = equation.outvars[0].aval.shape
+    known = [graphs.concrete(case) for case in cases]
+    if all(v is not None and np.array_equal(v, known[0]) for v in known) and known[0].shape == shape:
+        # A constant, which compilers merge with others.
+        return cases[0]
     if isinstance(which, Const):
         known = graphs.concrete(which)
         if known is not None and known.size and (known == known.flat[0]).all():
@@ -258,7 +263,6 @@ def pick(graph: Graph, which: Value, cases: list[Value]) -> Value:
     return graph.add(select, [condition, *nodes], shape, nodes[0].dtype)
 
 
-graphs.choose = pick
 TRANSLATIONS |= {
     "add": _add,
     "add_any": _add,

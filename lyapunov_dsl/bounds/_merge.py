@@ -15,7 +15,6 @@ import jax.numpy as jnp
 import numpy as np
 
 from .._types import is_traced
-from . import _graph as graphs
 from ._graph import Graph, Value
 from ._interval import Interval, eps, magnitude, tiny, wide
 from ._rule import (
@@ -55,7 +54,7 @@ class Factors(NamedTuple):
 ONE = Factors()
 
 
-def _logarithms(value: Const) -> tuple[Any, Any, bool]:
+def logarithms(value: Const) -> tuple[Any, Any, bool]:
     """Binary logarithms of the smallest absolute value that is not 0 and of the largest, and whether 0 may be among them."""
     if not np.prod(value.shape):
         return 0.0, 0.0, False
@@ -174,8 +173,10 @@ def _without_zeros(graph: Graph, node: Node, bare: Node | None) -> Node:
 # Constants of values.
 
 
-def sources(node: Node) -> Sequence[Node]:
-    """The inputs of a node that moves numbers only, or changes their signs."""
+def sources(graph: Graph, node: Node) -> Sequence[Node]:
+    """The inputs of a node that moves numbers only, or changes their signs, or what it may be evaluated as."""
+    if node in graph.same:
+        return [graph.same[node]]
     moves = node.rule is affine and node.data.terms == 0 and node.data.uncertain is None and node.data.shift is None
     return [i for i in node.inputs if i.is_float] if moves and node.is_float else ()
 
@@ -183,11 +184,11 @@ def sources(node: Node) -> Sequence[Node]:
 def factors_of(graph: Graph, value: Value) -> Factors:
     """The constants that may be taken out of a value; a constant is one of its own."""
     if isinstance(value, Const):
-        low, high, zero = _logarithms(value)
+        low, high, zero = logarithms(value)
         return Factors(smaller(low, 0.0), larger(high, 0.0), envelope(graph) if zero else None)
     if value not in graph.factors:
         found = ONE
-        for each in [factors_of(graph, source) for source in sources(value)]:
+        for each in [factors_of(graph, source) for source in sources(graph, value)]:
             bare = [b for b in (found.bare, each.bare) if b is not None]
             found = Factors(
                 smaller(found.least, each.least),
@@ -209,7 +210,7 @@ def _stripped(graph: Graph, value: Value, factors: Factors) -> Node:
 
 def scaled(graph: Graph, x: Node, factor: Const, out: Node, divide: bool = False) -> Node:
     """x times, or divided by, a constant, which may become one number with those before it."""
-    low, high, zero = _logarithms(factor)
+    low, high, zero = logarithms(factor)
     if divide:
         low, high = -high, -low
     before = factors_of(graph, x)
@@ -252,22 +253,26 @@ def raised(graph: Graph, x: Node, out: Node, exponent: int) -> Node:
     return out
 
 
+def common_of(one: Factors, other: Factors) -> Factors:
+    """The constants that both of two values may have."""
+    return Factors(larger(one.least, other.least), smaller(one.most, other.most))
+
+
 def _summed(graph: Graph, x: Node, y: Node, out: Node) -> Node:
     """x c + y c, which may be evaluated as (x + y) c: what both have in common is taken out."""
-    one, other = factors_of(graph, x), factors_of(graph, y)
-    common = Factors(larger(one.least, other.least), smaller(one.most, other.most))
+    common = common_of(factors_of(graph, x), factors_of(graph, y))
     if not common.trivial:
         lose_without(out, common)
     graph.factors[out] = common
     return out
 
 
-def _shift_of(graph: Graph, node: Node) -> Any:
+def shift_of(graph: Graph, node: Node) -> Any:
     """The sum of the sizes of the constants that were added to a value last."""
     if node not in graph.shifts:
         found = 0.0
-        for source in sources(node):
-            found = larger(found, _shift_of(graph, source))
+        for source in sources(graph, node):
+            found = larger(found, shift_of(graph, source))
         graph.shifts[node] = found
     return graph.shifts[node]
 
@@ -281,7 +286,7 @@ def _shifted(graph: Graph, x: Node, constant: Const, out: Node) -> Node:
             0.0 if constant.slack is None else constant.slack
         )
         largest = float(np.max(size, initial=0.0))
-    before = _shift_of(graph, x)
+    before = shift_of(graph, x)
     if is_traced(before) or before > 0:
         lost = eps(out.dtype) * (before + largest)
         lose(out, lambda node, out, *_: lost)
@@ -304,16 +309,20 @@ def _add(graph: Graph, equation: Any, operands: Sequence[Value], out: Node) -> N
     return _shifted(graph, x, y, out) if isinstance(y, Const) else _summed(graph, x, y, out)
 
 
+def contracted(equation: Any, operands: Sequence[Value]) -> int:
+    """How many products a contraction or a convolution sums up for each entry."""
+    if equation.primitive.name == "dot_general":
+        (axes, _), _ = equation.params["dimension_numbers"]
+        return math.prod(operands[0].shape[a] for a in axes)
+    spec = equation.params["dimension_numbers"].rhs_spec
+    return math.prod(s for a, s in enumerate(operands[1].shape) if a != spec[0])
+
+
 def _contracted(graph: Graph, equation: Any, operands: Sequence[Value], out: Node) -> Node:
     """A sum of products. Constants stay within it, but for a sum of one."""
     x, y = operands if isinstance(operands[0], Node) else operands[::-1]
     assert isinstance(x, Node)
-    if equation.primitive.name == "dot_general":
-        (axes, _), _ = equation.params["dimension_numbers"]
-        count = math.prod(operands[0].shape[a] for a in axes)
-    else:
-        spec = equation.params["dimension_numbers"].rhs_spec
-        count = math.prod(s for a, s in enumerate(operands[1].shape) if a != spec[0])
+    count = contracted(equation, operands)
     if isinstance(y, Node):
         found = _multiplied(graph, x, y, out)
     elif count == 1 or not factors_of(graph, x).trivial:
@@ -333,14 +342,3 @@ MERGES: dict[str, Callable[..., Node]] = {
     "dot_general": _contracted,
     "conv_general_dilated": _contracted,
 }
-
-
-def merge(graph: Graph, equation: Any, operands: Sequence[Value], out: Any) -> Any:
-    """The result of an equation, with what compilers may lose where they rewrite it."""
-    known = MERGES.get(equation.primitive.name)
-    if known is None or not isinstance(out, Node) or not out.is_float or any(out is v for v in operands):
-        return out
-    return known(graph, equation, operands, out)
-
-
-graphs.merge = merge

@@ -61,7 +61,7 @@ def _to_one(graph: Graph, x: Node, y: float, off: float, dtype: Any) -> Node:
     return graph.add(uncertain(y, off), [x], x.shape, dtype)
 
 
-def _varying_base(graph: Graph, equation: Any, x: Node, exponent: Const) -> Node | None:
+def _varying_base(graph: Graph, equation: Any, x: Node, exponent: Const) -> Value | None:
     """x to constant exponents; `None` where these are not known, or too many."""
     if is_traced(exponent.value) or is_traced(exponent.slack):
         return None
@@ -73,6 +73,8 @@ def _varying_base(graph: Graph, equation: Any, x: Node, exponent: Const) -> Node
     (x,) = fit(graph, equation, x)  # pyright: ignore[reportAssignmentType]
     both = np.stack([np.broadcast_to(v, out.shape).reshape(-1) for v in (known, off)], axis=1)
     unique, which = np.unique(both, axis=0, return_inverse=True)
+    if not both.any():
+        return Const(jnp.ones(out.shape, out.dtype))
     if len(unique) == 1:
         return _to_one(graph, x, float(unique[0, 0]), float(unique[0, 1]), out.dtype)
     if not 0 < len(unique) <= EXPONENTS:

@@ -38,15 +38,18 @@ class Ratio(NamedTuple):
     constants: tuple[Factors, Factors]
 
 
-def _ratio_of(graph: Graph, value: Value) -> Ratio | None:
+def ratio_of(graph: Graph, value: Value) -> Ratio | None:
     """A value as a quotient of products; `None` where no division made it."""
     if isinstance(value, Const):
         return None
     if value not in graph.ratios:
-        parts = sources(value)
-        found = [_ratio_of(graph, part) for part in parts]
+        parts = sources(graph, value)
+        found = [ratio_of(graph, part) for part in parts]
         graph.ratios[value] = None
-        if any(found):
+        if value in graph.same:
+            (one,) = found
+            graph.ratios[value] = None if one is None else _reshaped(graph, one, value.shape)
+        elif any(found):
             whole = [r or _single(graph, part) for r, part in zip(found, parts, strict=True)]
             above, below = (
                 _moved(graph, value, [r.above for r in whole]),
@@ -55,6 +58,12 @@ def _ratio_of(graph: Graph, value: Value) -> Ratio | None:
             first, second = (_hull([r.constants[side] for r in whole]) for side in (0, 1))
             graph.ratios[value] = Ratio(above, below, (first, second))
     return graph.ratios[value]
+
+
+def _reshaped(graph: Graph, ratio: Ratio, shape: tuple[int, ...]) -> Ratio:
+    """A ratio of a value of another shape."""
+    fit = lambda part: part if part.shape in (shape, ()) else envelope(graph, part, scalar=True)
+    return Ratio(fit(ratio.above), fit(ratio.below), ratio.constants)
 
 
 def _hull(factors: Sequence[Factors]) -> Factors:
@@ -85,8 +94,9 @@ def _single(graph: Graph, value: Value) -> Ratio:
 
 def _divided(graph: Graph, x: Value, y: Value, out: Node) -> Node:
     """x / y: (a/b) / (c/d) may be evaluated as (a d) / (b c), and x / y as x times 1 / y."""
-    graph.factors[out] = factors_of(graph, x)
-    pair = [_ratio_of(graph, v) for v in (x, y)]
+    if isinstance(y, Node):
+        graph.factors[out] = factors_of(graph, x)
+    pair = [ratio_of(graph, v) for v in (x, y)]
     whole = [r or _single(graph, v) for r, v in zip(pair, (x, y), strict=True)]
     (a, b, first), (c, d, second) = whole
     above, below = envelope(graph, a, d), envelope(graph, b, c)
@@ -97,7 +107,11 @@ def _divided(graph: Graph, x: Value, y: Value, out: Node) -> Node:
         # Nothing is merged where a value is divided alone.
         for factors in constants:
             lose_merged(out, factors.least, factors.most)
-        factors = graph.factors[out]
+        # What is divided by twice comes to stand above, with its constants.
+        up, down = constants
+        factors = Factors(
+            smaller(up.least - down.most, 0.0), larger(up.most - down.least, 0.0), graph.factors[out].bare
+        )
         out = rewritten(graph, out, [above, below], quotient_slack(out.dtype, *constants))
         graph.factors[out] = factors
     graph.ratios[out] = Ratio(above, below, (constants[0], constants[1]))

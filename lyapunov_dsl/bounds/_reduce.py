@@ -122,6 +122,9 @@ def _reduce_extreme(sign: int) -> Any:
 
 def _argmax(graph: Graph, equation: Any, x: Node, sign: int = 1) -> Value:
     flat = _last(graph, x, tuple(int(a) for a in equation.params["axes"]))
+    if flat.shape[-1] == 1:
+        # Of one entry the place is known.
+        return Const(jnp.zeros(flat.shape[:-1], equation.params["index_dtype"]))
     if sign < 0:
         flat = negative(graph, flat)
     return graph.add(place, [flat], flat.shape[:-1], equation.params["index_dtype"])

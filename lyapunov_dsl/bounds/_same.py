@@ -1,0 +1,282 @@
+"""Operations that change nothing, or nothing but a constant factor.
+
+A compiler drops what changes nothing: the maximum of one number, a constant that folds to 0 and is added, log(exp(x)), 1/(1/x), a
+choice between two equal values. Then it merges what stands on both sides. What a value may be evaluated as is entered in
+`graph.same`, through which constant factors, summands and quotients pass as through operations that move numbers. To enter too
+much is sound, and costs tightness only where a product of constants leaves the range of its type.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+
+from .._types import is_traced
+from . import _graph as graphs
+from ._graph import Graph, Value
+from ._interval import Interval, magnitude, tiny
+from ._linear import pick
+from ._merge import (
+    MERGES,
+    ONE,
+    Factors,
+    common_of,
+    factors_of,
+    larger,
+    lose_without,
+    raised,
+    rewritten,
+    scaled,
+    shift_of,
+    smaller,
+    two_to,
+)
+from ._monomials import MONOMIALS, Monomial, monomial_of, shifted, sum_of
+from ._pattern import operands_of
+from ._quotients import ratio_of
+from ._rule import Const, Node, affine
+
+# Which operations leave as it is what they are applied to.
+
+
+def _neutral(value: Value, number: float) -> bool:
+    """Whether a constant may be this number everywhere."""
+    if not isinstance(value, Const) or is_traced(value.value) or is_traced(value.slack):
+        return isinstance(value, Const)
+    off = 0.0 if value.slack is None else np.asarray(value.slack)
+    known = np.asarray(value.value, np.float64)
+    return bool(np.all((known == number) | (np.abs(known - number) <= off)))
+
+
+def _is_moved(value: Node) -> bool:
+    """Whether the entries of a value may be copies of one number."""
+    return value.rule is affine and value.data.terms == 0
+
+
+def _count(equation: Any, x: Node) -> int:
+    return math.prod(x.shape[a] for a in equation.params["axes"])
+
+
+def _over_copies(graph: Graph, equation: Any, x: Node) -> Node | None:
+    """The largest, or the sum, of one number or of numbers that may be copies."""
+    return x if _count(equation, x) == 1 or _is_moved(x) else None
+
+
+def _along(graph: Graph, equation: Any, x: Node) -> Node | None:
+    return x if x.shape[equation.params["axis"]] == 1 else None
+
+
+def _sorted(graph: Graph, equation: Any, *operands: Value) -> Any:
+    return operands if operands[0].shape[equation.params["dimension"]] == 1 else None
+
+
+def _window(graph: Graph, equation: Any, x: Value, *_: Value) -> Node | None:
+    return x if math.prod(equation.params["window_dimensions"]) == 1 and isinstance(x, Node) else None
+
+
+def _alike(graph: Graph, equation: Any, *operands: Value) -> Node | None:
+    """One of several values that may be one."""
+    if not all(isinstance(v, Node) and v.is_float for v in operands):
+        return None
+    nodes = [v for v in operands if isinstance(v, Node)]
+    first = monomial_of(graph, nodes[0])
+    return nodes[0] if all(first.is_like(monomial_of(graph, v)) for v in nodes[1:]) else None
+
+
+# What is never below zero, as compilers know it.
+POSITIVE = ("abs", "square", "exp", "exp2", "sqrt", "integer_pow", "pow", "logistic", "mul", "max")
+
+
+def _chosen(graph: Graph, equation: Any, which: Value, *cases: Value) -> Value | None:
+    """A choice between values that may be one, or by a comparison with 0 of what is never below it."""
+    while isinstance(which, Node) and _is_moved(which) and len(which.inputs) == 1:
+        which = which.inputs[0]
+    for name, index in (("ge", 1), ("gt", 1), ("lt", 0), ("le", 0)):
+        pair = operands_of(which, name)
+        if pair is None or len(cases) != 2:
+            continue
+        turned = isinstance(pair[0], Const)
+        one, zero = pair[::-1] if turned else pair
+        if _neutral(zero, 0.0) and any(operands_of(one, known) is not None for known in POSITIVE):
+            return cases[1 - index if turned else index]
+    return _alike(graph, equation, *cases)
+
+
+def _scattered(neutral: float) -> Callable[..., Value | None]:
+    def unchanged(graph: Graph, equation: Any, operand: Value, indices: Value, updates: Value) -> Value | None:
+        if _neutral(operand, neutral):
+            return updates
+        return operand if _neutral(updates, neutral) else None
+
+    return unchanged
+
+
+UNCHANGED: dict[str, Callable[..., Any]] = {
+    **dict.fromkeys(("reduce_max", "reduce_min", "reduce_sum", "reduce_prod"), _over_copies),
+    **dict.fromkeys(("cumsum", "cumprod", "cummax", "cummin"), _along),
+    **dict.fromkeys(("reduce_window_sum", "reduce_window_max", "reduce_window_min"), _window),
+    **dict.fromkeys(("max", "min", "clamp"), _alike),
+    "top_k": lambda graph, equation, x: [x, None] if x.shape[-1] == 1 else None,
+    "sort": _sorted,
+    "select_n": _chosen,
+    # A compiler may know that it is not below zero.
+    "abs": lambda *operands: operands[-1],
+    **{f"scatter{sign}add": _scattered(0.0) for sign in "-_"},
+    **{f"scatter{sign}sub": _scattered(0.0) for sign in "-_"},
+    **{f"scatter{sign}mul": _scattered(1.0) for sign in "-_"},
+    **{f"scatter{sign}max": _scattered(-math.inf) for sign in "-_"},
+    **{f"scatter{sign}min": _scattered(math.inf) for sign in "-_"},
+}
+
+
+def _unchanged(graph: Graph, equation: Any, operands: Sequence[Value], out: Node) -> Value | None:
+    """What the result of an equation may be evaluated as."""
+    name = equation.primitive.name
+    if name in ("add", "add_any", "sub"):
+        return shifted(graph, name, operands, out)
+    if name in MONOMIALS:
+        found = MONOMIALS[name](graph, equation, *operands)
+        return None if found is None else _earlier(graph, out, found)
+    found = UNCHANGED[name](graph, equation, *operands) if name in UNCHANGED else None
+    return found[0] if isinstance(found, list | tuple) else found
+
+
+def _earlier(graph: Graph, out: Node, found: Monomial) -> Node | None:
+    """The first value that has the form of a new one."""
+    graph.monomials[out] = found
+    known = graph.marks.setdefault(("powers of", found.base), [found.base])
+    for node in known:
+        if monomial_of(graph, node).is_like(found):
+            return node
+    known.append(out)
+    return None
+
+
+# What merges once more where something is dropped.
+
+
+def _repeated(graph: Graph, equation: Any, operands: Sequence[Value], out: Node) -> Node:
+    """A sum or a product of numbers that may be copies of one: n x and x^n, or the sum and product of what was stacked."""
+    (x,) = operands
+    assert isinstance(x, Node)
+    count = _count(equation, x)
+    if count == 1 or not _is_moved(x):
+        return out
+    if equation.primitive.name == "reduce_prod":
+        return raised(graph, x, out, count)
+    graph.monomials[out] = monomial_of(graph, x).times(0.0, math.log2(count))
+    found = factors_of(graph, x)
+    if not found.trivial:
+        lose_without(out, found)
+    return scaled(graph, x, Const(np.array([1.0, count])), out)
+
+
+def _log_of_power(graph: Graph, equation: Any, operands: Sequence[Value], out: Node) -> Node:
+    """log(x^c), which may be evaluated as c log(x), and log(exp(x)) as x."""
+    (x,) = operands
+    assert isinstance(x, Node)
+    inside, found = monomial_of(graph, x), ONE
+    scale = abs(inside.power) or 1.0
+    for name, unit in (("exp", 1.0), ("exp2", math.log(2))):
+        inner = operands_of(inside.base, name)
+        if inner is not None:
+            found, scale = factors_of(graph, inner[0]), scale * unit
+    size = math.log2(scale)
+    graph.factors[out] = found._replace(least=smaller(found.least + size, 0.0), most=larger(found.most + size, 0.0))
+    return out
+
+
+def _root(graph: Graph, equation: Any, operands: Sequence[Value], out: Node) -> Node:
+    """The root of a square of a product."""
+    (x,) = operands
+    assert isinstance(x, Node)
+    least, most, bare = factors_of(graph, x)
+    root = equation.primitive.name == "sqrt"
+    graph.factors[out] = Factors(least / 2, most / 2, bare) if root else Factors(-most / 2, -least / 2, bare)
+    return out
+
+
+def _products(graph: Graph, equation: Any, operands: Sequence[Value], out: Node) -> Node:
+    """Products of the first entries, which compilers may write out."""
+    (x,) = operands
+    assert isinstance(x, Node)
+    return raised(graph, x, out, max(x.shape[equation.params["axis"]], 1))
+
+
+MERGES |= {
+    "cumprod": _products,
+    "reduce_sum": _repeated,
+    "reduce_prod": _repeated,
+    "log": _log_of_power,
+    "sqrt": _root,
+    "rsqrt": _root,
+}
+
+
+def _exponents(graph: Graph, equation: Any, operands: Sequence[Value], out: Node) -> Node:
+    """exp(x) exp(y) is evaluated as exp(x + y), where x + y may have a common factor."""
+    name = equation.primitive.name
+    if name not in ("mul", "div", "square", "integer_pow"):
+        return out
+    bases = [monomial_of(graph, v).base for v in operands if isinstance(v, Node)]
+    inner = [found[0] for base in bases if (found := operands_of(base, "exp")) is not None]
+    if len(inner) < len(operands):
+        return out
+    x, y = (inner[0], inner[-1])
+    common = common_of(factors_of(graph, x), factors_of(graph, y))
+    if common.trivial:
+        return out
+    most, above = 0.25 * float(jnp.finfo(out.dtype).max), two_to(-common.least)
+    below = tiny(out.dtype) * two_to(common.most)
+
+    def slack(node: Node, written: Interval, *parts: Interval) -> Any:
+        size = sum(jnp.max(magnitude(p), initial=0.0) for p in parts)
+        good = (size * above < most) & (below < 0.5)
+        return jnp.where(good, 2 * below * magnitude(written), jnp.inf)
+
+    return rewritten(graph, out, [x, y], slack)
+
+
+def merge(graph: Graph, equation: Any, operands: Sequence[Value], out: Any) -> Any:
+    """The result of an equation, with what compilers may lose where they rewrite it."""
+    name = equation.primitive.name
+    if isinstance(out, list):
+        # Sorted arrays, and the largest entries with their places.
+        found = UNCHANGED[name](graph, equation, *operands) if name in UNCHANGED else None
+        for node, other in zip(out, found or [None] * len(out), strict=False):
+            _enter(graph, node, other)
+        return out
+    if not isinstance(out, Node) or not out.is_float or any(out is v for v in operands):
+        return out
+    other = _unchanged(graph, equation, operands, out)
+    merged = MERGES[name](graph, equation, operands, out) if name in MERGES else out
+    merged = _exponents(graph, equation, operands, merged)
+    if merged is not out:
+        for known in (graph.monomials, graph.sums):
+            if out in known:
+                known[merged] = known[out]
+    _enter(graph, merged, other)
+    return merged
+
+
+def _enter(graph: Graph, node: Value, other: Value | None) -> None:
+    """Enters what a result may be evaluated as, if anything, and what passes through it."""
+    if not isinstance(node, Node) or not node.is_float:
+        return
+    if isinstance(other, Node) and node is not other:
+        graph.same[node] = other
+    # Now, and not once they are asked for: a long chain of operations would then be as deep a recursion.
+    for found in (factors_of, shift_of, ratio_of, monomial_of, sum_of):
+        found(graph, node)
+
+
+def choose(graph: Graph, which: Value, cases: list[Value]) -> Value:
+    """The result of a branch."""
+    out = pick(graph, which, cases)
+    _enter(graph, out, _alike(graph, None, *cases))
+    return out
+
+
+graphs.merge, graphs.choose = merge, choose
