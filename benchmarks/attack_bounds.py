@@ -34,7 +34,7 @@ from lyapunov_dsl._jaxprs import equations
 OUT = Path(__file__).resolve().parent.parent / "docs" / "results" / "attack_bounds.json"
 # The type of the function, and whether JAX has float64 enabled.
 KINDS = [("float32", False), ("float32", True), ("float64", True)]
-METHODS = ("interval", "backward", "crown")
+METHODS = ("ibp", "crown-ibp", "crown")
 BOXES, POINTS, SECONDS, COMPILED = 16, 160, 20.0, 1500
 UNSOUND, TRACEBACK, HANG = "unsound", "tracebacks", "hangs"
 

@@ -45,7 +45,7 @@ from lyapunov_dsl import bounds
 
 WIDTHS = (0.01, 0.05, 0.1, 0.5, 1.0)
 SIZES = (1e-1, 1e-2, 1e-3, 1e-4, 1e-5, 0.0)
-METHODS = ("interval", "backward", "crown")
+METHODS = ("ibp", "crown-ibp", "crown")
 # Name: activation, state, widths of the hidden layers, factor on the weights' usual size.
 DRAWN = {
     "relu_k10": ("relu", 10, (64, 64), 1.0),
@@ -226,7 +226,7 @@ def compare(options: argparse.Namespace, dtype: Any) -> dict[str, Any]:
         if options.lirpa:
             engines["auto_LiRPA"] = theirs(network, dtype)
         row: dict[str, Any] = {"half-widths": WIDTHS, "ratio": tightness(network, dtype, engines), "us per box": {}}
-        timed = {key: engines[key] for key in engines if key != "backward"}
+        timed = {key: engines[key] for key in engines if key != "crown-ibp"}
         for batch in options.batch:
             row["us per box"][str(batch)] = times(network, dtype, timed, batch, options.rounds)
         results[name] = row

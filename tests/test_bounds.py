@@ -13,7 +13,7 @@ from test_bounds_rules import outside
 from lyapunov_dsl import bounds
 from lyapunov_dsl.bounds import Ball, Box
 
-METHODS = ("interval", "backward", "crown")
+METHODS = ("ibp", "crown-ibp", "crown")
 inf = np.inf
 
 
@@ -247,7 +247,7 @@ def test_ends_of_a_range_are_no_bounds_where_an_evaluation_is_not_monotone():
         y = np.asarray(jax.jit(jnp.tanh)(x))
         drops = np.flatnonzero(y[1:] < y[:-1])
         assert len(drops) > 10, "tanh has become monotone: look at others"
-        found = bounds.bound(jnp.tanh, box(x[drops], x[drops + 1]), method="interval")
+        found = bounds.bound(jnp.tanh, box(x[drops], x[drops + 1]), method="ibp")
     assert inside(y[[drops, drops + 1]], found)
 
 
@@ -351,7 +351,7 @@ def test_smaller_boxes_have_ranges_inside(precision, key, quick):
     layers, apply = network(key, 3, 5, 2, dtype=precision)
     function = lambda x: (apply(layers, x), x / (2 + x * x), jnp.exp(x) * jnp.sin(3 * x))
     ends = jnp.sort(jax.random.uniform(key, (20, 4, 3), precision, -1, 1), axis=1)
-    of = jax.jit(jax.vmap(lambda low, high: bounds.bound(function, Box(low, high), method="interval")))
+    of = jax.jit(jax.vmap(lambda low, high: bounds.bound(function, Box(low, high), method="ibp")))
     large, small = of(ends[:, 0], ends[:, 3]), of(ends[:, 1], ends[:, 2])
     room = 64 * float(jnp.finfo(precision).eps)
     for outer, inner in zip(large.lower, small.lower, strict=True):
@@ -375,7 +375,7 @@ def encoder(key: Any, dtype: Any) -> Any:
 def test_the_width_of_bounds_goes_with_that_of_the_box(precision, key, quick):
     apply = encoder(key, precision)
     image = jax.random.uniform(key, (4, 4), precision)
-    for method in ("interval", "backward"):
+    for method in ("ibp", "crown-ibp"):
         of = jax.jit(lambda r, m=method: bounds.bound(apply, Box(image - r, image + r), method=m))
         widths = [float(jnp.max(found.upper - found.lower)) for found in (of(10.0**-k) for k in (1, 2, 3, 9))]
         assert widths[1] < 0.2 * widths[0]
@@ -392,7 +392,7 @@ def test_jit_vmap_and_eager_agree_and_hold(precision, key, quick):
     # Twice the same network, whose results the engine takes for one where it can.
     function = lambda layers, x: jax.nn.logsumexp(apply(layers, x)) - apply(layers, x)[0]
     center = jax.random.normal(key, (2, 2), precision)
-    of = lambda layers, c: bounds.bound(function, layers, Box(c - 0.1, c + 0.1), method="backward")
+    of = lambda layers, c: bounds.bound(function, layers, Box(c - 0.1, c + 0.1), method="crown-ibp")
     samples = center[:, None] + 0.1 * jax.random.uniform(key, (2, 100, 2), precision, -1, 1)
     values = jax.vmap(jax.vmap(lambda x: function(layers, x)))(samples)
     mapped = jax.jit(jax.vmap(of, (None, 0)))(layers, center)
@@ -411,7 +411,7 @@ def test_gradients_of_bounds_by_weights_and_by_the_box(key, activation, quick):
     with jax.enable_x64(True):
         layers, apply = network(key, 2, 2, 1, activation=activation)
         loss = lambda layers, x: apply(layers, x)[0] ** 2
-        for method in ("interval", "crown"):
+        for method in ("ibp", "crown"):
 
             def upper(layers: Any, low: Any, high: Any, method: Any = method) -> Any:
                 # Weights closed over.
@@ -433,14 +433,14 @@ def test_gradients_at_a_single_point_are_finite(key, quick):
     layers, apply = network(key, 2, 3, 1)
     point = jnp.zeros(2)
     for region in (lambda r: Box(point - r, point + r), lambda r: Ball(point, r)):
-        width = lambda layers, r, region=region: bounds.bound(apply, layers, region(r), method="backward").upper[0]
+        width = lambda layers, r, region=region: bounds.bound(apply, layers, region(r), method="crown-ibp").upper[0]
         gradient = jax.jit(jax.grad(width, argnums=(0, 1)))(layers, 0.0)
         assert all(bool(jnp.all(jnp.isfinite(g))) for g in jax.tree.leaves(gradient))
 
 
 def test_a_linear_function_of_a_ball_is_bounded_exactly(precision):
     w = jnp.asarray([3.0, -4.0], precision)
-    found = bounds.bound(lambda x: w @ x + 1, Ball(jnp.ones(2, precision), 0.1), method="backward")
+    found = bounds.bound(lambda x: w @ x + 1, Ball(jnp.ones(2, precision), 0.1), method="crown-ibp")
     np.testing.assert_allclose([found.lower, found.upper], [-0.5, 0.5], atol=1e-4)
     assert found.lower <= -0.5
     assert found.upper >= 0.5

@@ -20,7 +20,7 @@ from lyapunov_dsl._interpret import evaluated
 from lyapunov_dsl.bounds import _scalar, _smooth, _trigonometric
 from lyapunov_dsl.bounds._graph import TRANSLATIONS
 
-METHODS = ("interval", "backward", "crown")
+METHODS = ("ibp", "crown-ibp", "crown")
 mp = mpmath.mp.clone()
 mp.prec = 160
 
@@ -277,7 +277,7 @@ def test_real_values_are_inside(kind, case):
     ends = [[np.clip(e, -np.finfo(kind).max, np.finfo(kind).max) for e in end] for end in ends]
     samples = [points(rng, *end, count=2)[[0, 1, 4, 5]] for end in ends]
     exact = real(case.exact)
-    for method in ("interval", "crown"):
+    for method in ("ibp", "crown"):
         with quickly():
             found = bounds.bound(case.function, *(bounds.Box(*end) for end in ends), method=method, rounding="real")
         assert found.assurance == "PROVED_REAL"

@@ -183,7 +183,7 @@ def programs(f: Function, kind: Any) -> dict[str, tuple[Function, float, float]]
 
 def holds(function: Function, low: float, high: float, kind: Any) -> None:
     low, high = kind(low), kind(high)
-    found = bounds.bound(function, bounds.Box(jnp.array([low]), jnp.array([high])), method="interval")
+    found = bounds.bound(function, bounds.Box(jnp.array([low]), jnp.array([high])), method="ibp")
     lower, upper = np.ravel(found.lower), np.ravel(found.upper)
     compiled = jax.jit(function)
     for x in (low, kind(np.sqrt(low) * np.sqrt(high)), high):
@@ -238,7 +238,7 @@ def test_what_may_be_dropped_costs_no_tightness_in_ordinary_programs() -> None:
         return jnp.where(x > 0.1, x * 1.5, x) * 0.75 + 0.1 * x
 
     point = np.array([0.5, 1.0, 1.5], np.float32)
-    found = bounds.bound(function, bounds.Box(point, point), method="interval")
+    found = bounds.bound(function, bounds.Box(point, point), method="ibp")
     assert float(jnp.max(found.upper - found.lower)) < 0.2
 
 
@@ -246,5 +246,5 @@ def test_what_may_be_dropped_costs_no_tightness_in_ordinary_programs() -> None:
 def test_what_passes_through_long_loops_is_no_deep_recursion(step: Function) -> None:
     turns = lambda x: lax.scan(lambda c, _: (step(c), None), x, None, length=1500)[0]
     box = bounds.Box(np.full(2, 0.1, np.float32), np.full(2, 0.3, np.float32))
-    found = bounds.bound(lambda x: turns(x) * np.float32(2) / x, box, method="interval")
+    found = bounds.bound(lambda x: turns(x) * np.float32(2) / x, box, method="ibp")
     assert bool(jnp.all((found.lower <= 2) & (found.upper >= 2)))

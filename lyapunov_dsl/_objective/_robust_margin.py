@@ -30,7 +30,7 @@ class RobustMargin(Objective):
     - `lipschitz`: L of x -> logits in the Euclidean norm, a number or a function of the system: 1 for 1-Lipschitz layers all the way.
         `None` for bounds.
     - `temperature`: margins are multiplied by it.
-    - `method`: of [`lyapunov_dsl.bounds.bound`][], where that is used; `"interval"`: ranges through the input module, the cheapest, and
+    - `method`: of [`lyapunov_dsl.bounds.bound`][], where that is used; `"ibp"`: ranges through the input module, the cheapest, and
         planes through the steps.
 
     Nothing is claimed of what comes out; [`lyapunov_dsl.certify_robustness`][] does that.
@@ -53,7 +53,7 @@ class RobustMargin(Objective):
         norm: str = "2",
         lipschitz: Any = None,
         temperature: Any = 1.0,
-        method: Any = "backward",
+        method: Any = "crown-ibp",
     ):
         if not (is_finite(radius) and radius >= 0):
             raise ValueError(f"radius: expected a finite number >= 0, got {radius!r}")
@@ -85,17 +85,17 @@ class RobustMargin(Objective):
     def _bounded(self, network: EulerInference, x: Any, y: Any) -> Any:
         """The margins over the ball, at least."""
         region = bounds.Ball(x, self.radius) if self.norm == "2" else bounds.Box.around(x, self.radius)
-        if self.method != "interval":
+        if self.method != "ibp":
             return bounds.bound(lambda x: network.margins(x, y), region, method=self.method, rounding="real").lower
 
         # Ranges through Euler steps would grow with every step; planes through them do not.
         begin = lambda x: eqx.filter(network.system.start(x), eqx.is_inexact_array)
         rest = eqx.filter(network.system.start(x), eqx.is_inexact_array, inverse=True)
-        found = bounds.bound(begin, region, method="interval", rounding="real")
+        found = bounds.bound(begin, region, method="ibp", rounding="real")
         boxes = jax.tree.map(bounds.Box, found.lower, found.upper)
 
         def after(start: Any) -> Any:
             start = eqx.combine(start, rest)
             return margins(network.system.decode(network.final(start.state, start.context)), y)
 
-        return bounds.bound(after, boxes, method="backward", rounding="real").lower
+        return bounds.bound(after, boxes, method="crown-ibp", rounding="real").lower

@@ -266,7 +266,7 @@ def _rounding(own: Own, name: str, t: float, z: np.ndarray, exact: np.ndarray, e
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
                 found = bounds.bound(
-                    lambda t, s: own.functions(t, s, own.context)[name], point(t), point(z[1:]), method="interval"
+                    lambda t, s: own.functions(t, s, own.context)[name], point(t), point(z[1:]), method="ibp"
                 )
         except (UnknownPrimitive, ValueError):
             return False

@@ -128,7 +128,7 @@ class Deployed(eqx.Module):
             q = bounds.lipschitz(step, *regions, norm=norm.of, argnum=0)
             b = bounds.lipschitz(step, *regions, norm=norm.of, argnum=1) if moves else 0.0
             at = (bounds.Box(center, center), bounds.Box(nominal, nominal))
-            found = bounds.bound(step, *at, method="interval", rounding="real")
+            found = bounds.bound(step, *at, method="ibp", rounding="real")
             center, off = _centered(bounds.Box(found.lower, found.upper), norm.of)
             error = (q * error + b * reach + off) * UP
             return *_tube(bounds.bound(step, *regions, rounding="real"), center, error), center, error
@@ -141,7 +141,7 @@ class Deployed(eqx.Module):
         plain = self.network.system.readout is identity
         last = 1.0 if plain else bounds.lipschitz(decode, bounds.Box(low, high), norm=norm.of)
         at = bounds.Box(center, center)
-        found = bounds.bound(lambda s: margins(decode(s), y), at, method="interval", rounding="real")
+        found = bounds.bound(lambda s: margins(decode(s), y), at, method="ibp", rounding="real")
         room = _least(found, y) - norm.margin * last * error * UP
         return jnp.where(jnp.isnan(room), -jnp.inf, room)
 
@@ -221,7 +221,7 @@ class Deployed(eqx.Module):
 
     def _nominal(self, x: Any) -> tuple[Any, Any]:
         """Boxes of the start and of the context of x itself, which are known up to rounding."""
-        exact = bounds.bound(lambda x: self._flat(x)[:2], bounds.Box(x, x), method="interval", rounding="real")
+        exact = bounds.bound(lambda x: self._flat(x)[:2], bounds.Box(x, x), method="ibp", rounding="real")
         state, context = (bounds.Box(*ends) for ends in zip(exact.lower, exact.upper, strict=True))
         return state, context
 

@@ -49,7 +49,7 @@ def unknown(told: Functions, claims: list[str], region: Region, radius: float | 
     fingerprint(digest, closed, told.context)
 
     def one(low: Any, high: Any) -> Any:
-        found = bounds.bound(function, bounds.Box(low, high), *around, method="interval", rounding="real")
+        found = bounds.bound(function, bounds.Box(low, high), *around, method="ibp", rounding="real")
         good = lambda a, b: jnp.all(jnp.isfinite(a) & jnp.isfinite(b))
         finite = jax.tree.map(good, found.lower, found.upper)
         nowhere = (jnp.asarray(-jnp.inf), jnp.asarray(jnp.inf))

@@ -95,7 +95,7 @@ def _made(
         nominally = lambda z: function(z, *fixed, *nominal)
         slope = jax.grad(lambda z: nominally(z)[0])
         # Where to cut: the largest change of r along an axis that its derivatives allow.
-        steep = bounds.bound(slope, bounds.Box(low, high), method="interval", rounding="real")
+        steep = bounds.bound(slope, bounds.Box(low, high), method="ibp", rounding="real")
         size = jnp.maximum(jnp.abs(steep.lower), jnp.abs(steep.upper))
         smear = jnp.where(jnp.isfinite(size), size, 1e30) * (high - low)
         # Points that may refute: the center, and the corner to which r rises.
@@ -105,10 +105,10 @@ def _made(
         return smear, tried, *jax.vmap(nominally)(tried)
 
     def certain(low: Any, high: Any, *fixed: Any) -> Any:
-        found = bounds.bound(function, bounds.Box(low, high), *fixed, *points, method="interval", rounding=rounding)
+        found = bounds.bound(function, bounds.Box(low, high), *fixed, *points, method="ibp", rounding=rounding)
         return found.lower, found.upper
 
-    methods = {method: bounded(method) for method in ("interval", "crown")}
+    methods = {method: bounded(method) for method in ("ibp", "crown")}
     return Compiled(methods, _batched(looked), Staged(certain), traced)
 
 
@@ -148,7 +148,7 @@ class Judge:
         self.derived, self.exact, self.patience = derived, exact, PATIENCE
         self.region, self.strict, self.at_rest = region, strict, at_rest
         self.fixed, self.limit = fixed, limit
-        self.tried, self.decided = {"interval": 1.0, "crown": 1.0}, {"interval": 1.0, "crown": 1.0}
+        self.tried, self.decided = {"ibp": 1.0, "crown": 1.0}, {"ibp": 1.0, "crown": 1.0}
         self.compiled, self.weights = _compiled(function, (region.low[0], *fixed), around, rounding)
 
     def __call__(self, lows: np.ndarray, highs: np.ndarray) -> Judged:
@@ -160,7 +160,7 @@ class Judge:
             todo = np.flatnonzero(rules == 0)
             # Now and then a method that was of no use is tried again.
             useful = self.decided[method] >= WORTH * self.tried[method] or self.tried["crown"] % 16 < 1
-            if not len(todo) or (method == "interval" and not useful):
+            if not len(todo) or (method == "ibp" and not useful):
                 continue
             r, v_low, v_high = self._of(bounded, lows[todo], highs[todo])
             found = np.zeros(len(todo), np.int8)

@@ -162,7 +162,7 @@ def influenced(told: Functions, low: Any, high: Any) -> str:
         told.silent,
         bounds.Box(jnp.asarray(low[0]), jnp.asarray(high[0])),
         bounds.Box(jnp.asarray(low[1:]), jnp.asarray(high[1:])),
-        method="interval",
+        method="ibp",
         rounding="real",
     )
     zero = bool(jnp.all((found.lower == 0) & (found.upper == 0)))

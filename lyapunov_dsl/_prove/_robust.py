@@ -93,7 +93,7 @@ def certify_robustness(
     - `kappa`: κ of the comparison rule, by default that of the certificate. It promises more at a higher rate, which is proved like any.
     - `truncation`: γ, the level down to which the comparison rule has V decrease.
     - `boxes`: the most boxes of states per example in which the condition of the comparison rule is proved.
-    - `method`: of the bounds through the input module, of [`lyapunov_dsl.bounds.bound`][]; `"interval"` is the cheapest, for
+    - `method`: of the bounds through the input module, of [`lyapunov_dsl.bounds.bound`][]; `"ibp"` is the cheapest, for
         networks that were trained by it.
     - `together`: how many examples are bounded at a time.
 
@@ -116,8 +116,8 @@ def certify_robustness(
     rules = [rules] if isinstance(rules, str) else rules
     if rules is not None and (not rules or any(r not in COST for r in rules)):
         raise ValueError(f"rules: expected some of {tuple(COST)}, got {list(rules)}")
-    if method not in ("interval", "backward", "crown"):
-        raise ValueError(f"method: expected 'interval', 'backward' or 'crown', got {method!r}")
+    if method not in ("ibp", "crown-ibp", "crown"):
+        raise ValueError(f"method: expected 'ibp', 'crown-ibp' or 'crown', got {method!r}")
     if kappa is not None and not (is_finite(kappa) and kappa > 0):
         raise ValueError(f"kappa: expected a positive finite number, got {kappa!r}")
     if not (is_finite(truncation) and truncation >= 0):

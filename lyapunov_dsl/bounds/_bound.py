@@ -33,7 +33,7 @@ from ._interval import intersect
 from ._region import Ball, Box
 from ._rule import Const, Node
 
-Method = Literal["interval", "backward", "crown"]
+Method = Literal["ibp", "crown-ibp", "crown"]
 # Operations of a function beyond which its planes are evaluated pass by pass.
 LONG = 300
 
@@ -64,8 +64,10 @@ def bound(
         `jax.grad`, `jit` and loops of fixed length.
     - `args`: its arguments, PyTrees with a [`lyapunov_dsl.bounds.Box`][] or a [`lyapunov_dsl.bounds.Ball`][] in place of each
         array that varies; all other leaves are constants.
-    - `method`: `"interval"`: ranges only, the cheapest; `"backward"`: planes for the results; `"crown"`: planes also for the
-        inputs of every nonlinear operation, the tightest. Every method intersects planes with ranges.
+    - `method`: `"ibp"`: interval bound propagation (Gowal et al. 2018), the cheapest; `"crown-ibp"`: backward linear bound
+        propagation from the results, with intervals for the intermediate values (Zhang et al. 2020); `"crown"`: linear bounds also
+        for the inputs of every nonlinear operation (Zhang et al. 2018), the tightest. Every method intersects linear bounds with
+        intervals.
     - `rounding`: `"float"` bounds what the function evaluates to in its floating-point types, in any order of summation, with or
         without fused multiply-add, subnormal numbers flushed or not (`PROVED_FLOAT`); `"real"` what it would be without
         any rounding (`PROVED_REAL`).
@@ -75,8 +77,8 @@ def bound(
     **Raises:** `lyapunov_dsl.bounds.UnknownPrimitive` for an operation without a rule, with its shapes and the line that called
     it; `ValueError` where no argument varies, or another method is asked for.
     """
-    if method not in ("interval", "backward", "crown"):
-        raise ValueError(f'method: expected "interval", "backward" or "crown", got {shown(method)}')
+    if method not in ("ibp", "crown-ibp", "crown"):
+        raise ValueError(f'method: expected "ibp", "crown-ibp" or "crown", got {shown(method)}')
     if rounding not in ("float", "real"):
         raise ValueError(f'rounding: expected "float" or "real", got {shown(rounding)}')
     is_region = lambda leaf: isinstance(leaf, Box | Ball)
@@ -137,7 +139,7 @@ def _passed(graph: Graph, regions: list[Box | Ball], method: Method, rounding: L
     results = []
     for value in graph.outputs:
         span = value.range() if isinstance(value, Const) else found.ranges[value]
-        if method != "interval" and isinstance(value, Node) and value.is_float:
+        if method != "ibp" and isinstance(value, Node) and value.is_float:
             span = intersect(span, found.planes(value))
         # Where a premise fails, a decision that rests on it may be any.
         results.append(finite_or_all(span, found.good))

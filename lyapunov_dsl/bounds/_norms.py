@@ -156,8 +156,8 @@ def lipschitz(
         raise ValueError(f"norm: expected one of {NORMS}, got {norm!r}")
     if not (0 <= argnum < len(arguments) and isinstance(arguments[argnum], Box | Ball)):
         raise ValueError(f"argnum: expected the number of an argument that is a region, got {argnum}")
-    if method not in ("interval", "backward", "crown"):
-        raise ValueError(f"method: expected 'interval', 'backward' or 'crown', got {shown(method)}")
+    if method not in ("ibp", "crown-ibp", "crown"):
+        raise ValueError(f"method: expected 'ibp', 'crown-ibp' or 'crown', got {shown(method)}")
 
     def jacobian(*values: Any) -> Any:
         flat, unravel = ravel_pytree(values[argnum])
