@@ -45,6 +45,7 @@ def seeds(kinds: Any) -> dict[str, bytes]:
 
     import lyapunov_dsl as ld
 
+    quiet = ld.Prover(check=False)
     square = lambda s, y: jnp.sum(s**2)
     decay = lambda t, s, c: -s
     exponential = lambda kappa: ld.Certificate.exponential(loss=square, kappa=kappa)
@@ -54,20 +55,21 @@ def seeds(kinds: Any) -> dict[str, bytes]:
         system = ld.System(vector_field=clipped, domain=ld.Box(-0.5, 0.5))
         form = jnp.asarray([[1.5, 0.5], [0.5, 0.75]])
         certificate = ld.Certificate.exponential(loss=lambda s, y: s @ form @ s, kappa=0.1)
-        more: Any = {"claims": ("decrease", "definite", "enclosed"), "level": 0.08, "strict": True}
-        return ld.verify(system, certificate, equilibrium=np.zeros(2), check=False, **more)
+        region = ld.RegionOfAttraction(level=0.08, equilibrium=np.zeros(2))
+        return ld.prove(ld.Condition(system, certificate), region, prover=quiet)
 
     def invariant() -> Any:
         system = ld.System(vector_field=lambda t, s, c: jnp.tanh(s[::-1]) - 1.5 * s, domain=ld.Box(-1, 1))
-        return ld.verify(system, exponential(0.5), np.zeros(2), claims=("invariant",), check=False)
+        condition = ld.Condition(system, exponential(0.5))
+        return ld.prove(condition, ld.ForwardInvariant(), at=(np.zeros(2), None), prover=quiet)
 
     def tube() -> Any:
         times = np.linspace(0, 1, 17)
         around = ld.Tube.around(times, np.exp(-times)[:, None] * np.ones(1), 0.1)
         start = (np.array([0.98]), np.array([1.02]))
         system = ld.System(vector_field=decay, domain=ld.Box(-2, 2))
-        claims = ("decrease", "stays")
-        return ld.verify(system, exponential(1.5), np.ones(1), domain=around, start=start, claims=claims, check=False)
+        both = ld.Decrease(domain=around) & ld.ReachTube(tube=around, start=start)
+        return ld.prove(ld.Condition(system, exponential(1.5)), both, at=(np.ones(1), None), prover=quiet)
 
     def robust() -> Any:
         system = ld.System(
@@ -75,18 +77,20 @@ def seeds(kinds: Any) -> dict[str, bytes]:
             vector_field=lambda t, s, u: -2 * (s - u),
             domain=ld.Box(-2, 2),
         )
-        more: Any = {"claims": ("decrease", "enclosed", "robust"), "level": 1.2, "perturbation": 0.1}
-        return ld.verify(system, exponential(3.9), np.zeros(1), equilibrium=np.zeros(1), check=False, **more)
+        inside = ld.Decrease(level=1.2, equilibrium=np.zeros(1)) & ld.SublevelContained(level=1.2)
+        all_of = inside & ld.ContextRobustness(perturbation=0.1)
+        return ld.prove(ld.Condition(system, exponential(3.9)), all_of, at=(np.zeros(1), None), prover=quiet)
 
     def ball() -> Any:
         system = ld.System(vector_field=lambda t, s, c: -(1 + t) * s, domain=ld.Ball(0, 0.7), horizon=2.0)
-        return ld.verify(system, exponential(1), equilibrium=np.zeros(2), check=False)
+        return ld.prove(ld.Condition(system, exponential(1)), ld.Decrease(equilibrium=np.zeros(2)), prover=quiet)
 
     def rate() -> Any:
         column = lambda t, s, c: jnp.ones((1, 1), s.dtype)
         field = ld.ControlAffine(lambda t, s, c: 0.5 * jnp.sin(s), column, limits=0.7)
         certificate = ld.Certificate.control_lyapunov(lambda s: s @ s, 0.2)
-        return ld.verify(ld.System(vector_field=field), certificate, np.ones(1), domain=ld.Box(0.25, 0.75), check=False)
+        condition = ld.Condition(ld.System(vector_field=field), certificate)
+        return ld.prove(condition, ld.Decrease(domain=ld.Box(0.25, 0.75)), at=(np.ones(1), None), prover=quiet)
 
     made = {}
     makers = (attraction, invariant, tube, robust, ball, rate)
@@ -524,7 +528,7 @@ def _modules() -> dict[str, Any]:
     return {"linear": Linear, "polynomial": Polynomial, "clipped": Clipped, "network": Network, "V": Quadratic}
 
 
-def random_system(rng: Any, family: str) -> tuple[Any, Any, dict[str, Any]]:
+def random_system(rng: Any, family: str) -> tuple[Any, Any, Any]:
     """A system, a certificate and a claim, which may be true or false: {V <= level} for the V of the linearization."""
     import jax.numpy as jnp
     import scipy.linalg as sl
@@ -559,11 +563,7 @@ def random_system(rng: Any, family: str) -> tuple[Any, Any, dict[str, Any]]:
     field = _modules()[family](*map(jnp.asarray, arrays))
     system = ld.System(vector_field=field, domain=ld.Box(-reach, reach))
     certificate = ld.Certificate.exponential(_modules()["V"](jnp.asarray(p)), kappa=float(rng.choice([1e-3, 0.1])))
-    return (
-        system,
-        certificate,
-        {"level": level, "claims": ("decrease", "definite", "enclosed"), "equilibrium": np.zeros(n), "strict": True},
-    )
+    return system, certificate, ld.RegionOfAttraction(level=level, equilibrium=np.zeros(n))
 
 
 FAMILIES = ("linear", "polynomial", "clipped", "network")
@@ -581,8 +581,9 @@ def attack_systems(
     for i in range(count):
         family = families[i % len(families)]
         with jax.enable_x64(True):
-            system, certificate, asked = random_system(rng, family)
-            found = ld.verify(system, certificate, budget=ld.Budget(boxes=boxes, seconds=120), **asked)
+            system, certificate, property = random_system(rng, family)
+            prover = ld.Prover(boxes=boxes, seconds=120)
+            found = ld.prove(ld.Condition(system, certificate), property, prover=prover)
             same = found.proof is None or found.proof.matches(system, certificate)
         counts[found.status.name] += 1
         counts[f"{family}: {found.status.name}"] += 1

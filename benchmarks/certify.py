@@ -130,15 +130,15 @@ def certified(options: Any, scale: float, train: Any, x: np.ndarray, y: np.ndarr
     line = eqx.tree_at(lambda s: s.input, line, program.system.input)
     # A field without the half-width of H keeps no cube: only the margin rule is about it.
     straight = ld.compile(line, certificate, (x[0], y[0]), objective=margin, solver=solver)
-    controls["K (A(x) - η)"] = ld.certify_robustness(straight, x, y, radii=RADII, rules=("margin",)).radius
+    controls["K (A(x) - η)"] = ld.prove(straight, ld.InputRobustness(radii=RADII, rules=("margin",)), at=(x, y)).radius
     asked: Any = {"radii": RADII, "truncation": TRUNCATION, "kappa": PROVED}
-    found = ld.certify_robustness(program, x, y, **asked)
+    found = ld.prove(program, ld.InputRobustness(**asked), at=(x, y))
     print(found)
     again = time.monotonic()
-    ld.certify_robustness(program, x, y, **asked)
+    ld.prove(program, ld.InputRobustness(**asked), at=(x, y))
     results["seconds an image, with compilation"] = found.seconds / len(y)
     results["seconds an image, once compiled"] = (time.monotonic() - again) / len(y)
-    paper = ld.certify_robustness(program, x, y, **asked, rules=("theorem3",))
+    paper = ld.prove(program, ld.InputRobustness(**asked, rules=("theorem_3",)), at=(x, y))
     results["evaluations an image"] = found.evaluations / len(y)
     rows = {"this program": {str(r): found.accuracy(r) for r in RADII}}
     rows |= {name: {str(r): float(np.mean(radius >= r)) for r in RADII} for name, radius in controls.items()}

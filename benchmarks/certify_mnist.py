@@ -99,10 +99,11 @@ def train(system: Any, examples: Any, stages: Any, rate: float, batch: int, seed
 
 def judged(program: Any, x: Any, y: Any, **asked: Any) -> dict[str, Any]:
     """Certified and attacked accuracy at the radius."""
-    found = ld.certify_robustness(program, x, y, radii=(RADIUS,), **asked)
+    robust = ld.InputRobustness(radii=(RADIUS,), **asked)
+    found = ld.prove(program, robust, at=(x, y))
     print(found)
     began = time.monotonic()
-    ld.certify_robustness(program, x, y, radii=(RADIUS,), **asked)
+    ld.prove(program, robust, at=(x, y))
     seconds = time.monotonic() - began
     norm, key = asked["norm"], jax.random.key(1)
     attacked = np.asarray(ld.attacks.pgd(program.predict, x, y, radius=RADIUS, norm=norm, key=key))

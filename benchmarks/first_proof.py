@@ -6,7 +6,7 @@
 A damped pendulum with a quadratic V, and with networks of two widths in V; a claim that is false; a certified radius of the network of
 `benchmarks/certify.py`, before training; a Lipschitz constant. Each in processes of their own, twice with one folder for compiled
 programs, which is empty the first time (on Linux, where a variable says where it is); and the
-median over rounds. Seconds are of the call (of `verify` with `check=False`), and of
+median over rounds. Seconds are of the call (of `prove` with `check=False`), and of
 writing the proof and checking it; importing is not counted.
 """
 
@@ -49,14 +49,15 @@ def proof(width: int, kappa: float) -> Case:
         network = eqx.nn.MLP(2, 8, width, 2, jnp.tanh, use_bias=False, use_final_bias=False, key=jax.random.key(0))
         value = lambda s: s @ form @ s + 0.01 * jnp.sum(network(s) ** 2)
     certificate = ld.Certificate.exponential(value, kappa=kappa)
-    asked: dict[str, Any] = {"claims": ("decrease", "definite", "enclosed"), "equilibrium": np.zeros(2), "strict": True}
+    region = ld.RegionOfAttraction(level=0.3, equilibrium=np.zeros(2))
 
     def checked(found: ld.Verification) -> list[str | float]:
         if found.proof is not None:
             check(found.proof.written())
         return [found.status.name, found.boxes]
 
-    return lambda: ld.verify(system, certificate, level=0.3, check=False, **asked), checked
+    condition, prover = ld.Condition(system, certificate), ld.Prover(check=False)
+    return lambda: ld.prove(condition, region, prover=prover), checked
 
 
 def radius() -> Case:
@@ -78,8 +79,8 @@ def radius() -> Case:
         solver=ld.Solver(diffrax.Euler(), dt=1 / certify.STEPS),
     )  # fmt: skip
     y = np.asarray(program.predict(x)).argmax(-1).astype(np.int32)
-    asked: dict[str, Any] = {"truncation": certify.TRUNCATION, "kappa": certify.PROVED}
-    return lambda: ld.certify_robustness(program, x, y, radii=certify.RADII, **asked), lambda v: [float(v.radius[0])]
+    robust = ld.InputRobustness(radii=certify.RADII, truncation=certify.TRUNCATION, kappa=certify.PROVED)
+    return lambda: ld.prove(program, robust, at=(x, y)), lambda v: [float(v.radius[0])]
 
 
 def constant() -> Case:

@@ -122,7 +122,12 @@ def main() -> None:
                 input=lambda x: ld.Start(jnp.zeros(10, x.dtype), x), vector_field=field, domain=ld.Box(-h, h)
             )
             certificate = ld.Certificate.exponential(loss=ld.cross_entropy, kappa=1)
-            found = ld.verify(system, certificate, x, np.asarray(0), progress=sys.stderr.isatty(), check=False)
+            found = ld.prove(
+                ld.Condition(system, certificate),
+                ld.Decrease(),
+                at=(x, np.asarray(0)),
+                prover=ld.Prover(progress=sys.stderr.isatty(), check=False),
+            )
             record[f"net_k10, half-width {h}"] = report(f"net_k10, half-width {h}", found, options)
     for name, (field, a) in CLASSICAL.items():
         p = lyapunov(a)
@@ -134,10 +139,8 @@ def main() -> None:
             reach = 1.05 * np.sqrt(level * np.diag(np.linalg.inv(p)))
             system = ld.System(vector_field=field, domain=ld.Box(-reach, reach))
             certificate = ld.Certificate.exponential(loss=quadratic(p), kappa=1e-3)
-            claims = ("decrease", "definite", "enclosed")
-            found = ld.verify(
-                system, certificate, equilibrium=np.zeros(2), level=level, claims=claims, strict=True, check=False
-            )
+            region = ld.RegionOfAttraction(level=level, equilibrium=np.zeros(2))
+            found = ld.prove(ld.Condition(system, certificate), region, prover=ld.Prover(check=False))
             record[f"{name}, {factor}"] = report(f"{name}, {factor} of it", found, options)
     a = np.array([[-1.0, 2.0], [-1.0, -3.0]])
     p = lyapunov(a)
@@ -146,7 +149,8 @@ def main() -> None:
     system = ld.System(vector_field=lambda t, s, c: jnp.asarray(a) @ s, domain=ld.Box(-1, 1))
     for factor in (*FACTORS, 1 + 1e-3, 1 + 1e-6):
         certificate = ld.Certificate.exponential(loss=quadratic(p), kappa=factor * largest)
-        found = ld.verify(system, certificate, equilibrium=np.zeros(2), budget=ld.Budget(boxes=100_000), check=False)
+        decrease, prover = ld.Decrease(equilibrium=np.zeros(2)), ld.Prover(boxes=100_000, check=False)
+        found = ld.prove(ld.Condition(system, certificate), decrease, prover=prover)
         record[f"linear, {factor}"] = report(f"linear, {factor} of the rate", found, options)
     common.write(options.out, "prove", record)
 

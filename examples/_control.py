@@ -22,7 +22,6 @@ from _folder import folder
 
 import lyapunov_dsl as ld
 
-REGION = ("decrease", "definite", "enclosed")
 # Of the level up to which V falls at the points tried: what a proof is tried at.
 FACTORS = (0.995, 0.98, 0.95, 0.9, 0.8, 0.65)
 BEGAN = time.monotonic()
@@ -226,7 +225,7 @@ class Plant(NamedTuple):
         return b.T @ p / effort, p
 
 
-def regulators(plant, designs, kappa, budget, rays, fine, radii):
+def regulators(plant, designs, kappa, prover, rays, fine, radii):
     """The largest region that is proved of all clipped regulators, with their costs (of the states, of the inputs), by either V:
     candidates in the order of the volume up to which V falls at all points of many fine rays, until the volume proved is above that
     of all the others. And the largest volume at those points."""
@@ -247,7 +246,7 @@ def regulators(plant, designs, kappa, budget, rays, fine, radii):
             if kind in best and best[kind]["volume"] >= proved:
                 break
             found = prove(
-                plant.loop(Regulator(gain, plant.limit)), Quadratic(ld.Constant(form)), factor * level, kappa, budget
+                plant.loop(Regulator(gain, plant.limit)), Quadratic(ld.Constant(form)), factor * level, kappa, prover
             )
             say(
                 f"{kind} V, costs {np.ravel(costs[0])[:3]} and {costs[1]}: {proved:.4g}, {found.status.name} ({found.boxes} boxes)"
@@ -319,37 +318,28 @@ def learned(program) -> Any:
     return program.certificate.loss.function
 
 
-def prove(system, potential, level, kappa, budget):
+def prove(system, potential, level, kappa, prover):
     """V falls where V <= level, is 0 at the origin alone, and is above the level all around the domain."""
     certificate = ld.Certificate.exponential(potential, kappa)
-    return ld.verify(
-        system,
-        certificate,
-        claims=REGION,
-        equilibrium=np.zeros(jax.tree.leaves(system.domain.lower())[0].size),
-        level=level,
-        strict=True,
-        budget=budget,
-    )
+    origin = np.zeros(jax.tree.leaves(system.domain.lower())[0].size)
+    region = ld.RegionOfAttraction(level=level, equilibrium=origin)
+    return ld.prove(ld.Condition(system, certificate), region, prover=prover)
 
 
-def asked(kappa, states, budget) -> dict[str, Any]:
-    """What `fit_until_proved` is asked for a region of attraction {V <= 1}: less than what is trained, the rate κ."""
+def asked(kappa, states, prover) -> dict[str, Any]:
+    """What `synthesize` is asked for a region of attraction {V <= 1}: less than what is trained, the rate κ."""
     return {
+        "property": ld.RegionOfAttraction(level=1.0, equilibrium=np.zeros(states)),
         "relative": True,
-        "prove": lambda program: ld.Certificate.exponential(learned(program), kappa),
-        "claims": REGION,
-        "equilibrium": np.zeros(states),
-        "level": 1.0,
-        "strict": True,
-        "budget": budget,
+        "certificate": lambda program: ld.Certificate.exponential(learned(program), kappa),
+        "prover": prover,
     }
 
 
 def led(program, options, rate, last, **more):
     """Training led by the proof, `options.steps` steps of Adam in each round, at a rate that falls to a share `last` of it."""
     how = {"rounds": options.rounds, "key": jax.random.key(options.seed), **more}
-    return ld.fit_until_proved(
+    return ld.synthesize(
         program,
         # All is about states; the examples are there to be counted.
         (jnp.zeros((options.steps, program.declaration.state.size)), None),

@@ -219,7 +219,7 @@ def evaluate(program, preset, x, y, key):
     count = len(y) if preset.attacked is None else preset.attacked
     row |= attack_errors(program, x[:count], y[:count], key)
     if isinstance(program.system, ld.System):
-        report = program.certify(x[:1000], y[:1000], key=key)
+        report = ld.assess(program, (x[:1000], y[:1000]), key=key)
         row["keeps promise"] = report.claims["exponential.decay"].value
         row["leaves H"] = report.claims["domain.left"].value
     row["error if stopped"] = {t: program.error(x, y, stop=t * program.system.horizon) for t in (0.25, 0.5, 0.75)}

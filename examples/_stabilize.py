@@ -29,7 +29,7 @@ class Task(NamedTuple):
     designs: list
     begin: Callable
     axes: dict[str, int]
-    budget: ld.Budget
+    prover: ld.Prover
     kappa: float = 1e-3
     trained: float = 0.1
     margin: float = 0.1
@@ -71,7 +71,7 @@ def learn(task, policy, potential, options):
         example=(zero, None),
         objective=3 * inside + control.residuals(8, 3, 1024),
     )
-    return control.led(program, options, 2e-3, 0.03, weight=8.0, **control.asked(task.kappa, len(zero), task.budget))
+    return control.led(program, options, 2e-3, 0.03, weight=8.0, **control.asked(task.kappa, len(zero), task.prover))
 
 
 def estimated(potential, reach, count=1_000_000):
@@ -114,7 +114,7 @@ def job(task):
     n = len(plant.reach)
     with concurrent.futures.ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as other:
         rays = control.directions(n, 100 * n), control.directions(n, 1000 * n)
-        comparison = other.submit(control.regulators, plant, task.designs, kappa, task.budget, *rays, 200)
+        comparison = other.submit(control.regulators, plant, task.designs, kappa, task.prover, *rays, 200)
         gain, form = plant.riccati(*task.designs[0])
         level = control.largest(form, plant.velocity(gain), plant.reach, task.trained, rays[1])
         policy, potential = task.begin(gain, form / (task.shrunk * level), jax.random.key(options.seed))

@@ -73,7 +73,7 @@ def attack_error(program, x, y, radius, norm, key):
 
 def evaluate(program, x, y, key):
     """Every figure of the table that is not about training."""
-    report = program.certify(x, y, key=key)
+    report = ld.assess(program, (x, y), key=key)
     return {
         "test error": program.error(x, y),
         "PGD Linf 8/255": attack_error(program, x, y, 8 / 255, "inf", key),

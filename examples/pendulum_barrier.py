@@ -26,7 +26,7 @@ PLANT = pendulum.plant(SAFE)
 DOMAIN = PLANT.domain
 # h may fall as fast as ALPHA h.
 ALPHA = 1.0
-BUDGET = ld.Budget(boxes=200_000)
+PROVER = ld.Prover(boxes=200_000)
 CLAIMS = ("decrease", "enclosed")
 
 
@@ -73,7 +73,7 @@ def learn(options):
         claims=CLAIMS,
         x=np.zeros(2),
         level=0.0,
-        budget=BUDGET,
+        prover=PROVER,
     )
 
 
@@ -110,7 +110,7 @@ def main():
         growth=(0.3, "how much the size of the set counts"),
     )
     with concurrent.futures.ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as other:
-        compared = other.submit(pendulum.regulators, SAFE, 1e-3, BUDGET)
+        compared = other.submit(pendulum.regulators, SAFE, 1e-3, PROVER)
         led = learn(options)
         best, _ = compared.result()
     found, h, field = led.verification, learned(led.program), control.field_of(led.program)

@@ -31,7 +31,7 @@ KAPPA = 1e-3
 SOON, LATE = 7.0, 10.0
 PLANT = pendulum.plant(REACH)
 DOMAIN = PLANT.domain
-BUDGET = ld.Budget(boxes=400_000)
+PROVER = ld.Prover(boxes=400_000)
 
 
 def optimal(count=161, torques=9, edge=40.0, most=9.0):
@@ -105,7 +105,7 @@ def declared(policy, potential):
 
 def led(program, options, **more):
     """Training led by states at which the condition fails, and by the proof."""
-    return control.led(program, options, 3e-3, 0.03, weight=4.0, **control.asked(KAPPA, 2, BUDGET), **more)
+    return control.led(program, options, 3e-3, 0.03, weight=4.0, **control.asked(KAPPA, 2, PROVER), **more)
 
 
 def first_training(options):
@@ -128,7 +128,7 @@ def learn(arrays, options):
     shapes, static = eqx.partition(networks(key), eqx.is_array)
     both = eqx.combine(jax.tree.unflatten(jax.tree.structure(shapes), [jnp.asarray(v) for v in arrays]), static)
     program = declared(*both)
-    found = control.prove(program.system, both[1], 1.0, KAPPA, BUDGET)
+    found = control.prove(program.system, both[1], 1.0, KAPPA, PROVER)
     if found.proof is not None:
         return program, found, []
     control.say(str(found))
@@ -139,17 +139,14 @@ def learn(arrays, options):
 def compile_proof():
     """Compiles what a proof runs, with networks that are not trained: programs are shared by all of one shape."""
     policy, potential = networks(jax.random.key(0))
-    certificate, one = ld.Certificate.exponential(potential, KAPPA), ld.Budget(boxes=1)
-    for claim in control.REGION:
-        ld.verify(
-            PLANT.loop(policy),
-            certificate,
-            claims=claim,
-            equilibrium=np.zeros(2),
-            level=1.0,
-            strict=True,
-            budget=one,
-        )
+    certificate, one = ld.Certificate.exponential(potential, KAPPA), ld.Prover(boxes=1)
+    origin = np.zeros(2)
+    for property in (
+        ld.Decrease(level=1.0, equilibrium=origin, strict=True),
+        ld.PositiveDefinite(equilibrium=origin),
+        ld.SublevelContained(level=1.0),
+    ):
+        ld.prove(ld.Condition(PLANT.loop(policy), certificate), property, at=(origin, None), prover=one)
 
 
 def draw(path, field, potential, regulator, areas):
@@ -185,7 +182,7 @@ def main():
     # The other process trains, and proves the regulators, while this one compiles what the proof of the networks runs.
     with concurrent.futures.ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as other:
         trained = other.submit(first_training, options)
-        compared = other.submit(pendulum.regulators, REACH, KAPPA, BUDGET)
+        compared = other.submit(pendulum.regulators, REACH, KAPPA, PROVER)
         compile_proof()
         control.say("the programs of the proof are compiled")
         arrays, history = trained.result()

@@ -22,7 +22,7 @@ import lyapunov_dsl as ld
 REACH = np.array([2.5, 2.0])
 DOMAIN = ld.Box(-REACH, REACH)
 KAPPA = 0.05
-BUDGET = ld.Budget(boxes=300_000)
+PROVER = ld.Prover(boxes=300_000)
 
 
 def strokes(count=5, times=200, last=5.0):
@@ -90,13 +90,13 @@ def learn(data, options):
     }
     plain = ld.fit(make(Imitation()), data, key=key, **how).program
     control.say("regression alone")
-    led = ld.fit_until_proved(
+    led = ld.synthesize(
         make(objective),
         data,
         key=key,
         rounds=options.rounds,
         weight=2.0,
-        **control.asked(KAPPA, 2, BUDGET),
+        **control.asked(KAPPA, 2, PROVER),
         **how,
     )
     return led, plain

@@ -79,6 +79,6 @@ if __name__ == "__main__":
         growth=1e-4,
         shrunk=0.8,
         faces=True,
-        budget=ld.Budget(boxes=40_000, seconds=200),
+        prover=ld.Prover(boxes=40_000, seconds=200),
     )
     _stabilize.job(task)

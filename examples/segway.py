@@ -45,6 +45,6 @@ if __name__ == "__main__":
         DESIGNS,
         begin,
         axes={"φ": 0, "φ'": 2},
-        budget=ld.Budget(boxes=300_000, seconds=400),
+        prover=ld.Prover(boxes=300_000, seconds=400),
     )
     _stabilize.job(task)

@@ -20,7 +20,7 @@ REACH = np.array([2.6, 3.2])
 DOMAIN = ld.Box(-REACH, REACH)
 KAPPA = 0.01
 A = np.array([[0.0, -1.0], [1.0, -1.0]])
-BUDGET = ld.Budget(boxes=300_000, seconds=240)
+PROVER = ld.Prover(boxes=300_000, seconds=240)
 
 
 def field(t, s, context):
@@ -46,7 +46,7 @@ def quadratic():
     low, high, best = 1.0, 4.0, None
     while high - low > 0.01:
         middle = 0.5 * (low + high)
-        found = control.prove(SYSTEM, control.Quadratic(ld.Constant(p)), middle, KAPPA, BUDGET)
+        found = control.prove(SYSTEM, control.Quadratic(ld.Constant(p)), middle, KAPPA, PROVER)
         if found.proof is None:
             high = middle
         else:
@@ -69,7 +69,7 @@ def learn(p, options):
     objective = 3 * ld.Sublevel(1.0, ld.Boxes(rows, rows, 256), ld.Boundary(256), growth=0.5)
     objective = objective + control.residuals(4, 3, 512)
     program = ld.compile(SYSTEM, certificate, example=(jnp.zeros(2), None), objective=objective)
-    return control.led(program, options, 1e-2, 0.03, weight=4.0, **control.asked(KAPPA, 2, BUDGET)), points
+    return control.led(program, options, 1e-2, 0.03, weight=4.0, **control.asked(KAPPA, 2, PROVER)), points
 
 
 def draw(path, points, potential, p, level, areas):

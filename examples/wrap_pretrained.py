@@ -130,7 +130,7 @@ def main():
     print(program, end="\n\n")
     difference = jnp.abs(program.predict(test_x) - jax.vmap(model)(test_x)).max()
     print(f"logits of the program and of the model differ by at most {float(difference):.2g}\n")
-    report = program.certify(test_x, test_y, radius=8 / 255)
+    report = ld.assess(program, (test_x, test_y), radius=8 / 255)
     print(report)
     (options.out / "report.txt").write_text(f"{report}\n")
 

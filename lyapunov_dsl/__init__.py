@@ -1,6 +1,7 @@
 """Declare a continuous-time model and a certificate; compile them into training, inference and reports."""
 
 from . import attacks as attacks, nn as nn, optim as optim
+from ._assess import assess as assess
 from ._certificate import (
     AllOf as AllOf,
     Asymptotic as Asymptotic,
@@ -40,7 +41,6 @@ from ._control_affine import ControlAffine as ControlAffine, relative_degree as 
 from ._domain import Ball as Ball, Box as Box, Domain as Domain, Product as Product
 from ._enforce import Enforced as Enforced, enforce as enforce
 from ._fit import FitResult as FitResult, Interrupted as Interrupted, NonFiniteError as NonFiniteError, fit as fit
-from ._guided import Guided as Guided, fit_until_proved as fit_until_proved
 from ._measure import (
     Boundary as Boundary,
     Boxes as Boxes,
@@ -74,20 +74,30 @@ from ._potential import (
 )
 from ._prove import (
     Agreement as Agreement,
-    Budget as Budget,
+    AllProperties as AllProperties,
+    ContextRobustness as ContextRobustness,
+    Decrease as Decrease,
+    ForwardInvariant as ForwardInvariant,
+    InputRobustness as InputRobustness,
     Match as Match,
+    PositiveDefinite as PositiveDefinite,
     Premise as Premise,
     Proof as Proof,
+    Property as Property,
+    Prover as Prover,
     RadiusProof as RadiusProof,
+    ReachTube as ReachTube,
+    RegionOfAttraction as RegionOfAttraction,
     Robust as Robust,
+    SublevelContained as SublevelContained,
     Tube as Tube,
     Verification as Verification,
-    certify_robustness as certify_robustness,
-    verify as verify,
+    prove as prove,
 )
 from ._rollout import EulerInference as EulerInference
 from ._save import load as load, save as save
 from ._solve import Confidence as Confidence, Solver as Solver
+from ._synthesize import Synthesis as Synthesis, synthesize as synthesize
 from ._system import DiscreteSystem as DiscreteSystem, Start as Start, System as System, identity as identity
 from ._trainable import trainable as trainable
 from ._variational import Faces as Faces, variational as variational

@@ -13,9 +13,6 @@ from jaxtyping import Array, PyTree
 
 from . import _infer
 from ._certificate import AllOf, Certificate
-from ._certify._certify import certify
-from ._certify._feasible import feasibility
-from ._certify._report import Report
 from ._check import Declaration, check_batch, check_data, declare
 from ._condition import Condition
 from ._domain import Domain, Product
@@ -25,13 +22,13 @@ from ._smoothness import describe_smoothness
 from ._solve import Confidence, Solver, check_saveat
 from ._system import DiscreteSystem, System
 from ._trainable import find_ties, split_trainable, trainable
-from ._types import Scalar, check_key, check_norm, describe, is_count, is_finite, is_traced, shown, strong
+from ._types import Scalar, check_key, describe, is_finite, is_traced, shown, strong
 
 _CHUNK = 512
 
 
 class Program(eqx.Module):
-    """A compiled declaration: loss, inference and report. Made by [`lyapunov_dsl.compile`][].
+    """A compiled declaration: loss and inference. Made by [`lyapunov_dsl.compile`][].
 
     All methods take a leading batch axis. The trainable arrays are those of the system and of the certificate; see
     [`lyapunov_dsl.trainable`][]. `print(program)` shows a summary.
@@ -161,97 +158,6 @@ class Program(eqx.Module):
                 stacklevel=2,
             )
         return total / size
-
-    def certify(
-        self,
-        x: PyTree,
-        y: PyTree = None,
-        *,
-        radius: Any = None,
-        norm: str = "inf",
-        samples: int = 4096,
-        confidence: float = 0.95,
-        key: Any = None,
-    ) -> Report:
-        """A report on a batch: violations, decay, states leaving H, each with how it was obtained.
-
-        Shares are `STATISTICAL` (Clopper-Pearson) where the draws are independent; a violation that was found is
-        `REFUTED` with its counterexample; a search that found none is `EMPIRICAL`. A robustness radius is `UNDECIDED`
-        unless its premises are proved, which nothing in this version does; what would follow from them is
-        `report.robustness`, as a function of a Lipschitz bound. `report.problems` says what is wrong (states that leave
-        H, inference that fails, a rate that cannot be met), `report.stops` what ending early costs.
-
-        **Arguments:**
-
-        - `x`, `y`: inputs and targets, leading batch axis.
-        - `radius`, `norm`: the size of the perturbations of x and its norm, `"inf"` or `"2"`.
-        - `samples`: how many independent (example, t, state) are drawn.
-        - `confidence`: of the intervals.
-        - `key`: a PRNG key; fixed by default.
-
-        **Raises:** `ValueError` for data that does not fit the declaration (targets out of range included), or a
-        discrete system.
-        """
-        if isinstance(self.system, DiscreteSystem):
-            raise ValueError("certify: expected a continuous system, got a DiscreteSystem")
-        if radius is not None and not (is_finite(radius) and radius >= 0):
-            raise ValueError(f"radius: expected a finite number >= 0, got {radius!r}")
-        if not is_count(samples):
-            raise ValueError(f"samples: expected a positive whole number, got {samples!r}")
-        if not (is_finite(confidence) and 0 < confidence < 1):
-            raise ValueError(f"confidence: expected a probability in (0, 1), got {confidence!r}")
-        check_norm(norm)
-        key = jax.random.key(0) if key is None else key
-        check_key(key)
-        check_data(self.declaration, self.certificate, x, y)
-        quiet = eqx.nn.inference_mode(self)
-        return certify(
-            quiet.condition,
-            quiet.solver,
-            jax.tree.map(jnp.asarray, x),
-            jax.tree.map(jnp.asarray, y),
-            key=key,
-            samples=int(samples),
-            radius=radius,
-            norm=norm,
-            confidence=confidence,
-            prediction=self.declaration.prediction,
-        )
-
-    def feasibility(self, x: PyTree, y: PyTree = None, *, samples: int = 2048, key: Any = None) -> Report:
-        """Whether the certificate can be met on H at all, by a field as fast as the declared one may be.
-
-        The vector field declares how fast it can be, whatever its parameters, by a method
-        `speed_bound(t, state, context)`: a scalar s for |f|_2 <= s, or a pair (lower, upper) of PyTrees like the state
-        ([`lyapunov_dsl.nn.InvariantField`][] has one). Where even the velocity that lowers V fastest is too slow, no
-        training of the field helps (another readout might). Every part of the certificate is looked at by itself.
-
-        **Arguments:**
-
-        - `x`, `y`: inputs and targets, leading batch axis.
-        - `samples`: how many (example, t, state) are drawn, and descended and ascended from.
-        - `key`: a PRNG key; fixed by default.
-
-        **Returns:** a [`lyapunov_dsl.Report`][] with the claims `NAME.feasible`: `REFUTED` with a state at which it cannot
-        be met, `EMPIRICAL` where none was found, `UNDECIDED` (unknown) where the field declares no speed or breaks its own
-        bound; `NAME.level`, the largest V found at which it cannot be met (a loss truncated there can be, and less may do,
-        as truncation asks for less everywhere); and
-        `speed_bound`, whether the field was found to keep its own bound.
-
-        **Raises:** `ValueError` for data that does not fit the declaration, a discrete system, and a speed bound of
-        another shape.
-        """
-        if isinstance(self.system, DiscreteSystem):
-            raise ValueError("feasibility: expected a continuous system, got a DiscreteSystem")
-        if not is_count(samples):
-            raise ValueError(f"samples: expected a positive whole number, got {samples!r}")
-        key = jax.random.key(0) if key is None else key
-        check_key(key)
-        check_data(self.declaration, self.certificate, x, y)
-        condition = eqx.nn.inference_mode(self).condition
-        x, y = jax.tree.map(jnp.asarray, (x, y))
-        starts = eqx.filter_jit(eqx.filter_vmap(condition.system.start))(x)
-        return feasibility(condition, starts, y, key=key, samples=int(samples))
 
     def summary(self) -> str:
         """Says what was declared and which defaults were filled in, one line each.

@@ -27,7 +27,7 @@ class ControlAffine(eqx.Module):
     States are vectors float[n]. Shapes are compared exactly, as NumPy would take a column float[n] for a row, and one input for many.
 
     **Raises:** `ValueError` for what is no function, and for limits that are not finite or not in order; when it is called (by `compile`
-    and `verify` before anything is computed) for a state, a drift, an actuation, an input or limits of another shape.
+    and `prove` before anything is computed) for a state, a drift, an actuation, an input or limits of another shape.
     """
 
     drift: Callable

@@ -32,7 +32,7 @@ class NonFiniteError(FloatingPointError):
 
     - `message`: the step and what to do next.
     - `result`: a [`lyapunov_dsl.FitResult`][] with the program as it was before that step, or that of the best epoch where `fit`
-        selects it; from [`lyapunov_dsl.fit_until_proved`][] a [`lyapunov_dsl.Guided`][] with the rounds before.
+        selects it; from [`lyapunov_dsl.synthesize`][] a [`lyapunov_dsl.Synthesis`][] with the rounds before.
     """
 
     def __init__(self, message: str, result: Any):
@@ -47,7 +47,7 @@ class Interrupted(KeyboardInterrupt):
 
     - `message`: how far it was.
     - `result`: a [`lyapunov_dsl.FitResult`][] with the program and the history so far; from
-        [`lyapunov_dsl.fit_until_proved`][] a [`lyapunov_dsl.Guided`][] with the rounds before.
+        [`lyapunov_dsl.synthesize`][] a [`lyapunov_dsl.Synthesis`][] with the rounds before.
     """
 
     def __init__(self, message: str, result: Any):

@@ -5,6 +5,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from helpers import verify
 
 import lyapunov_dsl as ld
 from lyapunov_dsl import Assurance
@@ -22,7 +23,7 @@ CLAIMS = ("decrease", "definite")
 def verified(field, value=square, certificate=None, **more):
     system = ld.System(vector_field=field, domain=ld.Box(-1.0, 1.0))
     certificate = ld.Certificate.exponential(value, 1.0) if certificate is None else certificate
-    return ld.verify(system, certificate, equilibrium=np.zeros(2), claims=CLAIMS, **more)
+    return verify(system, certificate, equilibrium=np.zeros(2), claims=CLAIMS, **more)
 
 
 def by_dtype(s):
@@ -84,7 +85,7 @@ def test_what_python_holds(after):
         stable = calls % 2 == 0 if after is None else calls < after
         return -s if stable else s
 
-    assert verified(field, budget=ld.Budget(boxes=500)).status in (Assurance.UNDECIDED, Assurance.REFUTED)
+    assert verified(field, budget={"boxes": 500}).status in (Assurance.UNDECIDED, Assurance.REFUTED)
 
 
 def test_a_closure_that_changes_while_it_is_traced():
@@ -94,7 +95,7 @@ def test_a_closure_that_changes_while_it_is_traced():
         state[0] += 1e-3
         return -state[0] * s
 
-    found = verified(field, budget=ld.Budget(boxes=500))
+    found = verified(field, budget={"boxes": 500})
     assert found.status is Assurance.UNDECIDED
 
 

@@ -68,6 +68,12 @@ def operations(kind: Any) -> dict[str, Function]:
         "cumulative product of copies": lambda v: jnp.cumprod(jnp.stack([v, v]), 0)[1],
         "sum of two": lambda v: jnp.sum(jnp.stack([v, v]), 0),
         "half of two": lambda v: (v + v) / 2,
+        "sum of scaled copies": lambda v: jnp.sum(copies(v, 3) * kind(2)),
+        "max of scaled copies": lambda v: jnp.max(copies(v, 3) * kind(2)),
+        "mean of mapped copies": lambda v: jnp.mean(jax.vmap(lambda u: u * v)(np.full(4, 2, kind))),
+        "scalar product of copies": lambda v: jnp.dot(copies(v * kind(2), 3), np.ones(3, kind)),
+        "sum of squares of copies": lambda v: jnp.sum(jnp.square(copies(v, 3))),
+        "mean of an outer product": lambda v: jnp.mean(jnp.outer(v * kind(2), np.ones(4, kind)), 1),
         "norm of copies": lambda v: jnp.linalg.norm(copies(v, 4)) / 2,
         # Choices.
         "where": lambda v: jnp.where(v > kind(0.2), v, v),
@@ -87,6 +93,12 @@ def operations(kind: Any) -> dict[str, Function]:
             for name, f in positive.items()
         },
         "where |v| < 0": lambda v: jnp.where(jnp.abs(v) < 0, 3 * v, v),
+        "plus a comparison": lambda v: v + (jnp.abs(v) < 0),
+        "times a comparison": lambda v: v * (jnp.abs(v) >= 0),
+        "minus a choice": lambda v: v - jnp.where(jnp.exp(v) < 0, v, 0),
+        "times a choice": lambda v: v * jnp.where(~(jnp.abs(v) < 0), kind(1), kind(0)),
+        "a sum in a stack": lambda v: jnp.stack([v + kind(0.25), jnp.sin(v)])[0] - kind(0.25),
+        "a product in a stack": lambda v: jnp.stack([v * kind(3), jnp.sin(v)])[0] / kind(3),
         "not a number": jnp.nan_to_num,
         # Constants.
         "plus sin(0)": lambda v: v + jnp.sin(zero),
@@ -115,6 +127,7 @@ def operations(kind: Any) -> dict[str, Function]:
         "log(exp)": lambda v: jnp.log(jnp.exp(v)),
         "log2(exp2)": lambda v: jnp.log2(jnp.exp2(v)),
         "log of a square of exp": lambda v: jnp.log(jnp.exp(v) * jnp.exp(v)) / 2,
+        "log of a product of exponentials": lambda v: jnp.log(jnp.exp(v) * jnp.exp(v * kind(2))),
         "1 / (1 / v)": lambda v: 1 / (1 / v),
         "3 / (3 / v)": lambda v: kind(3) / (kind(3) / v),
         "inverse powers": lambda v: lax.integer_pow(lax.integer_pow(v, -1), -1),
@@ -248,3 +261,63 @@ def test_what_passes_through_long_loops_is_no_deep_recursion(step: Function) -> 
     box = bounds.Box(np.full(2, 0.1, np.float32), np.full(2, 0.3, np.float32))
     found = bounds.bound(lambda x: turns(x) * np.float32(2) / x, box, method="ibp")
     assert bool(jnp.all((found.lower <= 2) & (found.upper >= 2)))
+
+
+def taken(kind: Any) -> dict[str, tuple[Function, Any, Any]]:
+    """Programs in which one operand of a product takes the constants of the other, and the ends of their input."""
+    big = 1e30 if kind is np.float32 else 1e240
+    least, up, down = float(np.finfo(kind).tiny), kind(big), kind(1 / big)
+    small = np.sqrt(1 / big) * np.ones(2)
+    return {
+        "x c / |x|": (lambda x: x * up / jnp.sqrt(jnp.sum(x * x)), small, 2 * small),
+        "x / c / |x|": (lambda x: x * down / jnp.sqrt(jnp.sum(x * x)), 1 / small, 2 / small),
+        "(x c) y": (lambda x: x[:2] * up * x[2], [1 / big, 1 / big, big], [2 / big, 2 / big, 2 * big]),
+        "(x / c) y": (
+            lambda x: x[:2] / up * x[2],
+            [big, big, big ** (-2 / 3)],
+            [2 * big, 2 * big, 2 * big ** (-2 / 3)],
+        ),
+        "(x c) y that vanishes": (
+            lambda x: x[1:] * kind(1e-3) * x[0],
+            [100 * least, 1e3, 1e3],
+            [200 * least, 2e3, 2e3],
+        ),
+        "outer product": (lambda x: jnp.outer(x[:2] * up, x[2:]), [1 / big, 1 / big, big], [2 / big, 2 / big, 2 * big]),
+        "over a quotient": (lambda x: x[:2] * up / (1 / x[2]), [1 / big, 1 / big, big], [2 / big, 2 / big, 2 * big]),
+        "sum of copies of products": (
+            lambda x: jnp.sum(x[:, None] * np.full((2, 2), 0.6 * float(np.finfo(kind).max), kind), 1),
+            [1e-3] * 2,
+            [2e-3] * 2,
+        ),
+        "log of two exponentials": (
+            lambda x: (
+                jnp.log(jnp.exp(x[0] * kind(2)) * jnp.exp(x[1] * kind(2))) * kind(0.6 * float(np.finfo(kind).max))
+            ),
+            [0.01] * 2,
+            [0.02] * 2,
+        ),
+    }
+
+
+@pytest.mark.parametrize("kind", [np.float32, np.float64])
+@pytest.mark.parametrize("name", list(taken(np.float32)))
+def test_constants_that_the_other_operand_takes_are_counted(name: str, kind: Any) -> None:
+    with jax.enable_x64(kind is np.float64):
+        function, low, high = taken(kind)[name]
+        low, high = np.asarray(low, kind), np.asarray(high, kind)
+        found = bounds.bound(function, bounds.Box(low, high), method="ibp")
+        for x in (low, np.sqrt(low) * np.sqrt(high), high):
+            value = np.asarray(jax.jit(function)(x))
+            anything = np.isinf(found.lower) & np.isinf(found.upper) & (found.lower < found.upper)
+            inside = anything | ((found.lower <= value) & (value <= found.upper))
+            assert inside.all(), f"{value} is not within [{found.lower}, {found.upper}] at {x}"
+
+
+def test_a_choice_of_signs_of_zero_is_no_constant() -> None:
+    choice = lambda x: jnp.where(x > 0, np.float32(0.0), np.float32(-0.0))
+    try:
+        found = bounds.bound(lambda x: jnp.copysign(np.float32(1), choice(x)), bounds.Box(-jnp.ones(1), jnp.ones(1)))
+    except bounds.UnknownPrimitive:
+        return
+    assert bool(found.lower <= -1)
+    assert bool(found.upper >= 1)

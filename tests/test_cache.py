@@ -33,8 +33,8 @@ form = np.asarray([[1.5, 0.5], [0.5, 1.5]], np.float32)
 field = lambda t, s, c: jnp.stack([s[1], -jnp.sin(s[0]) - 0.5 * s[1]])
 system = ld.System(vector_field=field, domain=ld.Box(-1, 1))
 certificate = ld.Certificate.exponential(lambda s: s @ form @ s, kappa=0.05)
-asked = {"claims": ("decrease", "enclosed"), "equilibrium": np.zeros(2), "check": False}
-found = ld.verify(system, certificate, level=0.3, **asked)
+region = ld.RegionOfAttraction(level=0.3, equilibrium=np.zeros(2))
+found = ld.prove(ld.Condition(system, certificate), region, prover=ld.Prover(check=False))
 for thread in threading.enumerate():
     if thread.name == "compile bounds":
         thread.join()

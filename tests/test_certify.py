@@ -96,7 +96,7 @@ def test_a_linear_system_is_refuted_just_above_its_rate_and_not_below(precision)
     system = ld.System(vector_field=lambda t, s, c: a @ s, domain=ld.Box(-1, 1), horizon=0.1)
 
     def report(kappa):
-        return check(ld.compile(system, squared(kappa), (x[0], x[0])).certify(x, jnp.zeros_like(x)))
+        return check(ld.assess(ld.compile(system, squared(kappa), (x[0], x[0])), (x, jnp.zeros_like(x))))
 
     below = report(0.98 * 2)
     assert below.claims["exponential.holds"].assurance is Level.EMPIRICAL
@@ -121,7 +121,7 @@ def test_rounding_near_the_target_is_no_violation(precision):
     y = jax.random.uniform(jax.random.key(0), (16, 3), precision, -1, 1)
     field = lambda t, s, c: 3 * ((c + 10) - (s + 10))
     p = program(field, squared(5.9), y, y, context=lambda x: ld.Start(0 * x, x), domain=ld.Box(-1, 1), horizon=5.0)
-    report = check(p.certify(y, y))
+    report = check(ld.assess(p, (y, y)))
     assert report.claims["exponential.holds"].assurance is Level.EMPIRICAL
     assert report.claims["exponential.violation"].value == 0
 
@@ -156,7 +156,7 @@ def test_a_truncated_loss_is_not(precision):
     goal, x, y = jnp.asarray(GOAL, precision), jnp.zeros((4, 10), precision), jnp.zeros((4,), int)
     p = program(lambda t, s, c: 4 * (goal - s), entropy(3, 1e-3), x, y, domain=ld.Box(-6, 6),
                 solver=ld.Solver(rtol=1e-5, atol=1e-8))  # fmt: skip
-    report = check(p.certify(x, y, radius=0.1))
+    report = check(ld.assess(p, (x, y), radius=0.1))
     assert report.claims["exponential.holds"].assurance is Level.EMPIRICAL
     assert report.claims["exponential.decay"].value == 1
     # The radius begins with the loss before truncation as well.
@@ -172,7 +172,7 @@ def test_decay_is_measured_before_truncation():
     x, y = jnp.full((4, 1), math.sqrt(0.8)), jnp.zeros((4, 1))
     certificate = ld.Certificate.exponential(ld.truncated(ld.squared_error, 0.75), 2)
     p = program(field, certificate, x, y, domain=ld.Box(-1, 1), solver=ld.Solver(diffrax.Euler(), dt=0.01))
-    report = check(p.certify(x, y))
+    report = check(ld.assess(p, (x, y)))
     assert report.claims["exponential.holds"].assurance is Level.EMPIRICAL
     assert report.claims["exponential.decay"].value == 0
     assert "before truncation" in report.claims["exponential.decay"].statement
@@ -187,7 +187,7 @@ def test_shares_of_decay_and_of_states_that_leave_on_a_known_system(horizon):
     x, y = {"state": begin, "rate": rate}, jnp.zeros(8)
     p = program(lambda t, s, c: -c * s, squared(2), x, y, context=lambda x: ld.Start(x["state"], x["rate"]),
                 domain=ld.Box(-1, 1), horizon=horizon, solver=ld.Solver(rtol=1e-6, atol=1e-9))  # fmt: skip
-    report = check(p.certify(x, y))
+    report = check(ld.assess(p, (x, y)))
     # 0.97 keeps V within 5 % of its promise for T = 0.7, where exp(0.06 · 0.7) = 1.043, but not for T = 3.
     kept = 5 if horizon < 1 else 4
     assert report.claims["exponential.decay"].value == kept / 8
@@ -209,7 +209,7 @@ def test_what_the_solver_cannot_finish_counts_as_failed():
     field = lambda t, s, c: c * (jnp.asarray([4.0, -4.0]) - s)
     begin = lambda x: ld.Start(x["state"], x["rate"])
     p = program(field, entropy(0.5), x, y, context=begin, domain=ld.Box(-5, 5), solver=ld.Solver(max_steps=16))
-    report = check(p.certify(x, y, confidence=0.95))
+    report = check(ld.assess(p, (x, y), confidence=0.95))
     for name, value in {"unsolved": 0.5, "error": 0.5, "exponential.decay": 0.5, "domain.left": 0.5}.items():
         assert report.claims[name].value == value
     assert "could not finish" in str(report)
@@ -224,7 +224,7 @@ def test_a_state_that_is_not_a_number_counts_as_failed():
     field = lambda t, s, c: jnp.where(t > 0.5, jnp.nan, 1.0) * (jnp.asarray([4.0, -4.0]) - s)
     p = program(field, entropy(0.1), x, y, context=context, domain=ld.Box(-5, 5),
                 solver=ld.Solver(diffrax.Euler(), dt=0.1))  # fmt: skip
-    report = check(p.certify(x, y, radius=0.1))
+    report = check(ld.assess(p, (x, y), radius=0.1))
     for name in ("unsolved", "error", "domain.left"):
         assert report.claims[name].value == 1
     assert report.claims["exponential.decay"].value == 0
@@ -249,7 +249,7 @@ def test_a_state_that_is_not_a_number_counts_as_failed():
 def test_what_cannot_be_evaluated_is_not_satisfied(bad, where):
     x = jnp.full((2,), 0.4)
     p = program(lambda t, s, c: bad(t, s), squared(1.9), x, 0 * x, domain=ld.Box(-1, 1))
-    report = check(p.certify(x, 0 * x))
+    report = check(ld.assess(p, (x, 0 * x)))
     c = report.counterexample
     assert report.claims["exponential.holds"].assurance is Level.REFUTED
     assert not math.isfinite(c.residual)
@@ -286,7 +286,7 @@ def test_a_needle_is_not_claimed_to_be_absent():
 
     x = jnp.full((4, 10), -0.5)
     p = program(field, squared(2), x, 0 * x, domain=ld.Box(-1, 1))
-    report = check(p.certify(x, 0 * x, radius=0.1))
+    report = check(ld.assess(p, (x, 0 * x), radius=0.1))
     at = jnp.full((10,), 0.5)
     residual = p.condition.residuals(jnp.zeros(()), at, p.condition.point(ld.Start(at, at), 0 * at))["exponential"]
     assert residual > 0
@@ -329,7 +329,7 @@ def test_a_violation_along_the_trajectories_is_seen_and_not_counted_as_drawn():
 
     x = jax.random.uniform(jax.random.key(0), (8, 20), minval=-0.9, maxval=0.9)
     p = program(field, squared(2), x, 0 * x, domain=ld.Box(-1, 1))
-    report = check(p.certify(x, 0 * x))
+    report = check(ld.assess(p, (x, 0 * x)))
     assert report.claims["exponential.violation"].value == 0
     assert report.claims["exponential.decay"].value == 0
     assert report.claims["exponential.holds"].assurance is Level.REFUTED
@@ -343,7 +343,7 @@ def test_one_example_of_many_is_found_and_named():
     start = lambda x: ld.Start(0 * x + 0.5, x)
     p = program(lambda t, s, c: -jnp.where(c > 0, 0.9, 1.2) * s, squared(2), x, 0 * x, context=start,
                 domain=ld.Box(-1, 1))  # fmt: skip
-    report = check(p.certify(x, 0 * x, samples=64), samples=64)
+    report = check(ld.assess(p, (x, 0 * x), samples=64), samples=64)
     assert report.counterexample.example == 123
     assert report.claims["exponential.decay"].value == pytest.approx(299 / 300)
 
@@ -355,7 +355,7 @@ def test_structured_states_several_parts_and_no_targets(precision):
     slow = ld.Certificate.barrier(lambda s: 4 - s["p"] ** 2, alpha=lambda h: 0.1 * h)
     field = lambda t, s, c: {"q": -s["q"], "p": s["p"]}
     domain = ld.Product({"q": ld.Ball(0, 2.0), "p": ld.Box(-1, 3)})
-    report = check(program(field, inside & slow, x, None, domain=domain).certify(x, radius=0.1))
+    report = check(ld.assess(program(field, inside & slow, x, None, domain=domain), (x, None), radius=0.1))
     assert {"barrier.holds", "barrier_2.holds", "barrier.decay", "barrier_2.decay"} <= set(report.claims)
     assert report.claims["barrier.holds"].assurance is Level.EMPIRICAL
     assert report.claims["barrier_2.holds"].assurance is Level.REFUTED
@@ -381,7 +381,7 @@ def test_the_radius_rests_on_the_part_that_decides():
     out = ld.Certificate.barrier(lambda s: 1 - s[0], alpha=1.0)
     certificate = out & squared(0.1) & entropy(3, 0.125)
     p = program(lambda t, s, c: 4 * (goal - s), certificate, x, y, domain=ld.Box(-6, 6), horizon=2)
-    report = check(p.certify(x, y, radius=0.1, norm="2"))
+    report = check(ld.assess(p, (x, y), radius=0.1, norm="2"))
     assert report.claims["barrier.holds"].assurance is Level.REFUTED
     assert report.claims["exponential_2.holds"].assurance is Level.EMPIRICAL
     assert report.premises["the condition holds for the nominal input on all of H"] is Level.EMPIRICAL
@@ -434,7 +434,7 @@ def test_a_wrong_class_where_the_condition_holds_on_the_nominal_trajectory_only(
     assert np.abs(perturbed[:, 2]).max() < 1
     assert perturbed[-1, 0] < perturbed[-1, 1] - 1
 
-    report = check(p.certify(x, y, radius=epsilon))
+    report = check(ld.assess(p, (x, y), radius=epsilon))
     assert report.claims["error"].value == 0
     assert report.claims["exponential.decay"].value == 1
     assert report.claims["exponential.holds"].assurance is Level.REFUTED
@@ -454,7 +454,7 @@ def test_soft_targets_and_starts_that_are_not_finite_in_v():
     field = lambda t, s, c: jnp.asarray([2.0, 0, 0]) - jnp.clip(s, -4, 4)
     big = ld.Certificate.exponential(ld.cross_entropy, 0.25)
     p = program(field, big, x, y, context=lambda x: ld.Start(2 * x["state"], x["goal"]), domain=ld.Box(-4, 4))
-    report = check(p.certify(x, y, radius=0.1))
+    report = check(ld.assess(p, (x, y), radius=0.1))
     # V(η(0)) = log 3 gives a radius, an infinite one none, and no promise is kept from there
     radii = report.robustness.radii(1.0)
     assert radii[1] == 0
@@ -470,9 +470,9 @@ def test_what_certify_refuses():
     x = jnp.full((2, 1), 0.5)
     p = program(lambda t, s, c: -s, squared(1), x, 0 * x, domain=ld.Box(-1, 1))
     with pytest.raises(ValueError, match="norm: expected 'inf' or '2', got '1'"):
-        p.certify(x, 0 * x, norm="1")
+        ld.assess(p, (x, 0 * x), norm="1")
     with pytest.raises(ValueError, match="radius: expected a finite number >= 0, got nan"):
-        p.certify(x, 0 * x, radius=math.nan)
+        ld.assess(p, (x, 0 * x), radius=math.nan)
 
 
 @pytest.mark.parametrize("horizon", [0.1, 0.3, 0.7, 1.0, 1e-3])

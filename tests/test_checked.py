@@ -5,6 +5,7 @@ import dataclasses
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from helpers import verify
 
 import lyapunov_dsl as ld
 from lyapunov_checker import Refused, check
@@ -29,7 +30,7 @@ ASKED = {"equilibrium": np.zeros(1), "claims": ("decrease", "definite", "enclose
 
 @pytest.fixture(scope="module")
 def found():
-    return ld.verify(system(), certificate(), **ASKED)
+    return verify(system(), certificate(), **ASKED)
 
 
 def test_what_is_proved_is_checked_by_another_process(found, tmp_path):
@@ -43,7 +44,7 @@ def test_what_is_proved_is_checked_by_another_process(found, tmp_path):
 
 
 def test_without_that_it_is_weaker_and_says_so(found):
-    alone = ld.verify(system(), certificate(), **ASKED, check=False)
+    alone = verify(system(), certificate(), **ASKED, check=False)
     assert alone.status is Assurance.PROVED_REAL
     assert "not checked: check=False" in str(alone)
     assert alone.status.proved
@@ -54,21 +55,21 @@ def test_without_that_it_is_weaker_and_says_so(found):
 def test_it_is_not_asked_where_that_takes_longer_than_the_search(monkeypatch):
     monkeypatch.setattr(_recheck, "_expected", lambda proof: 1e4)
     monkeypatch.setattr(_recheck, "_run", lambda *args: pytest.fail("it is asked"))
-    found = ld.verify(system(), certificate(), **ASKED)
+    found = verify(system(), certificate(), **ASKED)
     assert found.status is Assurance.PROVED_REAL
     assert "not checked: the checker would need about 167 minutes" in str(found)
 
 
 def test_what_it_refuses_is_undecided(monkeypatch):
     monkeypatch.setattr(_recheck, "_run", lambda *args: (1, "refused: a sentence of its own\n"))
-    found = ld.verify(system(), certificate(), **ASKED)
+    found = verify(system(), certificate(), **ASKED)
     assert found.status is Assurance.UNDECIDED
     assert found.proof is None
     assert all(claim.assurance is Assurance.UNDECIDED for claim in found.claims.values())
     assert "a sentence of its own" in str(found)
     # One that is about other programs, whatever it says.
     monkeypatch.setattr(_recheck, "_run", lambda *args: (0, "proved\n(1 boxes)"))
-    assert ld.verify(system(), certificate(), **ASKED).status is Assurance.UNDECIDED
+    assert verify(system(), certificate(), **ASKED).status is Assurance.UNDECIDED
 
 
 def test_a_tree_that_is_none_is_undecided(found):

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flint import ctx
+from helpers import verify
 
 import lyapunov_dsl as ld
 from lyapunov_checker import _rules as rules
@@ -148,6 +149,6 @@ def test_a_system_with_a_mode_is_proved(name):
         system = ld.System(input=lambda x: ld.Start(x["s"], x["mode"]), vector_field=field, domain=ld.Box(-1.0, 1.0))
         certificate = ld.Certificate.exponential(lambda s: jnp.sum(s**2), kappa=1.0)
         x = {"s": np.zeros(2, np.float32), "mode": np.int32(0)}
-        budget = ld.Budget(boxes=100, seconds=60)
-        found = ld.verify(system, certificate, x=x, equilibrium=np.zeros(2), budget=budget)
+        budget = {"boxes": 100, "seconds": 60}
+        found = verify(system, certificate, x=x, equilibrium=np.zeros(2), budget=budget)
     assert found.status.name.startswith("PROVED") or found.status.name == "CHECKED", str(found)

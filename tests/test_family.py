@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from helpers import verify
 from test_checker import rewritten
 
 import lyapunov_dsl as ld
@@ -178,12 +179,12 @@ SOME = ("asymptotic", "barrier of degree 2", "input to state")
 @pytest.mark.parametrize("name", [n if n in SOME else pytest.param(n, marks=pytest.mark.full) for n in CASES])
 def test_proved_where_it_holds_and_refuted_where_it_does_not(name, tmp_path):
     case = CASES[name]()
-    found = ld.verify(case.good, case.certificate, **case.asked)
+    found = verify(case.good, case.certificate, **case.asked)
     assert found.status.proved, str(found)
     assert found.proof is not None
     found.proof.save(tmp_path / "proof.npz")
     assert "<= comparison(t, V)" in str(check(tmp_path / "proof.npz"))
-    other = ld.verify(case.bad, case.certificate, **case.asked)
+    other = verify(case.bad, case.certificate, **case.asked)
     assert other.status is Assurance.REFUTED, str(other)
     assert other.counterexample.residual > 0
 
@@ -235,7 +236,7 @@ def test_training_reduces_the_loss(name):
 @pytest.mark.parametrize("name", ["input to state", pytest.param("contraction", marks=pytest.mark.full)])
 def test_tampered_proofs_of_the_family_are_refused(name, tmp_path):
     case = CASES[name]()
-    found = ld.verify(case.good, case.certificate, **case.asked)
+    found = verify(case.good, case.certificate, **case.asked)
     found.proof.save(tmp_path / "proof.npz")
     header, arrays = read(tmp_path / "proof.npz")
     changes = {
@@ -266,7 +267,7 @@ def test_tampered_proofs_of_the_family_are_refused(name, tmp_path):
 
 
 def undecided_or_refuted(*args, **asked):
-    found = ld.verify(*args, budget=ld.Budget(boxes=500), **asked)
+    found = verify(*args, budget={"boxes": 500}, **asked)
     return found.status in (Assurance.UNDECIDED, Assurance.REFUTED)
 
 
@@ -286,7 +287,7 @@ def test_a_degree_that_is_too_high_changes_nothing_that_is_claimed():
     # Of a control barrier, whose chain is along the drift, the premise is looked at.
     field = ld.ControlAffine(lambda t, s, c: -5 + 0 * s, field.actuation, limits=6.0)
     whole = ld.System(vector_field=field, domain=ld.Box(-1, 1.5))
-    found = ld.verify(whole, ld.ControlBarrier(lambda s: 1 - s[0], 2.0, degree=2), x=np.zeros(1))
+    found = verify(whole, ld.ControlBarrier(lambda s: 1 - s[0], 2.0, degree=2), x=np.zeros(1))
     assert found.status is Assurance.UNDECIDED
     assert "influence" in found.claims["decrease"].given
 
@@ -304,7 +305,7 @@ def test_a_subclass_stays_what_it_is():
             return super().comparison(t, v) - 100.0
 
     firmer = Firmer(lambda s: 2 - s[0], 2.0)
-    assert ld.verify(linear(1.0), firmer, x=np.zeros(1)).status is Assurance.REFUTED
+    assert verify(linear(1.0), firmer, x=np.zeros(1)).status is Assurance.REFUTED
     program = ld.compile(linear(1.0), firmer, (jnp.zeros(1), None), objective=ld.MonteCarlo(ld.Cube(4)))
     assert type(program.certificate) is Firmer
     with pytest.raises(ValueError, match="expected two barriers"):
@@ -407,8 +408,8 @@ def test_contraction_in_a_metric():
     whole = ld.variational(system(field))
     asked = {"x": np.zeros(2), "domain": ld.Product({"state": ld.Box(-0.1, 0.1), "tangent": ld.Faces(1.0)})}
     metric = np.diag([1.0, 9.0])
-    assert ld.verify(whole, ld.Certificate.contraction(0.49, metric), **asked).status.proved
-    assert ld.verify(whole, ld.Certificate.contraction(0.49), **asked).status is Assurance.REFUTED
+    assert verify(whole, ld.Certificate.contraction(0.49, metric), **asked).status.proved
+    assert verify(whole, ld.Certificate.contraction(0.49), **asked).status is Assurance.REFUTED
 
 
 # How they combine.
@@ -441,7 +442,7 @@ def test_a_union_is_proved():
     # Outside of (-1/2, 1/2), which is no convex set.
     either = ld.Certificate.barrier(lambda s: s[0] - 0.5, 1.0) | ld.Certificate.barrier(lambda s: -s[0] - 0.5, 1.0)
     away = system(lambda t, s, c: s - s**3)
-    assert ld.verify(away, either, x=np.zeros(1), level=(None, 0.0)).status.proved
+    assert verify(away, either, x=np.zeros(1), level=(None, 0.0)).status.proved
 
 
 def test_only_barriers_have_a_union():
@@ -468,11 +469,11 @@ def test_bad_input_is_named():
     with pytest.raises(ValueError, match="value that depends on the state, got one that is the same for all"):
         ld.compile(linear(1.0), made.barrier(lambda s: jnp.asarray(1.0)), one)
     with pytest.raises(ValueError, match="value that depends on the state"):
-        ld.verify(linear(1.0), made.barrier(lambda s: jnp.asarray(1.0)), x=np.zeros(1))
+        verify(linear(1.0), made.barrier(lambda s: jnp.asarray(1.0)), x=np.zeros(1))
     with pytest.raises(ValueError, match=r"expected κ\(t\) > 0 for all t in \[0, 1\], got κ"):
         ld.compile(linear(1.0), made.exponential(square, lambda t: 1 - 2 * t), one)
     with pytest.raises(ValueError, match="equilibrium: expected a state at which the field is 0"):
-        ld.verify(linear(1.0), made.exponential(square, 1.0), equilibrium=np.full(1, 0.5))
+        verify(linear(1.0), made.exponential(square, 1.0), equilibrium=np.full(1, 0.5))
     with pytest.raises(ValueError, match=r"alpha\(0\) = 0"):
         made.asymptotic(square, lambda v: v + 1)
     with pytest.raises(ValueError, match="expected an increasing function"):
@@ -499,7 +500,7 @@ def test_bad_input_is_named():
     with pytest.raises(ValueError, match="limits: expected"):
         pulled(1.0, limit=(1.0, -1.0))
     with pytest.raises(ValueError, match="expected a certificate about dV/dt"):
-        ld.verify(
+        verify(
             pulled(1.0), made.control_lyapunov(square, 1.0), x=np.zeros(1), level=1.0, claims=("decrease", "enclosed")
         )
 
@@ -564,7 +565,7 @@ def test_a_learned_potential_is_proved(name, asked, tmp_path):
     potential = POTENTIALS[name]()
     field = lambda t, s, c: -(s - jnp.asarray([0.5, -0.25], s.dtype))
     certificate = ld.Certificate.exponential(potential, 0.5)
-    found = ld.verify(system(field), certificate, budget=ld.Budget(boxes=20_000), **asked)
+    found = verify(system(field), certificate, budget={"boxes": 20_000}, **asked)
     assert found.status.proved, str(found)
     if name == "quadratic":
         found.proof.save(tmp_path / "proof.npz")

@@ -1,5 +1,6 @@
 """What a new user breaks in the first hour, beside the mistakes of `test_messages.py`: what the message has to say."""
 
+import importlib
 import math
 import runpy
 import sys
@@ -15,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import test_messages as known
+from helpers import verify
 from test_messages import INF, NAN, ONE_HOT, Mistake, X, Y, ce, compiled, fitted, sq, starting_at, system
 
 ld = known.ld
@@ -90,11 +92,11 @@ def verified(ld: Any, declared: Any = None, certificate: Any = None, x: Any = (0
     declared = rest(ld) if declared is None else declared
     certificate = square(ld) if certificate is None else certificate
     x = np.asarray(x, np.float64) if isinstance(x, tuple) else x
-    return ld.verify(declared, certificate, x, **{"budget": ld.Budget(boxes=100), **options})
+    return verify(declared, certificate, x, library=ld, **{"budget": {"boxes": 100}, **options})
 
 
 def robust(ld: Any, x: Any = X, y: Any = Y, program: Any = None, **options: Any) -> Any:
-    return ld.certify_robustness(euler(ld) if program is None else program, x, y, **options)
+    return ld.prove(euler(ld) if program is None else program, ld.InputRobustness(**options), at=(x, y))
 
 
 VALUES: dict[str, Mistake] = {
@@ -175,16 +177,16 @@ VALUES: dict[str, Mistake] = {
         r"key: expected one PRNG key .* got an array uint32\[5\]",
     ),
     "an integer as the key of certify": (
-        lambda ld: compiled(ld).certify(X, Y, key=0),
+        lambda ld: ld.assess(compiled(ld), (X, Y), key=0),
         r"key: expected a PRNG key such as jax\.random\.key\(0\), got int 0",
     ),
     "an integer as the key of feasibility": (
-        lambda ld: compiled(ld).feasibility(X, Y, key=0),
+        lambda ld: ld.assess(compiled(ld), (X, Y), only="feasibility", key=0),
         r"key: expected a PRNG key such as jax\.random\.key\(0\), got int 0",
     ),
     **{
         f"norm {norm!r}": (
-            lambda ld, norm=norm: compiled(ld).certify(X, Y, radius=0.1, norm=norm),
+            lambda ld, norm=norm: ld.assess(compiled(ld), (X, Y), radius=0.1, norm=norm),
             rf"norm: expected 'inf' or '2', got {norm!r}; write norm='{meant}'",
         )
         for norm, meant in ((2, "2"), ("l2", "2"), ("L2", "2"), (INF, "inf"), ("Linf", "inf"))
@@ -231,33 +233,53 @@ VALUES: dict[str, Mistake] = {
 
 PROOFS: dict[str, Mistake] = {
     "a class that is not there": (
-        lambda ld: ld.verify(euler(ld), None, X[0], 13),
+        lambda ld: verify(euler(ld), None, X[0], 13, library=ld),
         r"cross_entropy: expected integer targets in \[0, 10\), got 13 at example 0",
     ),
     "a batch": (
-        lambda ld: ld.verify(euler(ld), None, X, Y),
+        lambda ld: verify(euler(ld), None, X, Y, library=ld),
         r"x: expected one example like .* float32\[4\], without a batch axis, got float32\[6,4\]",
     ),
     "an input of another shape": (
-        lambda ld: ld.verify(euler(ld), None, X[0, :3], 3),
+        lambda ld: verify(euler(ld), None, X[0, :3], 3, library=ld),
         r"x: expected one example like .* float32\[4\], without a batch axis, got float32\[3\]",
     ),
     "no target": (
-        lambda ld: ld.verify(euler(ld), None, X[0]),
+        lambda ld: verify(euler(ld), None, X[0], library=ld),
         "exponential: expected an example with a target for its loss, got y=None",
     ),
     "a domain that is a pair": (
         lambda ld: verified(ld, domain=(-1, 1)),
         r"domain: expected a Box, a Ball, a Product or a Tube, got tuple \(-1, 1\)",
     ),
-    "a budget that is a number": (
-        lambda ld: verified(ld, budget=1000),
-        r"budget: expected a Budget such as Budget\(boxes=1000\), got int 1000",
+    "a prover that is a number": (
+        lambda ld: ld.prove(ld.Condition(rest(ld), square(ld)), ld.Decrease(), prover=1000),
+        r"prover: expected a Prover such as Prover\(boxes=1000\), got int 1000",
+    ),
+    "a claim in words": (
+        lambda ld: ld.prove(ld.Condition(rest(ld), square(ld)), "decrease"),
+        r"property: expected one such as Decrease\(\) or RegionOfAttraction\(\.\.\.\), got str 'decrease'",
+    ),
+    "an example that is no pair": (
+        lambda ld: ld.prove(ld.Condition(rest(ld), square(ld)), ld.Decrease(), at=np.zeros(2)),
+        r"at: expected a pair \(x, y\), with y None where there are no targets, got",
+    ),
+    "a system alone": (
+        lambda ld: ld.prove(rest(ld), ld.Decrease()),
+        r"subject: expected a Program, or a Condition\(system, certificate\), got System",
+    ),
+    "two levels": (
+        lambda ld: ld.Decrease(level=1.0) & ld.SublevelContained(level=2.0),
+        r"level: expected the same in all properties that are put together, got 1\.0 and 2\.0",
+    ),
+    "two domains": (
+        lambda ld: ld.Decrease(domain=ld.Box(-1, 1)) & ld.ForwardInvariant(domain=ld.Box(-2, 2)),
+        r"domain: expected the same in all properties that are put together, got Box",
     ),
     "one time": (lambda ld: verified(ld, time=1), r"time: expected \(first, last\) with 0 <= first <= last, got 1"),
     "a perturbation in words": (
         lambda ld: verified(ld, claims=["robust"], perturbation="a"),
-        "perturbation: expected a radius >= 0 with the claim 'robust', got 'a'",
+        "perturbation: expected a radius >= 0, got 'a'",
     ),
     "integers as the state": (
         lambda ld: verified(ld, x=np.zeros(2, int)),
@@ -265,7 +287,7 @@ PROOFS: dict[str, Mistake] = {
     ),
     "NaN as the state": (lambda ld: verified(ld, x=(NAN, 0.0)), "x: expected finite numbers, got NaN or Inf"),
     "weights of NaN": (
-        lambda ld: ld.verify(broken(linear(ld)), None, X[0], 3),
+        lambda ld: verify(broken(linear(ld)), None, X[0], 3, library=ld),
         r"system: expected finite numbers, got NaN at \.vector_field\.layer\.bias",
     ),
     "a field of another shape": (
@@ -298,7 +320,7 @@ PROOFS: dict[str, Mistake] = {
     ),
     "robustness with steps that adapt": (
         lambda ld: robust(ld, program=compiled(ld)),
-        r"certify_robustness: expected inference by Euler steps of a fixed size, compile\(\.\.\., solver=.*got Tsit5, dt=None",
+        r"InputRobustness: expected inference by Euler steps of a fixed size, compile\(\.\.\., solver=.*got Tsit5, dt=None",
     ),
     "robustness by another rule": (
         lambda ld: robust(ld, rules="reaching"),
@@ -424,7 +446,7 @@ def test_places_where_nothing_can_be_saved(place: str, words: str, ld: Any, tmp_
 
 def a_proof(ld: Any) -> Any:
     """A proof of which nothing but the place to save it matters."""
-    module = sys.modules[ld.verify.__module__]
+    module = importlib.import_module("lyapunov_dsl._prove._verify")
     return module.Proof("no record", {})
 
 
@@ -503,7 +525,7 @@ def test_whole_numbers_of_numpy_are_counts(ld: Any) -> None:
         with pytest.raises(ValueError, match="expected a system with trainable arrays"):
             fitted(ld, **options)
     assert type(ld.Solver(max_steps=np.int64(7)).max_steps) is int
-    assert ld.Budget(boxes=np.int64(7)).boxes == 7
+    assert ld.Prover(boxes=np.int64(7)).boxes == 7
 
 
 @pytest.mark.parametrize("norm", ["2", "inf"])
@@ -521,7 +543,7 @@ def test_one_thousand_classes_and_a_steep_rate_compile_without_a_word(ld: Any) -
 
 
 def test_a_proof_that_is_not_found_says_where_and_what_next(ld: Any) -> None:
-    module = sys.modules[ld.verify.__module__]
+    module = importlib.import_module("lyapunov_dsl._prove._verify")
     low, high = np.array([[0, -0.1, -0.2], [0, 0, 0]]), np.array([[1, 0, 0], [1, 0.3, 0.4]])
     left, advice = {"decrease": (low, high)}, "a larger budget"
     found = module.Verification(ld.Assurance.UNDECIDED, {}, None, 100, 1.0, left, None, advice)
@@ -536,7 +558,7 @@ def test_a_proof_that_is_not_found_says_where_and_what_next(ld: Any) -> None:
 def test_levels_between_which_there_is_no_state_are_said_to_prove_nothing(ld: Any) -> None:
     found = verified(ld, x=(0.0,), level=(10.0, 20.0))
     assert found.claims["decrease"].given == "nothing: no state of H has V between the levels"
-    module = sys.modules[ld.verify.__module__]
+    module = importlib.import_module("lyapunov_dsl._prove._verify")
     tree = module.Tree(np.zeros(2), np.ones(2))
     for rule, void in ((module.ABOVE, True), (module.REST, False)):
         tree.settle(np.zeros(1, int), np.array([rule]))

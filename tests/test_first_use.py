@@ -16,7 +16,7 @@ import pytest
 from jax import export
 
 import lyapunov_dsl as ld
-from lyapunov_dsl import _guided
+from lyapunov_dsl import _synthesize
 
 pytestmark = pytest.mark.usefixtures("quick")
 
@@ -292,7 +292,7 @@ def test_what_earlier_rounds_found_survives_a_failure(monkeypatch: Any) -> None:
         (jnp.zeros(2), None),
         objective=ld.MonteCarlo(ld.Cube(4)),
     )
-    how = {"optimizer": optax.sgd(1e-3), "key": jax.random.key(0), "epochs": 1, "draws": 64, "equilibrium": np.zeros(2)}
+    how = {"optimizer": optax.sgd(1e-3), "key": jax.random.key(0), "epochs": 1, "draws": 64}
     rounds = []
 
     def breaks(program: Any, *args: Any, **options: Any) -> Any:
@@ -301,11 +301,11 @@ def test_what_earlier_rounds_found_survives_a_failure(monkeypatch: Any) -> None:
             raise ld.NonFiniteError("NaN or Inf at step 0", ld.FitResult(program, [], "NaN or Inf at step 0"))
         return ld.fit(program, *args, **options)
 
-    monkeypatch.setattr(_guided, "fit", breaks)
+    monkeypatch.setattr(_synthesize, "fit", breaks)
     with pytest.raises(ld.NonFiniteError, match="in round 2; what was found before it") as raised:
-        ld.fit_until_proved(compiled, (X, None), rounds=3, **how)
+        ld.synthesize(compiled, (X, None), ld.Decrease(equilibrium=np.zeros(2)), rounds=3, **how)
     result = raised.value.result
-    assert isinstance(result, ld.Guided)
+    assert isinstance(result, ld.Synthesis)
     assert [status for status, _ in result.history] == [ld.Assurance.REFUTED]
     assert result.history[0][1] > 0
     assert eqx.tree_equal(result.program.objective, compiled.objective)
@@ -314,9 +314,9 @@ def test_what_earlier_rounds_found_survives_a_failure(monkeypatch: Any) -> None:
     def interrupted(*args: Any, **options: Any) -> Any:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(_guided, "verify", interrupted)
+    monkeypatch.setattr(_synthesize, "prove", interrupted)
     with pytest.raises(ld.Interrupted, match="by Ctrl-C in round 2") as raised:
-        ld.fit_until_proved(compiled, (X, None), rounds=2, **how)
+        ld.synthesize(compiled, (X, None), ld.Decrease(equilibrium=np.zeros(2)), rounds=2, **how)
     assert len(raised.value.result.history) == 1
 
 
@@ -387,7 +387,7 @@ def test_a_solver_that_runs_out_of_steps_is_named() -> None:
     few = ld.Solver(max_steps=16)
     compiled = ld.compile(system, certificate, (zero, zero), solver=few, objective=ld.EndToEnd(few))
     x, y = np.ones((4, 2), np.float32), np.zeros((4, 2), np.float32)
-    problems = compiled.certify(x, y, samples=16).problems
+    problems = ld.assess(compiled, (x, y), samples=16).problems
     assert problems[0].startswith("inference fails: 100 % of the trajectories ran out of 16 steps (max_steps)")
     assert not any("leave H" in problem for problem in problems)
     with pytest.warns(UserWarning, match=r"the solver ran out of 16 steps \(max_steps\) on 4 of 4 examples"):

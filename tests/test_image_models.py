@@ -520,7 +520,7 @@ def test_what_gain_the_papers_field_needs(key: Any) -> None:
         # And so says the library, which searches.
         x, y = jnp.zeros((10, 16)), jnp.arange(10)
         for gain, level in [(1, Level.REFUTED), (5, Level.REFUTED), (6.4, Level.EMPIRICAL)]:
-            report = paper_program(gain, key, kappa=kappa).feasibility(x, y, samples=512)
+            report = ld.assess(paper_program(gain, key, kappa=kappa), (x, y), only="feasibility", samples=512)
             assert report.claims["exponential.feasible"].assurance is level, gain
             assert report.claims["speed_bound"].assurance is Level.EMPIRICAL
 

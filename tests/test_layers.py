@@ -15,7 +15,7 @@ LONG: set[str] = set()
 # Each imports from those before it alone, of these.
 LAYERS = (
     "_types", "_constant", "_domain", "_system", "_potential", "_certificate", "_condition", "_measure", "_objective",
-    "_certify", "_compile", "_fit", "_guided",
+    "_certify", "_compile", "_fit", "_synthesize",
 )  # fmt: skip
 # None of these imports another.
 APART = ("nn", "attacks", "plot", "optim", "data", "bounds", "_prove")

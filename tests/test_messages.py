@@ -651,9 +651,9 @@ USE: dict[str, Mistake] = {
         lambda ld: discrete(ld).potential(X, Y, times=[0.0, 1.0]),
         "potential: expected a continuous system, got a DiscreteSystem",
     ),
-    "certify a discrete system": (
-        lambda ld: discrete(ld).certify(X, Y),
-        "certify: expected a continuous system, got a DiscreteSystem",
+    "the condition of a discrete system": (
+        lambda ld: ld.assess(discrete(ld), (X, Y), only="condition"),
+        "only: expected 'error', as the system is a DiscreteSystem, got 'condition'",
     ),
     "no batch axis": (
         lambda ld: compiled(ld).predict(X[0]),
@@ -680,24 +680,24 @@ USE: dict[str, Mistake] = {
         r"key: expected a PRNG key such as jax\.random\.key\(0\), got int 0",
     ),
     "norm of certify": (
-        lambda ld: compiled(ld).certify(X, Y, radius=0.1, norm="1"),
+        lambda ld: ld.assess(compiled(ld), (X, Y), radius=0.1, norm="1"),
         "norm: expected 'inf' or '2', got '1'",
     ),
     **_numbers(
         "radius of certify",
-        lambda ld, v: compiled(ld).certify(X, Y, radius=v),
+        lambda ld, v: ld.assess(compiled(ld), (X, Y), radius=v),
         "radius: expected a finite number >= 0",
         (-1, NAN),
     ),
     **_numbers(
         "samples of certify",
-        lambda ld, v: compiled(ld).certify(X, Y, samples=v),
+        lambda ld, v: ld.assess(compiled(ld), (X, Y), samples=v),
         "samples: expected a positive whole number",
         (0, 2.5),
     ),
     **_numbers(
         "confidence of certify",
-        lambda ld, v: compiled(ld).certify(X, Y, confidence=v),
+        lambda ld, v: ld.assess(compiled(ld), (X, Y), confidence=v),
         r"confidence: expected a probability in \(0, 1\)",
         (0, 1, 95, NAN),
     ),
@@ -792,7 +792,7 @@ DATA: dict[str, Mistake] = {
         "data: expected finite inputs, got NaN or Inf at example 3",
     ),
     "NaN inputs in certify": (
-        lambda ld: compiled(ld).certify(hurt(X), Y),
+        lambda ld: ld.assess(compiled(ld), (hurt(X), Y)),
         "data: expected finite inputs, got NaN or Inf at example 3",
     ),
     "class out of range in fit": (
@@ -812,7 +812,7 @@ DATA: dict[str, Mistake] = {
         r"cross_entropy: expected integer targets in \[0, 10\), got 10 at example 5",
     ),
     "class out of range in certify": (
-        lambda ld: compiled(ld).certify(X, Y + 5),
+        lambda ld: ld.assess(compiled(ld), (X, Y + 5)),
         r"cross_entropy: expected integer targets in \[0, 10\), got 10 at example 5",
     ),
     "class out of range, truncated": (

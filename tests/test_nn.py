@@ -162,7 +162,7 @@ def test_tsit5_keeps_h_up_to_its_tolerance_only() -> None:
     """A documented fact: where g jumps about within a step, Tsit5 overshoots H. A report says so."""
     program, x = violent_program(0, jnp.float32, scale=30.0, rate=4.0, solver=diffrax.Tsit5())
     assert 1e-3 < excess(program, x) * np.finfo(np.float32).eps < 0.3
-    assert program.certify(x, np.zeros(64, np.int32), samples=64).claims["domain.left"].value > 0
+    assert ld.assess(program, (x, np.zeros(64, np.int32)), samples=64).claims["domain.left"].value > 0
 
 
 class RK4(diffrax.AbstractERK):

@@ -6,6 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import scipy.linalg as sl
+from helpers import verify
 
 import lyapunov_dsl as ld
 from lyapunov_checker import Refused, check
@@ -50,7 +51,7 @@ def attraction(name, factor, **more):
     system = ld.System(vector_field=field, domain=ld.Box(-reach, reach))
     certificate = ld.Certificate.exponential(loss=quadratic(p), kappa=1e-3)
     claims = more.pop("claims", ("decrease", "definite", "enclosed"))
-    return ld.verify(system, certificate, equilibrium=np.zeros(2), level=level, claims=claims, strict=True, **more)
+    return verify(system, certificate, equilibrium=np.zeros(2), level=level, claims=claims, strict=True, **more)
 
 
 def largest_level(name):
@@ -118,23 +119,23 @@ def linear(factor):
 
 
 def test_linear_system_is_decided_by_its_rate(tmp_path):
-    found = ld.verify(*linear(0.98), equilibrium=np.zeros(2))
+    found = verify(*linear(0.98), equilibrium=np.zeros(2))
     assert found.status.proved
     found.proof.save(tmp_path / "proof.npz")
     check(tmp_path / "proof.npz")
-    assert ld.verify(*linear(1.02), equilibrium=np.zeros(2)).status is Assurance.REFUTED
+    assert verify(*linear(1.02), equilibrium=np.zeros(2)).status is Assurance.REFUTED
 
 
 @pytest.mark.parametrize("hair", [1e-6, pytest.param(1e-3, marks=pytest.mark.slow)])
 def test_what_fails_by_a_hair_is_never_proved(hair):
-    found = ld.verify(*linear(1 + hair), equilibrium=np.zeros(2), budget=ld.Budget(boxes=2000))
+    found = verify(*linear(1 + hair), equilibrium=np.zeros(2), budget={"boxes": 2000})
     assert found.status in (Assurance.REFUTED, Assurance.UNDECIDED)
     # Nor where there is no equilibrium to speak of: a bump that is above 0 by the hair at one point.
     bump = ld.System(
         vector_field=lambda t, s, c: jnp.stack([hair - jnp.sum((s - 0.123) ** 2), 0.0 * s[1]]), domain=ld.Box(-1, 1)
     )
     height = ld.Certificate.barrier(lambda s: 1e6 - s[0], alpha=1e-12)
-    found = ld.verify(bump, height, np.zeros(2), budget=ld.Budget(boxes=3000))
+    found = verify(bump, height, np.zeros(2), budget={"boxes": 3000})
     assert found.status in (Assurance.REFUTED, Assurance.UNDECIDED)
 
 
@@ -146,11 +147,11 @@ def test_an_equilibrium_that_is_none_is_not_proved():
         field = lambda t, s, c: jnp.stack([s[1], -jnp.sin(s[0] - by) - 0.5 * s[1]])
         return ld.System(vector_field=field, domain=ld.Box(-0.5, 0.5))
 
-    asked = {"equilibrium": np.zeros(2), "budget": ld.Budget(boxes=2000)}
+    asked = {"equilibrium": np.zeros(2), "budget": {"boxes": 2000}}
     with pytest.raises(ValueError, match="equilibrium: expected a state at which the field is 0"):
-        ld.verify(shifted(1e-3), certificate, **asked)
+        verify(shifted(1e-3), certificate, **asked)
     # What could be rounding is looked at, and not proved.
-    assert ld.verify(shifted(1e-7), certificate, **asked).status in (Assurance.REFUTED, Assurance.UNDECIDED)
+    assert verify(shifted(1e-7), certificate, **asked).status in (Assurance.REFUTED, Assurance.UNDECIDED)
 
 
 @pytest.mark.full
@@ -158,7 +159,7 @@ def test_ball_and_time_that_counts(tmp_path):
     # dV/dt + V = -(1 + t) |s|² on a ball, with a field that depends on time.
     system = ld.System(vector_field=lambda t, s, c: -(1 + t) * s, domain=ld.Ball(0, 0.7), horizon=2.0)
     certificate = ld.Certificate.exponential(loss=lambda s, y: jnp.sum(s**2), kappa=1)
-    found = ld.verify(system, certificate, equilibrium=np.zeros(3))
+    found = verify(system, certificate, equilibrium=np.zeros(3))
     assert found.status.proved
     found.proof.save(tmp_path / "proof.npz")
     assert "all times in [0.0, 2.0]" in str(check(tmp_path / "proof.npz"))
@@ -167,7 +168,7 @@ def test_ball_and_time_that_counts(tmp_path):
 def test_floating_point_evaluation_is_proved_where_there_is_no_rest():
     system = ld.System(vector_field=lambda t, s, c: -jnp.tanh(s), domain=ld.Box(0.5, 1.0))
     certificate = ld.Certificate.exponential(loss=lambda s, y: jnp.sum(s**2), kappa=0.5)
-    found = ld.verify(system, certificate, np.ones(2), rounding="float")
+    found = verify(system, certificate, np.ones(2), rounding="float")
     assert found.status is Assurance.PROVED_FLOAT
 
 
@@ -175,10 +176,10 @@ def test_invariance_of_a_box():
     field = ld.nn.InvariantField(ld.nn.MLPField(2, 1, width=8, key=jax.random.key(0)), 1.5, rate=4)
     system = ld.System(input=lambda x: ld.Start(jnp.zeros(2, x.dtype), x), vector_field=field, domain=ld.Box(-1.5, 1.5))
     certificate = ld.Certificate.exponential(loss=lambda s, y: 10 + jnp.sum(s**2), kappa=1)
-    found = ld.verify(system, certificate, jnp.zeros(1), claims=("invariant",))
+    found = verify(system, certificate, jnp.zeros(1), claims=("invariant",))
     assert found.status.proved
     outward = ld.System(vector_field=lambda t, s, c: 0.1 * s, domain=ld.Box(-1, 1))
-    found = ld.verify(outward, certificate, jnp.zeros(2), claims=("invariant",))
+    found = verify(outward, certificate, jnp.zeros(2), claims=("invariant",))
     assert found.status is Assurance.REFUTED
 
 
@@ -190,13 +191,13 @@ def test_tube_around_a_trajectory(tmp_path):
     certificate = ld.Certificate.exponential(loss=lambda s, y: jnp.sum(s**2), kappa=1.5)
     start = (np.array([0.99, -0.01]), np.array([1.01, 0.01]))
     tube = ld.Tube.around(times, states, 0.03)
-    found = ld.verify(system, certificate, jnp.ones(2), domain=tube, start=start, claims=("decrease", "stays"))
+    found = verify(system, certificate, jnp.ones(2), domain=tube, start=start, claims=("decrease", "stays"))
     assert found.status.proved, str(found)
     found.proof.save(tmp_path / "proof.npz")
     assert any("stays in that tube" in s for s in check(tmp_path / "proof.npz").sentences)
     # The start itself is not in it.
     narrow = ld.Tube.around(times, states, 0.005)
-    found = ld.verify(system, certificate, jnp.ones(2), domain=narrow, start=start, claims=("decrease", "stays"))
+    found = verify(system, certificate, jnp.ones(2), domain=narrow, start=start, claims=("decrease", "stays"))
     assert found.claims["stays"].assurance is Assurance.UNDECIDED
 
 
@@ -210,7 +211,7 @@ def test_perturbed_context(tmp_path):
     certificate = ld.Certificate.exponential(loss=lambda s, y: 0.5 * jnp.sum(s**2), kappa=3.9)
     claims = ("decrease", "enclosed", "robust")
     more = {"equilibrium": np.zeros(1), "level": 0.6, "claims": claims, "perturbation": 0.1}
-    found = ld.verify(system, certificate, jnp.zeros(1), **more)
+    found = verify(system, certificate, jnp.zeros(1), **more)
     assert found.status.proved, str(found)
     bound = found.claims["robust"].value
     # The worst context of all is constant: s(1) = u + (1 - u) e^-2.
@@ -221,7 +222,7 @@ def test_perturbed_context(tmp_path):
     found.proof.save(tmp_path / "proof.npz")
     assert any(repr(bound) in s for s in check(tmp_path / "proof.npz").sentences)
     # Too large a perturbation takes V above the level.
-    found = ld.verify(system, certificate, jnp.zeros(1), **{**more, "perturbation": 2.0})
+    found = verify(system, certificate, jnp.zeros(1), **{**more, "perturbation": 2.0})
     assert found.claims["robust"].assurance is Assurance.UNDECIDED
 
 
@@ -229,12 +230,12 @@ def test_a_run_that_is_cut_off_goes_on_to_the_same_answer(tmp_path):
     system, certificate = linear(0.9)
 
     def run(**more):
-        return ld.verify(system, certificate, np.ones(2), domain=ld.Box(0.1, 1.0), **more)
+        return verify(system, certificate, np.ones(2), domain=ld.Box(0.1, 1.0), **more)
 
     whole, parts = run(), 0
     assert whole.boxes > 60
     while True:
-        found = run(folder=tmp_path, budget=ld.Budget(boxes=40))
+        found = run(folder=tmp_path, budget={"boxes": 40})
         parts += 1
         if found.status is not Assurance.UNDECIDED:
             break
@@ -248,15 +249,15 @@ def test_a_run_that_is_cut_off_goes_on_to_the_same_answer(tmp_path):
     assert one.leaves == other.leaves
     assert not (tmp_path / "frontier.npz").exists()
     # The frontier of one proof is not taken for that of another.
-    run(folder=tmp_path, budget=ld.Budget(boxes=40))
+    run(folder=tmp_path, budget={"boxes": 40})
     with pytest.raises(ValueError, match="frontier of the same proof"):
         run(folder=tmp_path, strict=True)
 
 
 def test_a_run_that_is_killed_goes_on_to_the_same_answer(tmp_path, monkeypatch):
     system, certificate = linear(0.9)
-    run = lambda: ld.verify(
-        system, certificate, np.ones(2), domain=ld.Box(0.1, 1.0), folder=tmp_path, budget=ld.Budget(batch=16)
+    run = lambda: verify(
+        system, certificate, np.ones(2), domain=ld.Box(0.1, 1.0), folder=tmp_path, budget={"batch": 16}
     )
     calls = 0
     judged = Judge.__call__
@@ -278,23 +279,42 @@ def test_a_run_that_is_killed_goes_on_to_the_same_answer(tmp_path, monkeypatch):
 def test_messages():
     system, certificate = linear(0.5)
     for more, match in (
-        ({"claims": "grows"}, "claims: expected some of"),
-        ({"claims": "enclosed"}, "level: expected the level c"),
-        ({"claims": "definite"}, "equilibrium: expected the state"),
-        ({"claims": "stays"}, "domain: expected a Tube"),
         ({"equilibrium": np.zeros(3)}, "equilibrium: expected a state like"),
         ({"equilibrium": np.full(2, 2.0)}, "inside of the domain"),
         ({"level": (2, 1)}, "least <= most"),
         ({"time": (1, 0)}, "first <= last"),
-        ({"perturbation": 0.1}, "perturbation: expected a radius"),
         ({"part": "barrier"}, "part: expected one of"),
     ):
         with pytest.raises(ValueError, match=match):
-            ld.verify(system, certificate, np.zeros(2), **more)
+            verify(system, certificate, np.zeros(2), **more)
     with pytest.raises(ValueError, match="x: expected an example"):
-        ld.verify(system, certificate)
-    with pytest.raises(ValueError, match="batch: expected an integer"):
-        ld.Budget(batch=0)
+        verify(system, certificate)
+    origin, condition = np.zeros(2), ld.Condition(system, certificate)
+    inside = ld.Decrease(level=1.0) & ld.SublevelContained(level=1.0)
+    for make, match in (
+        (lambda: ld.Prover(batch=0), "batch: expected an integer"),
+        (lambda: ld.Prover(rounding="exact"), "rounding: expected 'real' or 'float'"),
+        (lambda: ld.SublevelContained(level=None), "level: expected the level c"),
+        (lambda: ld.RegionOfAttraction(level=None, equilibrium=origin), "level: expected the level c"),
+        (lambda: ld.RegionOfAttraction(level=1.0, equilibrium=None), "equilibrium: expected the state"),
+        (lambda: ld.PositiveDefinite(equilibrium=None), "equilibrium: expected the state"),
+        (lambda: ld.ReachTube(tube=ld.Box(-1, 1)), "tube: expected a Tube"),
+        (lambda: ld.ContextRobustness(perturbation=-1), "perturbation: expected a radius"),
+        (lambda: ld.Decrease() & "definite", "property: expected one such as"),
+        (lambda: ld.Decrease(domain=(-1, 1)), "domain: expected a Box"),
+        (
+            lambda: ld.Decrease(equilibrium=origin) & ld.PositiveDefinite(equilibrium=origin + 1),
+            "equilibrium: expected",
+        ),
+        (lambda: ld.prove(condition, inside, at=(origin, None, 1)), "at: expected a pair"),
+        (lambda: ld.prove(condition, ld.ContextRobustness(perturbation=0.1), at=(origin, None)), "with 'robust'"),
+    ):
+        with pytest.raises(ValueError, match=match):
+            make()
+    # The level of one may have a least one besides.
+    assert (ld.Decrease(level=(0.5, None)) & ld.SublevelContained(level=1.0)).options()["level"] == (0.5, 1.0)
+    with pytest.raises(TypeError, match="unexpected keyword argument 'equilibirum'"):
+        ld.Decrease(equilibirum=origin)
 
 
 def test_refused_files(tmp_path):
@@ -329,7 +349,7 @@ def test_an_unstable_origin_is_no_attraction(tmp_path):
     system = ld.System(vector_field=lambda t, s, c: s * (0.09 - s**2), domain=ld.Box(-1.1, 1.1))
     certificate = Own(lambda t, s: jnp.sum(s**2), lambda t, v: 0.5 - v)
     claims = ("decrease", "definite", "enclosed")
-    found = ld.verify(system, certificate, equilibrium=np.zeros(1), claims=claims, level=1.0, strict=True)
+    found = verify(system, certificate, equilibrium=np.zeros(1), claims=claims, level=1.0, strict=True)
     if found.proof is not None:
         assert "tends to the equilibrium" not in saved(found, tmp_path)
 
@@ -337,7 +357,7 @@ def test_an_unstable_origin_is_no_attraction(tmp_path):
 def test_a_potential_that_is_not_zero_at_rest_is_not_definite():
     system = ld.System(vector_field=lambda t, s, c: -s, domain=ld.Box(-1.0, 1.0))
     certificate = ld.Certificate.exponential(loss=lambda s, y: 1 + s @ s, kappa=0.1)
-    found = ld.verify(system, certificate, claims=("definite",), equilibrium=np.zeros(2))
+    found = verify(system, certificate, claims=("definite",), equilibrium=np.zeros(2))
     assert found.status is Assurance.UNDECIDED
     # Printed with the reason.
     assert "V is not known to be exactly 0 at the equilibrium" in str(found)
@@ -349,7 +369,7 @@ def test_a_pole_in_the_tube_is_not_proved():
     tube = ld.Tube(np.array([0.0, 1.0]), np.array([[-1.0]]), np.array([[1.5]]))
     certificate = Own(lambda t, s: s @ s, lambda t, v: 100 - v)
     start = (np.array([0.3]), np.array([0.4]))
-    found = ld.verify(system, certificate, 0.35 * np.ones(1), domain=tube, start=start, claims=("stays",))
+    found = verify(system, certificate, 0.35 * np.ones(1), domain=tube, start=start, claims=("stays",))
     assert found.status is Assurance.UNDECIDED
 
 
@@ -359,7 +379,7 @@ def test_a_pole_in_the_tube_is_not_proved():
 )
 def test_derivatives_that_are_none_are_not_trusted(loss):
     system = ld.System(vector_field=lambda t, s, c: -s, domain=ld.Box(0.5, 1.0))
-    found = ld.verify(system, ld.Certificate.exponential(loss=loss, kappa=5.0), 0.7 * np.ones(2))
+    found = verify(system, ld.Certificate.exponential(loss=loss, kappa=5.0), 0.7 * np.ones(2))
     assert not found.status.proved
 
 
@@ -370,24 +390,24 @@ def test_frontiers_of_functions_that_differ_inside_of_a_jit(tmp_path):
 
     certificate = ld.Certificate.exponential(loss=lambda s, y: s @ s, kappa=0.5)
     more = {"claims": ("invariant",), "folder": tmp_path}
-    few = ld.Budget(boxes=2, batch=1)
-    assert ld.verify(problem(1.0), certificate, np.zeros(2), budget=few, **more).status is Assurance.UNDECIDED
+    few = {"boxes": 2, "batch": 1}
+    assert verify(problem(1.0), certificate, np.zeros(2), budget=few, **more).status is Assurance.UNDECIDED
     with pytest.raises(ValueError, match="frontier of the same proof"):
-        ld.verify(problem(-1.0), certificate, np.zeros(2), **more)
+        verify(problem(-1.0), certificate, np.zeros(2), **more)
 
 
 def test_invariance_for_a_time_says_so(tmp_path):
     field = lambda t, s, c: -s + 3 * jnp.maximum(t - 1, 0)
     system = ld.System(vector_field=field, domain=ld.Box(-1.0, 1.0), horizon=3.0)
     certificate = ld.Certificate.exponential(loss=lambda s, y: s @ s, kappa=0.5)
-    found = ld.verify(system, certificate, np.zeros(1), time=(0, 1), claims=("invariant",))
+    found = verify(system, certificate, np.zeros(1), time=(0, 1), claims=("invariant",))
     assert "at times in [0.0, 1.0]" in saved(found, tmp_path)
 
 
 def test_boxes_that_cannot_be_cut_stay_open():
     system = ld.System(vector_field=lambda t, s, c: jnp.sqrt(jnp.abs(s)), domain=ld.Box(-1.0, 0.0))
     certificate = ld.Certificate.exponential(loss=lambda s, y: s @ s, kappa=0.5)
-    found = ld.verify(system, certificate, -np.ones(1) / 2, claims=("invariant",), budget=ld.Budget(boxes=1000))
+    found = verify(system, certificate, -np.ones(1) / 2, claims=("invariant",), budget={"boxes": 1000})
     assert not found.status.proved
     assert found.boxes < 100
 
@@ -397,7 +417,7 @@ def test_a_counterexample_in_the_first_of_several_pieces_is_reported():
     tube = ld.Tube(np.array([0.0, 0.5, 1.0]), np.full((2, 1), -1.0), np.full((2, 1), 1.0))
     system = ld.System(vector_field=lambda t, s, c: s, domain=ld.Box(-2, 2))
     certificate = ld.Certificate.exponential(loss=lambda s, y: jnp.sum(s**2), kappa=1)
-    found = ld.verify(system, certificate, x=np.ones(1), domain=tube, level=10.0)
+    found = verify(system, certificate, x=np.ones(1), domain=tube, level=10.0)
     assert found.status is Assurance.REFUTED
 
 
@@ -410,16 +430,16 @@ def test_a_limit_that_is_infinite_is_none():
 
     certificate = ld.Certificate.exponential(loss=lambda s, y: jnp.sum(s**2), kappa=1)
     system = lambda limit: ld.System(vector_field=Clipped(limit), domain=ld.Box(0.5, 1))
-    assert ld.verify(system(np.inf), certificate, x=np.ones(1)).status.proved
+    assert verify(system(np.inf), certificate, x=np.ones(1)).status.proved
     with pytest.raises(ValueError, match="system: expected finite numbers, got NaN at"):
-        ld.verify(system(np.nan), certificate, x=np.ones(1))
+        verify(system(np.nan), certificate, x=np.ones(1))
 
 
 def test_a_v_with_a_kink_at_the_equilibrium_is_undecided_at_once():
     system = ld.System(vector_field=lambda t, s, c: -s, domain=ld.Box(-np.ones(2), np.ones(2)))
     certificate = ld.Certificate.exponential(loss=lambda s, y: jnp.sum(jnp.abs(s)), kappa=1e-3)
     asked = {"claims": ("decrease",), "equilibrium": np.zeros(2), "strict": True, "check": False}
-    found = ld.verify(system, certificate, level=0.2, **asked)
+    found = verify(system, certificate, level=0.2, **asked)
     assert found.status is ld.Assurance.UNDECIDED
     assert "no second derivatives" in str(found)
-    assert ld.verify(system, certificate, level=(0.01, 0.2), **asked).status is not ld.Assurance.REFUTED
+    assert verify(system, certificate, level=(0.01, 0.2), **asked).status is not ld.Assurance.REFUTED

@@ -4,6 +4,7 @@ import equinox as eqx
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from helpers import verify
 
 import lyapunov_dsl as ld
 from lyapunov_checker import check
@@ -43,7 +44,7 @@ CERTIFICATE = ld.Certificate.exponential(lambda s: s @ s + s[0] * s[1], 1e-3)
 
 def prove(field, **more):
     system = ld.System(vector_field=field, domain=ld.Box(-2, 2))
-    return ld.verify(system, CERTIFICATE, equilibrium=np.zeros(2), strict=True, budget=ld.Budget(boxes=5000), **more)
+    return verify(system, CERTIFICATE, equilibrium=np.zeros(2), strict=True, budget={"boxes": 5000}, **more)
 
 
 def test_weights_are_arguments(quick):

@@ -31,7 +31,7 @@ def towards_the_right_class(t: Any, state: Any, x: Any) -> Any:
 
 
 def test_nothing_is_wrong_with_a_good_program() -> None:
-    report = program(towards_the_right_class).certify(X, Y)
+    report = ld.assess(program(towards_the_right_class), (X, Y))
     assert report.claims["error"].value == 0
     assert report.problems == ()
     assert "what is wrong" not in str(report)
@@ -39,7 +39,7 @@ def test_nothing_is_wrong_with_a_good_program() -> None:
 
 def test_states_that_leave_are_named_with_when_and_how_far() -> None:
     """η moves at 8 half-widths of H per unit of time: it leaves at t = 1/8, and is at 8 of them at the end."""
-    report = program(lambda t, s, x: jnp.full_like(s, 32.0)).certify(X, Y)
+    report = ld.assess(program(lambda t, s, x: jnp.full_like(s, 32.0)), (X, Y))
     (problem,) = report.problems
     assert problem.startswith(
         "states leave H: 100 % of the trajectories leave it, first seen at t = 0.156, up to 8 times"
@@ -51,7 +51,7 @@ def test_states_that_leave_are_named_with_when_and_how_far() -> None:
 @pytest.mark.full
 def test_a_field_that_is_too_fast_for_the_solver() -> None:
     """η' = 200 η³ blows up from 1 at t = 1/400."""
-    report = program(lambda t, s, x: 200 * s**3, input=lambda x: ld.Start(1 + 0 * x, x)).certify(X, Y)
+    report = ld.assess(program(lambda t, s, x: 200 * s**3, input=lambda x: ld.Start(1 + 0 * x, x)), (X, Y))
     left, failed = report.problems
     assert "states leave H: 100 %" in left
     assert "and end in infinity or NaN" in left
@@ -61,7 +61,7 @@ def test_a_field_that_is_too_fast_for_the_solver() -> None:
 
 def test_states_that_begin_outside() -> None:
     outside = lambda x: ld.Start(jnp.where(x[0] > 0, 6.0, 0.0) + 0 * x, x)
-    report = program(lambda t, s, x: 0 * s, input=outside).certify(X, Y)
+    report = ld.assess(program(lambda t, s, x: 0 * s, input=outside), (X, Y))
     share = float(100 * (X[:, 0] > 0).mean())
     (problem,) = (p for p in report.problems if p.startswith("states outside H"))
     assert f"{share:.3g} % of the trajectories begin outside it, up to 1.5 times its half-width" in problem
@@ -72,7 +72,7 @@ def test_states_that_begin_outside() -> None:
 def test_a_kappa_that_the_domain_cannot_meet(kappa: float) -> None:
     """On a cube of half-width 1 the least V is log(1 + 2 e^-2) = 0.24, and log 3 is where V begins: κ < 1.52."""
     least = math.log(1 + 2 * math.exp(-2))
-    report = program(towards_the_right_class, kappa=kappa, size=1).certify(X, Y)
+    report = ld.assess(program(towards_the_right_class, kappa=kappa, size=1), (X, Y))
     (problem,) = (p for p in report.problems if p.startswith("exponential seems to ask for too much"))
     assert f"from V(0) = {math.log(3):.4g} it promises V(T) <= {math.log(3) * math.exp(-kappa):.3g}" in problem
     assert f"the least V found on H is {least:.3g} (likewise for 40 of 40 examples)" in problem
@@ -83,11 +83,11 @@ def test_a_kappa_that_the_domain_cannot_meet(kappa: float) -> None:
 def test_a_radius_is_void_with_and_without_a_radius_asked_for() -> None:
     """The condition is refuted on H either way."""
     p = program(lambda t, s, x: 0 * s)
-    for report in (p.certify(X, Y), p.certify(X, Y, radius=0.1)):
+    for report in (ld.assess(p, (X, Y)), ld.assess(p, (X, Y), radius=0.1)):
         assert report.premises["the condition holds for the nominal input on all of H"] is Level.REFUTED
         assert "if every premise held (void: one of them is refuted)" in str(report)
-    assert "robust" not in p.certify(X, Y).claims
-    left = program(lambda t, s, x: jnp.full_like(s, 32.0)).certify(X, Y)
+    assert "robust" not in ld.assess(p, (X, Y)).claims
+    left = ld.assess(program(lambda t, s, x: jnp.full_like(s, 32.0)), (X, Y))
     assert "H is forward invariant for every perturbed input (some were seen to leave it)" in left.premises
 
 
@@ -96,7 +96,7 @@ def test_the_advice_on_kappa_is_for_all_examples() -> None:
     x, y = jnp.zeros((4, 1)), jnp.asarray([[1.2], [1.5], [2.0], [3.0]])
     system = ld.System(vector_field=lambda t, s, c: 0 * s, domain=ld.Box(-1, 1))
     p = ld.compile(system, ld.Certificate.exponential(ld.squared_error, 4), (x[0], y[0]))
-    (problem,) = p.certify(x, y).problems
+    (problem,) = ld.assess(p, (x, y)).problems
     assert f"has to come down below {math.log(9 / 4):.3g}" in problem
 
 
@@ -110,7 +110,7 @@ def test_many_local_minima_are_no_false_alarm() -> None:
     x = jnp.asarray(np.random.default_rng(0).uniform(-3, 3, (32, 2)), jnp.float32)
     system = ld.System(vector_field=lambda t, s, c: -s, domain=ld.Box(-4, 4))
     p = ld.compile(system, ld.Certificate.exponential(rastrigin, 3), (x[0], 0.0))
-    assert not any("ask for too much" in problem for problem in p.certify(x, jnp.zeros(32)).problems)
+    assert not any("ask for too much" in problem for problem in ld.assess(p, (x, jnp.zeros(32))).problems)
 
 
 def test_the_least_v_is_looked_for_in_the_domain() -> None:
@@ -118,12 +118,14 @@ def test_the_least_v_is_looked_for_in_the_domain() -> None:
     x = jnp.full((3, 1), 3.5)
     system = ld.System(vector_field=lambda t, s, c: 0 * s, domain=ld.Box(-1, 1))
     p = ld.compile(system, ld.Certificate.exponential(ld.squared_error, 4), (x[0], x[0]))
-    problems = p.certify(x, x - 0.5).problems
+    problems = ld.assess(p, (x, x - 0.5)).problems
     assert any("the least V found on H is 4 " in problem for problem in problems)
 
 
 def test_truncation_makes_it_possible() -> None:
-    report = program(towards_the_right_class, kappa=3, size=1, loss=ld.truncated(ld.cross_entropy, 0.3)).certify(X, Y)
+    report = ld.assess(
+        program(towards_the_right_class, kappa=3, size=1, loss=ld.truncated(ld.cross_entropy, 0.3)), (X, Y)
+    )
     assert not any("ask for too much" in p for p in report.problems)
 
 
@@ -137,7 +139,7 @@ def test_truncation_makes_it_possible() -> None:
 def test_the_curve_is_what_predict_does(solver: Any) -> None:
     field = lambda t, s, x: 3 * (x + 0.5 * jnp.cos(9 * t + 5 * x[::-1]))
     p = program(field, solver=solver)
-    report = p.certify(X, Y)
+    report = ld.assess(p, (X, Y))
     names = [stop.name for stop in report.stops]
     assert set(names) == {
         "t = 0.125", "t = 0.25", "t = 0.5", "t = 0.75", "t = 1", "confidence 0.9", "confidence 0.99", "confidence 0.999"
@@ -157,7 +159,7 @@ def test_the_curve_is_what_predict_does(solver: Any) -> None:
 def test_the_curve_of_a_loss_that_decides_nothing() -> None:
     system = ld.System(lambda x: ld.Start(0 * x, x), lambda t, s, x: 5 * (x - s), domain=ld.Box(-4, 4))
     p = ld.compile(system, ld.Certificate.exponential(ld.squared_error, 1), (X[0], X[0]))
-    report = p.certify(X, X)
+    report = ld.assess(p, (X, X))
     assert [stop.name for stop in report.stops] == ["t = 0.125", "t = 0.25", "t = 0.5", "t = 0.75", "t = 1"]
     for stop in report.stops:
         assert stop.error.assurance is Level.EMPIRICAL
@@ -240,10 +242,10 @@ def line(speed: float, kappa: float, field: Any = None) -> ld.Program:
 @pytest.mark.parametrize("speed", [0.5, 3.0])
 def test_feasibility_turns_where_the_closed_form_says(speed: float, precision: Any) -> None:
     x = jnp.asarray(np.linspace(-1, 1, 5)[:, None], precision)
-    yes = line(speed, 0.98 * 2 * speed).feasibility(x, 0 * x)
+    yes = ld.assess(line(speed, 0.98 * 2 * speed), (x, 0 * x), only="feasibility")
     assert yes.claims["exponential.feasible"].assurance is Level.EMPIRICAL
     assert yes.counterexample is None
-    no = line(speed, 1.02 * 2 * speed).feasibility(x, 0 * x)
+    no = ld.assess(line(speed, 1.02 * 2 * speed), (x, 0 * x), only="feasibility")
     claim = no.claims["exponential.feasible"]
     assert claim.assurance is Level.REFUTED
     assert claim.counterexample is no.counterexample is not None
@@ -259,7 +261,9 @@ def test_a_small_gradient_does_not_underflow() -> None:
     certificate = ld.Certificate.exponential(lambda s, y: jnp.sum(s**2) ** 4 + 0 * y, 1.0)
     p = ld.compile(system, certificate, (jnp.zeros(2), 0.0))
     x = jnp.full((4, 2), 5e-4)
-    assert p.feasibility(x, jnp.zeros(4)).claims["exponential.feasible"].assurance is Level.EMPIRICAL
+    assert (
+        ld.assess(p, (x, jnp.zeros(4)), only="feasibility").claims["exponential.feasible"].assurance is Level.EMPIRICAL
+    )
 
 
 def test_feasibility_of_the_invariant_field() -> None:
@@ -269,7 +273,7 @@ def test_feasibility_of_the_invariant_field() -> None:
     level = 8 * least / (8 - 2)
 
     def report(loss: Any, kappa: float = 2) -> ld.Report:
-        return program(field, kappa=kappa, loss=loss, size=2.0).feasibility(X, Y)
+        return ld.assess(program(field, kappa=kappa, loss=loss, size=2.0), (X, Y), only="feasibility")
 
     plain = report(ld.cross_entropy)
     assert plain.claims["exponential.feasible"].assurance is Level.REFUTED
@@ -285,7 +289,7 @@ def test_feasibility_of_the_invariant_field() -> None:
 
 
 def test_a_field_without_a_declared_speed_is_unknown() -> None:
-    report = program(lambda t, s, x: x - s).feasibility(X, Y)
+    report = ld.assess(program(lambda t, s, x: x - s), (X, Y), only="feasibility")
     assert report.claims["exponential.feasible"].assurance is Level.UNDECIDED
     assert "unknown, as the vector field declares no speed_bound" in str(report)
     assert report.counterexample is None
@@ -297,7 +301,7 @@ def test_a_field_that_is_faster_than_it_says_is_caught() -> None:
             return jnp.full_like(state, 1.5 * self.speed)
 
     x = jnp.zeros((2, 1))
-    report = line(1.0, 1.0, Liar(1.0)).feasibility(x, x)
+    report = ld.assess(line(1.0, 1.0, Liar(1.0)), (x, x), only="feasibility")
     assert report.claims["speed_bound"].assurance is Level.REFUTED
     assert report.claims["speed_bound"].value == pytest.approx(0.5)
     # A conclusion from a refuted premise is none.
@@ -317,8 +321,14 @@ def test_a_speed_as_a_number_and_bounds_as_a_list() -> None:
 
     x = jnp.zeros((2, 1))
     for field in (Number(3.0), Bounds(3.0)):
-        assert line(3.0, 5.9, field).feasibility(x, x).claims["exponential.feasible"].assurance is Level.EMPIRICAL
-        assert line(3.0, 6.1, field).feasibility(x, x).claims["exponential.feasible"].assurance is Level.REFUTED
+        assert (
+            ld.assess(line(3.0, 5.9, field), (x, x), only="feasibility").claims["exponential.feasible"].assurance
+            is Level.EMPIRICAL
+        )
+        assert (
+            ld.assess(line(3.0, 6.1, field), (x, x), only="feasibility").claims["exponential.feasible"].assurance
+            is Level.REFUTED
+        )
 
 
 def test_a_speed_bound_of_another_shape_is_refused() -> None:
@@ -330,7 +340,7 @@ def test_a_speed_bound_of_another_shape_is_refused() -> None:
     with pytest.raises(
         ValueError, match=r"speed_bound: expected a scalar, or a pair \(lower, upper\) .* got float32\[2\]"
     ):
-        line(1.0, 1.0, Wrong(1.0)).feasibility(x, x)
+        ld.assess(line(1.0, 1.0, Wrong(1.0)), (x, x), only="feasibility")
 
 
 def test_feasibility_of_structured_states_and_several_parts() -> None:
@@ -347,7 +357,7 @@ def test_feasibility_of_structured_states_and_several_parts() -> None:
     x = {"q": jnp.ones((3, 2)), "p": jnp.ones(3)}
     system = ld.System(vector_field=Both(), domain=ld.Box(-1, 1))
     p = ld.compile(system, inside & fast, (jax.tree.map(lambda leaf: leaf[0], x), 0.0))
-    report = p.feasibility(x, jnp.zeros(3))
+    report = ld.assess(p, (x, jnp.zeros(3)), only="feasibility")
     assert report.claims["barrier.feasible"].assurance is Level.EMPIRICAL
     # V' = -2 (|q1| + |q2|) at best, and 5 (q1² + q2²) is asked for: not at the corner.
     assert report.claims["exponential.feasible"].assurance is Level.REFUTED
@@ -357,10 +367,16 @@ def test_feasibility_of_structured_states_and_several_parts() -> None:
 def test_a_discrete_system_is_refused() -> None:
     system = ld.DiscreteSystem(steps=[lambda s, c: 0.5 * s])
     p = ld.compile(system, ld.Certificate.exponential(ld.squared_error, 1), (X[0], X[0]))
-    with pytest.raises(ValueError, match="feasibility: expected a continuous system, got a DiscreteSystem"):
-        p.feasibility(X, X)
+    with pytest.raises(ValueError, match="only: expected 'error', as the system is a DiscreteSystem"):
+        ld.assess(p, (X, X), only="feasibility")
+    # Of it the error is all that can be asked.
+    claims = ld.assess(p, (X, X)).claims
+    assert list(claims) == ["error"]
+    assert claims["error"].assurance is Level.EMPIRICAL
+    with pytest.raises(ValueError, match="only: expected some of"):
+        ld.assess(p, (X, X), only="feasible")
     with pytest.raises(ValueError, match="samples: expected a positive whole number, got 0"):
-        program(lambda t, s, x: x - s).feasibility(X, Y, samples=0)
+        ld.assess(program(lambda t, s, x: x - s), (X, Y), only="feasibility", samples=0)
 
 
 @pytest.mark.parametrize("kappa", [2, 25])
@@ -370,5 +386,5 @@ def test_a_valley_is_no_false_alarm(kappa: float) -> None:
     a = jnp.asarray(np.diag([1.0, 0.05, 1 / 300]) @ frame, jnp.float32)
     system = ld.System(lambda x: ld.Start(x, x), lambda t, s, x: 0 * s, domain=ld.Box(-2, 2))
     certificate = ld.Certificate.exponential(lambda s, y: jnp.sum((a @ s) ** 2) + 0 * y, kappa)
-    report = ld.compile(system, certificate, (X[0], 0.0)).certify(X, jnp.zeros(len(X)))
+    report = ld.assess(ld.compile(system, certificate, (X[0], 0.0)), (X, jnp.zeros(len(X))))
     assert report.problems == ()

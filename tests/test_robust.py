@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from helpers import certify_robustness
 
 import lyapunov_dsl as ld
 from lyapunov_dsl import bounds
@@ -72,7 +73,7 @@ def test_a_linear_system_gets_its_exact_radius(rule, norm):
     # z = (1 - (1 - K Δt)^N) x, whose margins change by √2 ε, or by 2 ε in the ∞-norm.
     program = program_of(vector_field=straight, domain=ld.Box(-H, H), steps=8)
     radii = np.arange(1, 60) / 50
-    found = ld.certify_robustness(program, X, Y, radii=radii, norm=norm, rules=(rule,))
+    found = certify_robustness(program, X, Y, radii=radii, norm=norm, rules=(rule,))
     exact = MARGIN / (math.sqrt(2) if norm == "2" else 2)
     assert found.right.all()
     assert (found.radius <= exact + 1e-9).all()
@@ -90,7 +91,7 @@ def corner(pull=30.0):
 def test_certified_examples_survive_attacks():
     program = corner(3.0)
     radii = (0.02, 0.05, 0.1, 0.2, 0.4)
-    found = ld.certify_robustness(program, X, Y, radii=radii, boxes=4000, rules=("margin", "tube", "reach"))
+    found = certify_robustness(program, X, Y, radii=radii, boxes=4000, rules=("margin", "tube", "reach"))
     assert found.accuracy(0.05) > 0.5
     for radius in radii:
         attacked = ld.attacks.pgd(program.predict, X, Y, radius=radius, norm="2", key=KEY)
@@ -106,7 +107,7 @@ def clear():
 
 def comparison(program, x=None, y=None, **more):
     x, y = clear() if x is None else (x, y)
-    return ld.certify_robustness(program, x, y, radii=(0.001,), rules=("comparison",), boxes=20_000, **more)
+    return certify_robustness(program, x, y, radii=(0.001,), rules=("comparison",), boxes=20_000, **more)
 
 
 def broken(found):
@@ -121,11 +122,11 @@ def test_the_comparison_rule_certifies_with_every_premise():
 
 
 def test_the_sharper_rule_is_never_above_theorem_3():
-    asked = {"radii": (0.03,), "truncation": 0.05, "kappa": 20.0, "boxes": 4000, "rules": ("comparison", "theorem3")}
-    found = ld.certify_robustness(corner(), *clear(), **asked)
-    assert (found.radii["comparison"] >= found.radii["theorem3"]).all()
+    asked = {"radii": (0.03,), "truncation": 0.05, "kappa": 20.0, "boxes": 4000, "rules": ("comparison", "theorem_3")}
+    found = certify_robustness(corner(), *clear(), **asked)
+    assert (found.radii["comparison"] >= found.radii["theorem_3"]).all()
     sharper, moved = promised(found, "comparison")
-    constant, _ = promised(found, "theorem3")
+    constant, _ = promised(found, "theorem_3")
     assert moved > 0
     assert sharper <= constant
     # The constant profile in closed form, from the start 0, where V = log 3: first by the decay, then by the truncation.
@@ -152,7 +153,7 @@ def test_a_start_that_depends_on_x_counts():
     # The margin rule: e_0 = 5 ε, of which (1 - K Δt)^N = 0.316 is left.
     still = program_of(Encoder(scale=0.0, start=1.0), lambda t, s, c: 0.0 * s, kappa=1.0)
     x, y = clear()
-    found = ld.certify_robustness(still, x, y, radii=(1.0, 1.27, 1.3), rules=("margin",))
+    found = certify_robustness(still, x, y, radii=(1.0, 1.27, 1.3), rules=("margin",))
     # The margin is 1.8, and the state is x itself.
     assert found.radius[0] == 1.27
 
@@ -187,7 +188,7 @@ def test_a_rate_that_is_asked_too_much_is_not_certified():
 def test_a_steep_context_is_not_certified():
     # Its class changes at 1.8 / √2 = 1.27.
     steep = program_of(Encoder(scale=1000.0), field(0.03), kappa=1.0)
-    found = ld.certify_robustness(steep, *clear(), radii=(1.28,), rules=("comparison", "margin"), truncation=0.05)
+    found = certify_robustness(steep, *clear(), radii=(1.28,), rules=("comparison", "margin"), truncation=0.05)
     assert found.radius[0] == 0
 
 
@@ -196,13 +197,13 @@ def test_a_readout_with_a_large_constant_counts():
     plain = program_of(vector_field=straight)
     steep = program_of(vector_field=straight, readout=lambda s: 1000.0 * s)
     radii = np.arange(1, 30) / 25
-    one, other = (ld.certify_robustness(p, X, Y, radii=radii, rules=("margin",)).radius for p in (plain, steep))
+    one, other = (certify_robustness(p, X, Y, radii=radii, rules=("margin",)).radius for p in (plain, steep))
     np.testing.assert_allclose(one, other, atol=1 / 25 + 1e-9)
     # Steep for one class alone, by a part that the margin of the nominal input does not show.
     unit = np.array([0.0, 1.0, 0.0])
     kinked = lambda s: s + 1000.0 * jnp.maximum(s[1] - s[0] + 1.0, 0.0) * unit.astype(s.dtype)
     kink = program_of(vector_field=straight, readout=kinked)
-    found = ld.certify_robustness(kink, *clear(), radii=(0.5, 1.0), rules=("margin", "reach"))
+    found = certify_robustness(kink, *clear(), radii=(0.5, 1.0), rules=("margin", "reach"))
     assert found.radius[0] == 0.5
     with pytest.raises(ValueError, match="leave out comparison"):
         comparison(steep)
@@ -217,26 +218,26 @@ def test_an_observed_final_loss_is_no_delta():
 
 def test_what_cannot_be_certified_is_refused():
     with pytest.raises(ValueError, match="discontinuous function of x"):
-        ld.certify_robustness(program_of(solver=ld.Solver()), X, Y)
+        certify_robustness(program_of(solver=ld.Solver()), X, Y)
     with pytest.raises(ValueError, match="radii: expected increasing"):
-        ld.certify_robustness(program_of(), X, Y, radii=(0.2, 0.1))
+        certify_robustness(program_of(), X, Y, radii=(0.2, 0.1))
     with pytest.raises(ValueError, match="rules: expected some of"):
-        ld.certify_robustness(program_of(), X, Y, rules=("hope",))
+        certify_robustness(program_of(), X, Y, rules=("hope",))
     with pytest.raises(ValueError, match="integer class"):
-        ld.certify_robustness(program_of(), X, X)
+        certify_robustness(program_of(), X, X)
     with pytest.raises(ValueError, match="divides the horizon"):
-        ld.certify_robustness(program_of(solver=ld.Solver(diffrax.Euler(), dt=0.3)), X, Y)
+        certify_robustness(program_of(solver=ld.Solver(diffrax.Euler(), dt=0.3)), X, Y)
 
 
 def test_wrong_examples_get_nothing_and_nan_is_refused():
     y = np.array([(Y[0] + 1) % 3, Y[1]], np.int32)
     options = {"radii": (1e-4,), "rules": ("margin", "reach")}
-    found = ld.certify_robustness(program_of(vector_field=straight), X[:2], y, **options)
+    found = certify_robustness(program_of(vector_field=straight), X[:2], y, **options)
     assert list(found.right) == [False, True]
     assert list(found.radius > 0) == [False, True]
     x = np.concatenate([X[:1], np.full((1, 3), np.nan, np.float32)])
     with pytest.raises(ValueError, match="x: expected finite inputs, got NaN or Inf at example 1"):
-        ld.certify_robustness(program_of(vector_field=straight), x, y, **options)
+        certify_robustness(program_of(vector_field=straight), x, y, **options)
 
 
 @pytest.mark.full
@@ -255,9 +256,9 @@ def test_training_for_margins_through_bounds_and_constants():
         program = ld.compile(
             system, certificate, (x[0], y[0]), objective=objective, solver=ld.Solver(diffrax.Euler(), dt=0.25)
         )
-        before = ld.certify_robustness(program, x[:64], y[:64], radii=(0.1,), rules=("margin",)).accuracy(0.1)
+        before = certify_robustness(program, x[:64], y[:64], radii=(0.1,), rules=("margin",)).accuracy(0.1)
         result = ld.fit(program, (x, y), optimizer=optax.adam(1e-2), epochs=25, key=KEY)
-        after = ld.certify_robustness(result.program, x[:64], y[:64], radii=(0.1,), rules=("margin",)).accuracy(0.1)
+        after = certify_robustness(result.program, x[:64], y[:64], radii=(0.1,), rules=("margin",)).accuracy(0.1)
         assert after > max(0.6, before + 0.1)
 
 
@@ -278,7 +279,7 @@ def test_an_encoder_that_jumps_is_not_certified(rule):
             return ld.Start(jnp.zeros(3, x.dtype), jnp.round(x))
 
     program = program_of(Rounded(), field(30.0), kappa=1.0)
-    found = ld.certify_robustness(program, *clear(), radii=(1.0,), rules=(rule,), truncation=0.05, boxes=20_000)
+    found = certify_robustness(program, *clear(), radii=(1.0,), rules=(rule,), truncation=0.05, boxes=20_000)
     assert found.radius[0] == 0
 
 
@@ -288,7 +289,7 @@ def test_a_context_of_integers_is_refused():
             return ld.Start(jnp.zeros(3, x.dtype), (x, jnp.argmax(x)))
 
     with pytest.raises(ValueError, match="context of floating-point arrays"):
-        ld.certify_robustness(program_of(Counted(), lambda t, s, c: c[0] - s), X, Y, rules=("reach",))
+        certify_robustness(program_of(Counted(), lambda t, s, c: c[0] - s), X, Y, rules=("reach",))
 
 
 def test_a_declared_constant_that_inputs_refute_is_refused():
@@ -297,7 +298,7 @@ def test_a_declared_constant_that_inputs_refute_is_refused():
             return jnp.asarray(0.5)
 
     with pytest.raises(ValueError, match=r"input.gain: expected .* at least the slope 1"):
-        ld.certify_robustness(program_of(Overstated(), straight), X, Y, rules=("margin",))
+        certify_robustness(program_of(Overstated(), straight), X, Y, rules=("margin",))
 
 
 def test_a_system_without_a_context():
@@ -310,7 +311,7 @@ def test_a_system_without_a_context():
     x, y = clear()
     for norm, exact in (("2", 1.8 / math.sqrt(2)), ("inf", 0.9)):
         radii = (exact - 0.01, exact + 0.01)
-        found = ld.certify_robustness(program, x, y, radii=radii, norm=norm, rules=("margin", "tube", "reach"))
+        found = certify_robustness(program, x, y, radii=radii, norm=norm, rules=("margin", "tube", "reach"))
         assert all(v[0] == radii[0] for v in found.radii.values()), str(found)
 
 
@@ -319,9 +320,9 @@ def test_a_second_call_compiles_nothing_for_other_weights():
     from lyapunov_dsl._prove import _deployed
 
     x, y = clear()
-    ld.certify_robustness(program_of(vector_field=field(1.0)), x, y, rules=("margin",))
+    certify_robustness(program_of(vector_field=field(1.0)), x, y, rules=("margin",))
     before = list(_deployed._KNOWN)
-    found = ld.certify_robustness(program_of(vector_field=field(2.0)), x, y, rules=("margin",))
+    found = certify_robustness(program_of(vector_field=field(2.0)), x, y, rules=("margin",))
     assert list(_deployed._KNOWN) == before
     assert found.radius[0] > 0
 
@@ -333,9 +334,9 @@ def test_python_state_that_a_field_reads_is_part_of_it():
     by = np.eye(3, dtype=np.float32)
     program = lambda: program_of(vector_field=lambda t, s, c: RATE * (jnp.asarray(by, s.dtype) @ c - s))
     asked = {"radii": (0.5,), "rules": ("tube",)}
-    assert ld.certify_robustness(program(), *clear(), **asked).radius[0] == 0.5
+    assert certify_robustness(program(), *clear(), **asked).radius[0] == 0.5
     by[:] = -by
-    assert not ld.certify_robustness(program(), *clear(), **asked).right[0]
+    assert not certify_robustness(program(), *clear(), **asked).right[0]
 
 
 def test_a_context_that_hides_the_input_is_refused():
@@ -371,7 +372,7 @@ def test_a_nominal_context_that_is_rounded_is_not_taken_for_the_real_one():
     short = ld.nn.MixedPrecision(lambda x: ld.Start(jnp.zeros(3, x.dtype), x * 1.0))
     x, y = np.array([[0.5020, 0.4990, -0.9]], np.float32), np.array([0])
     radii = np.arange(1, 60) * 1e-4
-    found = ld.certify_robustness(program_of(short, straight), x, y, radii=radii, rules=("margin", "tube"))
+    found = certify_robustness(program_of(short, straight), x, y, radii=radii, rules=("margin", "tube"))
     exact = (float(x[0, 0]) - float(x[0, 1])) / math.sqrt(2)
     assert (found.radius <= exact).all()
 
@@ -382,5 +383,5 @@ def test_a_program_that_is_trained_on_probabilities_is_certified_for_classes():
     program = ld.compile(
         system, certificate, (X[0], np.eye(3, dtype=np.float32)[Y[0]]), solver=ld.Solver(diffrax.Euler(), dt=0.25)
     )
-    found = ld.certify_robustness(program, X, Y, radii=(0.01,), rules=("tube",))
+    found = certify_robustness(program, X, Y, radii=(0.01,), rules=("tube",))
     assert found.accuracy(0.01) > 0.5

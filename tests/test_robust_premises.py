@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from helpers import certify_robustness
 
 import lyapunov_dsl as ld
 
@@ -43,7 +44,7 @@ def with_context(context, field):
 
 def certify(program, **asked):
     asked = {"radii": (0.01,), "rules": ("margin", "tube"), **asked}
-    return ld.certify_robustness(program, X, Y, **asked)
+    return certify_robustness(program, X, Y, **asked)
 
 
 # A context that hides x.
@@ -291,7 +292,7 @@ def test_a_gain_that_pairs_refute_is_refused_with_the_pair():
     # Steep away from the example: the slope there is 0.
     steep = lambda x: jnp.maximum(100.0 * (x - jnp.asarray(X[0]).astype(x.dtype) - 0.05), 0.0)
     with pytest.raises(ValueError, match="as between the inputs"):
-        ld.certify_robustness(program_of(Quantized(steep)), X[:1], Y[:1], radii=(0.2,), rules=("margin",))
+        certify_robustness(program_of(Quantized(steep)), X[:1], Y[:1], radii=(0.2,), rules=("margin",))
 
 
 def test_a_subclass_does_not_inherit_what_was_said_of_another_call():
@@ -405,7 +406,7 @@ def test_rounding_does_not_grow_with_steps_that_contract():
     # e_N is at most ε (1 + 0.9 + ...), of which a margin changes by √2.
     steepest = np.sqrt(2) * (1 - 0.9**32) / (1 - 0.9)
     radii = np.sort((ordered[:, -1] - ordered[:, -2]) / steepest) * 0.99
-    found = ld.certify_robustness(program, X, y, radii=radii, rules=("margin",))
+    found = certify_robustness(program, X, y, radii=radii, rules=("margin",))
     assert found.right.all()
     assert sorted(found.radius) == sorted(radii)
 
@@ -414,10 +415,10 @@ def test_what_is_right_is_what_predict_says():
     # The network is right at both, and nothing can be proved where it turns.
     program = program_of(readout=lambda s: s + 1e3 * jnp.sin(1e3 * s[0]) * jnp.asarray([0.0, 0.0, 1.0], s.dtype))
     y = np.asarray(program.predict(X)).argmax(axis=1)
-    found = ld.certify_robustness(program, X, y, radii=(0.5,), rules=("margin",))
+    found = certify_robustness(program, X, y, radii=(0.5,), rules=("margin",))
     assert found.right.all()
     assert (found.radius == 0).all()
     assert "right without a perturbation: 100.00 % of 2" in str(found)
     assert "UNDECIDED for 2: every margin exceeds what a perturbation changes" in str(found)
-    wrong = ld.certify_robustness(program, X, (y + 1) % 3, radii=(0.5,), rules=("margin",))
+    wrong = certify_robustness(program, X, (y + 1) % 3, radii=(0.5,), rules=("margin",))
     assert not wrong.right.any()

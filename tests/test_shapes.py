@@ -3,6 +3,7 @@
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from helpers import verify
 
 import lyapunov_dsl as ld
 
@@ -27,7 +28,7 @@ def refused(field, match, domain=None, certificate=CERTIFICATE, error=ValueError
     with pytest.raises(error, match=match):
         ld.compile(system, certificate, (jnp.zeros(2), None))
     with pytest.raises(error, match=match):
-        ld.verify(system, certificate, np.zeros(2))
+        verify(system, certificate, np.zeros(2))
 
 
 def test_what_is_right_is_taken():
@@ -102,18 +103,18 @@ def test_potentials_comparisons_and_rates_are_scalars(certificate):
 def test_domains_have_the_shape_of_the_state(domain):
     refused(lambda t, s, c: -s, "domain: expected .* of the state's shape, got .* of shape", domain)
     with pytest.raises(ValueError, match=r"domain: expected .* of the state's shape, got .* of shape"):
-        ld.verify(ld.System(vector_field=lambda t, s, c: -s), CERTIFICATE, np.zeros(2), domain=domain)
+        verify(ld.System(vector_field=lambda t, s, c: -s), CERTIFICATE, np.zeros(2), domain=domain)
 
 
 def test_equilibrium_and_start_have_the_shape_of_the_state():
     system = ld.System(vector_field=lambda t, s, c: -s, domain=ld.Box(-1.0, 1.0))
     for wrong in (np.zeros((2, 1)), np.zeros(1), {"s": np.zeros(2)}):
         with pytest.raises(ValueError, match="equilibrium: expected a state like"):
-            ld.verify(system, CERTIFICATE, np.zeros(2), equilibrium=wrong)
+            verify(system, CERTIFICATE, np.zeros(2), equilibrium=wrong)
     tube = ld.Tube(np.arange(2.0), -np.ones((1, 2)), np.ones((1, 2)))
     for wrong in ((0.0, 0.1), (np.zeros(2), np.zeros((2, 1))), (np.ones(2), np.zeros(2)), np.zeros(2)):
         with pytest.raises(ValueError, match="start: expected"):
-            ld.verify(system, CERTIFICATE, np.zeros(2), domain=tube, start=wrong, claims=("decrease", "stays"))
+            verify(system, CERTIFICATE, np.zeros(2), domain=tube, start=wrong, claims=("decrease", "stays"))
 
 
 def test_modules_that_would_take_one_number_for_many():
@@ -122,7 +123,7 @@ def test_modules_that_would_take_one_number_for_many():
     refused(ld.nn.InvariantField(lambda t, s, c: s, np.ones(1), 2.0), "half_width: expected an array like the state")
     small = ld.Certificate.exponential(ld.nn.QuadraticPotential(3), 1.0)
     with pytest.raises(ValueError, match=r"expected a state of shape \(3,\), got \(1,\)"):
-        ld.verify(ld.System(vector_field=lambda t, s, c: -s, domain=ld.Box(-1.0, 1.0)), small, np.zeros(1))
+        verify(ld.System(vector_field=lambda t, s, c: -s, domain=ld.Box(-1.0, 1.0)), small, np.zeros(1))
     row = ld.Certificate.contraction(1.0, lambda s: s)
     system = ld.variational(ld.System(vector_field=lambda t, s, c: -s, domain=ld.Box(-1.0, 1.0)))
     with pytest.raises(ValueError, match=r"metric: expected a matrix float\[any, 2\], got shape \(2,\)"):

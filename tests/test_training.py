@@ -36,7 +36,7 @@ def test_monte_carlo_learns_the_digits_and_keeps_its_promise(seed, monkeypatch):
     kept = (values[:, 1:] <= 1.05 * values[:, :1] * np.exp(-2 * np.array([0.25, 0.5, 0.75, 1]))).all(axis=1)
     right = np.asarray(program.predict(x)).argmax(axis=1) == y
     assert kept[right].mean() >= 0.95
-    assert program.certify(x, y).claims["domain.left"].value == 0
+    assert ld.assess(program, (x, y)).claims["domain.left"].value == 0
 
 
 @pytest.mark.slow

@@ -5,6 +5,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from helpers import verify
 
 import lyapunov_dsl as ld
 from lyapunov_checker import check
@@ -35,7 +36,7 @@ def decay(rate, domain=None):
 def test_rates():
     _, near = between(2.1)
     certificate = ld.Certificate.exponential(square, 2.1)
-    ask = lambda rate: ld.verify(decay(rate / 2), certificate, equilibrium=np.zeros(1))
+    ask = lambda rate: verify(decay(rate / 2), certificate, equilibrium=np.zeros(1))
     # Fast enough for the rounded rate alone.
     assert ask(near).status is Assurance.REFUTED
     assert ask(2.1 * (1 + 1e-12)).status.name in PROVED
@@ -99,7 +100,7 @@ def test_what_fails_between_a_box_and_its_rounding():
     _, near = between(0.7)
     field = lambda t, s, c: -s + 1e9 * jax.nn.relu(s - near)
     system = ld.System(vector_field=field, domain=ld.Box(-0.7, 0.7))
-    found = ld.verify(system, ld.Certificate.exponential(square, 1.0), np.ones(1), budget=ld.Budget(boxes=3000))
+    found = verify(system, ld.Certificate.exponential(square, 1.0), np.ones(1), budget={"boxes": 3000})
     assert found.status in (Assurance.REFUTED, Assurance.UNDECIDED)
 
 
@@ -112,7 +113,7 @@ def test_limits_of_inputs():
 
     def best(push):
         field = ld.ControlAffine(lambda t, s, c: push * jnp.ones_like(s), column, limits=0.7)
-        return ld.verify(ld.System(vector_field=field), certificate, np.ones(1), domain=ld.Box(0.9, 1.0)).status
+        return verify(ld.System(vector_field=field), certificate, np.ones(1), domain=ld.Box(0.9, 1.0)).status
 
     assert best(near).name in PROVED
     assert best(0.7 + (0.7 - rounded)) is Assurance.REFUTED
@@ -121,7 +122,7 @@ def test_limits_of_inputs():
 def test_the_file_holds_the_numbers_that_were_written(tmp_path):
     system = ld.System(vector_field=lambda t, s, c: -s * (2 + t), domain=ld.Box(-0.7, 0.9), horizon=0.1)
     certificate = ld.Certificate.exponential(square, 2.1)
-    found = ld.verify(system, certificate, equilibrium=np.zeros(1), level=(None, 0.3))
+    found = verify(system, certificate, equilibrium=np.zeros(1), level=(None, 0.3))
     found.proof.save(tmp_path / "proof.npz")
     text = str(check(tmp_path / "proof.npz"))
     assert "[-0.7, 0.9]" in text
@@ -139,8 +140,8 @@ def test_large_integers_are_kept_or_refused():
         lambda: ld.Box(-1, wrong),
         lambda: ld.Certificate.exponential(square, wrong),
         lambda: ld.System(vector_field=lambda t, s, c: -s, horizon=wrong),
-        lambda: ld.verify(decay(1), ld.Certificate.exponential(square, 1), np.ones(1), level=wrong),
-        lambda: ld.verify(decay(1), ld.Certificate.exponential(square, 1), np.ones(1), time=(0, wrong)),
+        lambda: verify(decay(1), ld.Certificate.exponential(square, 1), np.ones(1), level=wrong),
+        lambda: verify(decay(1), ld.Certificate.exponential(square, 1), np.ones(1), time=(0, wrong)),
     ):
         with pytest.raises(ValueError, match="float64 holds exactly"):
             make()

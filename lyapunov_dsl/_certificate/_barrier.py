@@ -33,7 +33,7 @@ class Barrier(Certificate):
     - `h`: a function of the state, at least 0 where the state is safe.
     - `alpha`: a rate > 0 for the linear class-K function α h, or an increasing function with α(0) = 0, of numbers h < 0 as well. The
         theorem needs it to be locally Lipschitz: a root is not, and its solutions leave 0.
-    - `degree`: the relative degree r >= 1. Left out, `compile` and `verify` find it for a `ControlAffine`; it is 1 for other fields.
+    - `degree`: the relative degree r >= 1. Left out, `compile` and `prove` find it for a `ControlAffine`; it is 1 for other fields.
 
     **Raises:** `ValueError` for a rate <= 0 or not finite, an α that is not as above, or an `h` that is not callable.
     """

@@ -83,7 +83,7 @@ class Certificate(eqx.Module):
         return type(self).derivative is not Certificate.derivative
 
     def prepared(self, system: Any, start: Any) -> "Certificate":
-        """The certificate for a system, with what depends on the system filled in. `compile` and `verify` ask for it.
+        """The certificate for a system, with what depends on the system filled in. `compile` and `prove` ask for it.
 
         **Arguments:**
 

@@ -16,7 +16,7 @@ class Reach(Certificate):
 
     Where trajectories stay in a compact H, each of them enters the target by the time (V(η(0)) - min_H V) / r, as V could not go on falling
     otherwise (Prajna and Rantzer 2007). With a barrier of the set to avoid, `&`, they do so without entering that; that they stay in H is
-    the claim "invariant" of [`lyapunov_dsl.verify`][], or "enclosed" of the barrier.
+    the claim "invariant" of [`lyapunov_dsl.prove`][], or "enclosed" of the barrier.
 
     **Arguments:**
 

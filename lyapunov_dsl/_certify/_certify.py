@@ -32,7 +32,7 @@ def certify(
     confidence: float,
     prediction: PyTree,
 ) -> Report:
-    """See [`lyapunov_dsl.Program.certify`][]."""
+    """See [`lyapunov_dsl.assess`][]."""
     begun = eqx.filter_jit(eqx.filter_vmap(condition.system.start))(x)
     run = paths(condition, solver, begun, y)
     # Only the first are independent draws; what the trajectories visit is looked at, not counted.

@@ -117,7 +117,7 @@ def _towards_the_least(condition: Condition, part: str, starts: PyTree, targets:
 
 
 def feasibility(condition: Condition, starts: PyTree, targets: PyTree, *, key: Any, samples: int) -> Report:
-    """See [`lyapunov_dsl.Program.feasibility`][]."""
+    """See [`lyapunov_dsl.assess`][]."""
     claims: dict[str, Claim] = {}
     if not callable(getattr(condition.continuous.vector_field, "speed_bound", None)):
         for name in condition.parts:

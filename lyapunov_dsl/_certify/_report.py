@@ -1,6 +1,7 @@
 """What is printed: a report and its parts."""
 
 import dataclasses
+import math
 from typing import Any
 
 import numpy as np
@@ -116,7 +117,7 @@ class Robustness:
 
 @dataclasses.dataclass(frozen=True)
 class Report:
-    """What `certify` found. Printable; every claim carries its assurance.
+    """What `assess` found. Printable; every claim carries its assurance.
 
     **Arguments:**
 
@@ -135,6 +136,17 @@ class Report:
     counterexample: Counterexample | None = None
     stops: tuple[EarlyStop, ...] = ()
     problems: tuple[str, ...] = ()
+
+    def joined(self, other: "Report") -> "Report":
+        """Returns the claims and problems of both, and the worse of their counterexamples."""
+        found = [c for c in (self.counterexample, other.counterexample) if c is not None]
+        badness = lambda c: math.inf if math.isnan(c.residual) else c.residual
+        return dataclasses.replace(
+            self,
+            claims=self.claims | other.claims,
+            counterexample=max(found, key=badness, default=None),
+            problems=self.problems + other.problems,
+        )
 
     def __str__(self) -> str:
         lines = []

@@ -20,7 +20,7 @@ from ._base import Objective, example_keys, starts
 class MonteCarlo(Objective):
     """E over examples and over a measure of max(0, residual) (Algorithm 1, eq. 12 and 45).
 
-    With a level c it is min(residual, c - V) where V <= c, and 0 elsewhere, as [`lyapunov_dsl.verify`][] asks: outside of a region of
+    With a level c it is min(residual, c - V) where V <= c, and 0 elsewhere, as [`lyapunov_dsl.prove`][] asks: outside of a region of
     attraction no V falls, and where a residual cannot be mended the state is moved out of {V <= c} (Yang et al. 2024).
 
     Relative residuals are divided by V, and c - V by c: of rates of decay. Toward an equilibrium they do not vanish, and nothing is gained

@@ -33,7 +33,7 @@ class RobustMargin(Objective):
     - `method`: of [`lyapunov_dsl.bounds.bound`][], where that is used; `"ibp"`: ranges through the input module, the cheapest, and
         planes through the steps.
 
-    Nothing is claimed of what comes out; [`lyapunov_dsl.certify_robustness`][] does that.
+    Nothing is claimed of what comes out; [`lyapunov_dsl.InputRobustness`][] does that.
 
     **Raises:** `ValueError` for numbers that are not as above.
     """

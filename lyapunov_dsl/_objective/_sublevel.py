@@ -19,7 +19,7 @@ class Sublevel(Objective):
     """g E_inside max(0, V - (c - m)) + E_outside max(0, c + m - V) at level c with a margin m and a growth
     g: V <= c where trajectories are to be certified, V > c on the boundary of H.
 
-    Together with `MonteCarlo(level=c)`, what `verify` claims as `"decrease"` and `"enclosed"` at that level is trained, and the set
+    Together with `MonteCarlo(level=c)`, what `prove` claims as `"decrease"` and `"enclosed"` at that level is trained, and the set
     {V <= c} grows over `inside` (a region of attraction that is learned; Chang, Roohi and Gao 2019).
 
     **Arguments:**

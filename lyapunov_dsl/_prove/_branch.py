@@ -1,4 +1,4 @@
-"""Branch and bound: a box is cut until something holds in every part, or fails at a point, or the budget is spent."""
+"""Branch and bound: a box is cut until something holds in every part, or fails at a point, or the prover has no more boxes or time."""
 
 import dataclasses
 import time
@@ -18,22 +18,37 @@ SAVE_EVERY = 10.0
 STUCK = ("stuck_nodes", "stuck_lows", "stuck_highs")
 
 
-@dataclasses.dataclass(frozen=True)
-class Budget:
-    """What a proof may take.
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Prover:
+    """How a proof is searched for, and what it may take.
 
     **Arguments:**
 
     - `boxes`: how many boxes may be bounded.
     - `seconds`: wall time, compilation included; `None` for no limit.
     - `batch`: boxes that are bounded at once.
+    - `rounding`: `"real"`, about the exact flow of the system with its weights as they are stored (`PROVED_REAL`); `"float"`: also about
+        the inequality as it is evaluated in float64 (`PROVED_FLOAT`).
+    - `checkpoint`: a folder where an unfinished proof is kept, to go on from when the same call is made again.
+    - `progress`: whether a bar is shown.
+    - `check`: whether `python -m lyapunov_checker` recomputes the proof as a last step, in a process of its own; only then it is
+        `CHECKED`. It is not asked, which is said, where it would take longer than the search (and than ten seconds), or does not
+        know the functions. What it refuses is `UNDECIDED`.
+
+    **Raises:** `ValueError` for numbers that are not positive, and another rounding.
     """
 
     boxes: int = 1_000_000
     seconds: float | int | None = None
     batch: int = 512
+    rounding: str = "real"
+    checkpoint: Any = None
+    progress: bool = False
+    check: bool = True
 
     def __post_init__(self) -> None:
+        if self.rounding not in ("real", "float"):
+            raise ValueError(f"rounding: expected 'real' or 'float', got {self.rounding!r}")
         for name in ("boxes", "batch"):
             value = getattr(self, name)
             if not is_count(value):
@@ -160,18 +175,18 @@ class Tree:
 
 
 class Run:
-    """The budget, the progress bar and the file that the questions of one proof share.
+    """What it may take, the progress bar and the file that the questions of one proof share.
 
     **Arguments:**
 
-    - `budget`: a `Budget`.
+    - `prover`: a `Prover`.
     - `file`: where unfinished trees are kept, or `None`.
     - `identity`: what has to be the same to go on from the file.
     - `progress`: whether a bar is shown.
     """
 
-    def __init__(self, budget: Budget, file: Path | None, identity: str, progress: bool):
-        self.budget, self.file, self.identity = budget, file, identity
+    def __init__(self, prover: Prover, file: Path | None, identity: str, progress: bool):
+        self.prover, self.file, self.identity = prover, file, identity
         self.begun, self.saved, self.looked = time.monotonic(), time.monotonic(), 0
         self.trees: dict[str, Tree] = {}
         self.bar = tqdm(total=1.0, disable=not progress, bar_format="{l_bar}{bar}| {postfix}")
@@ -198,17 +213,17 @@ class Run:
 
     @property
     def spent(self) -> bool:
-        late = self.budget.seconds is not None and time.monotonic() - self.begun > self.budget.seconds
-        return late or self.looked >= self.budget.boxes
+        late = self.prover.seconds is not None and time.monotonic() - self.begun > self.prover.seconds
+        return late or self.looked >= self.prover.boxes
 
     def branch(self, name: str, judge: Callable[[Any, Any], Judged], low: Any, high: Any) -> tuple[Tree, Any]:
-        """Cuts a box until `judge` has decided all parts, a counterexample is found, or the budget is spent.
+        """Cuts a box until `judge` has decided all parts, a counterexample is found, or the prover has no more boxes or time.
 
         **Returns:** the tree, whose stack is empty where all is decided; and the counterexample or `None`.
         """
         tree = self.trees.setdefault(name, Tree(low, high))
         while len(tree.nodes) and not self.spent:
-            nodes, lows, highs = tree.take(min(self.budget.batch, max(1, self.budget.boxes - self.looked)))
+            nodes, lows, highs = tree.take(min(self.prover.batch, max(1, self.prover.boxes - self.looked)))
             try:
                 found = judge(lows, highs)
             except BaseException as error:

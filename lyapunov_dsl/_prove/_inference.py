@@ -39,20 +39,20 @@ def euler_steps(program: Any) -> int:
     """
     solver, system = program.solver, program.system
     if isinstance(system, DiscreteSystem):
-        raise ValueError("certify_robustness: expected a continuous system, got a DiscreteSystem")
+        raise ValueError("InputRobustness: expected a continuous system, got a DiscreteSystem")
     for what, value, expected in (("system", system, System), ("solver", solver, Solver)):
         if type(value) is not expected:
-            raise ValueError(f"certify_robustness: expected a {what} of type {expected.__name__}, got {kind(value)}")
+            raise ValueError(f"InputRobustness: expected a {what} of type {expected.__name__}, got {kind(value)}")
     if solver.dt is None or type(solver.method) is not diffrax.Euler:
         what = f"{kind(solver.method)}, dt={solver.dt}"
         raise ValueError(
-            "certify_robustness: expected inference by Euler steps of a fixed size, "
+            "InputRobustness: expected inference by Euler steps of a fixed size, "
             f"compile(..., solver=ld.Solver(diffrax.Euler(), dt=...)), got {what}; steps that adapt are a discontinuous function of x"
         )
     if not type(solver.adjoint).__module__.startswith("diffrax."):
-        raise ValueError(f"certify_robustness: expected an adjoint of diffrax, got {kind(solver.adjoint)}")
+        raise ValueError(f"InputRobustness: expected an adjoint of diffrax, got {kind(solver.adjoint)}")
     if system.jumps:
-        raise ValueError(f"certify_robustness: expected a field without jumps, got jumps={system.jumps}")
+        raise ValueError(f"InputRobustness: expected a field without jumps, got jumps={system.jumps}")
     steps = round(system.horizon / solver.dt)
     if steps < 1 or abs(steps * solver.dt - system.horizon) > 1e-9 * system.horizon:
         raise ValueError(f"solver: expected a dt that divides the horizon {system.horizon}, got {solver.dt}")
@@ -123,10 +123,10 @@ def check_pure(system: System, x: Any) -> tuple[str, str, str]:
     calls = sorted({e.primitive.name for e in equations(traces[0].jaxpr) if "callback" in e.primitive.name})
     if traces[0].effects or calls:
         found = ", ".join(calls or map(str, traces[0].effects))
-        raise ValueError(f"certify_robustness: expected functions without side effects, got {found}")
+        raise ValueError(f"InputRobustness: expected functions without side effects, got {found}")
     if _digest(traces[0]) != _digest(traces[1]):
         raise ValueError(
-            "certify_robustness: expected functions of arrays, got a system that computes something else when it is traced "
+            "InputRobustness: expected functions of arrays, got a system that computes something else when it is traced "
             "again: it depends on Python state"
         )
     before = (x, state, context)
@@ -167,7 +167,7 @@ def check_context(context: Any) -> None:
         floating = array and jnp.issubdtype(jnp.result_type(leaf), jnp.floating)
         if not (floating or constant or _is_function_of_jax(leaf)):
             got = describe(leaf) if array or eqx.is_array(leaf) else kind(leaf)
-            raise ValueError(f"certify_robustness: expected a context of floating-point arrays, got one with {got}")
+            raise ValueError(f"InputRobustness: expected a context of floating-point arrays, got one with {got}")
 
 
 def _is_function_of_jax(leaf: Any) -> bool:
@@ -192,7 +192,7 @@ def coarsest(program: Any, x: Any) -> Any:
     least = max(found, key=lambda dtype: float(jnp.finfo(dtype).eps))
     if jnp.finfo(least).bits < 16:
         raise ValueError(
-            f"certify_robustness: expected arithmetic in floating-point numbers of 16 bits or more, got {least}, which rounds too "
+            f"InputRobustness: expected arithmetic in floating-point numbers of 16 bits or more, got {least}, which rounds too "
             "much to be taken for real arithmetic"
         )
     return least
@@ -276,7 +276,7 @@ def compare(
     where = lambda i: f"example {owner[i]}, at {np.array2string(points[i], threshold=12, precision=9)}"
     if not (finite := np.isfinite(answers).all(axis=1)).all():
         i = int(np.flatnonzero(~finite)[0])
-        raise ValueError(f"certify_robustness: predict answers {answers[i]} for {where(i)}; nothing is proved of that")
+        raise ValueError(f"InputRobustness: predict answers {answers[i]} for {where(i)}; nothing is proved of that")
     scale = np.zeros(int(owner.max()) + 1)
     np.maximum.at(scale, owner, np.nan_to_num(abs(exact).max(axis=1), nan=0.0, posinf=0.0))
     allowed = half_of_the_digits(dtype)
@@ -286,7 +286,7 @@ def compare(
     if not (good := relative <= allowed).all():
         i = int(np.flatnonzero(~good)[0])
         raise ValueError(
-            f"certify_robustness: what is proved is not what runs: predict answers {answers[i]} and the Euler network in float64 "
+            f"InputRobustness: what is proved is not what runs: predict answers {answers[i]} and the Euler network in float64 "
             f"{exact[i]} for {where(i)}, {relative[i]:.2g} of the largest logit apart, where rounding in {dtype} accounts for "
             f"{allowed:.2g}. The program may depend on dtypes, flags or Python state, or round more than its types do"
         )
@@ -296,7 +296,7 @@ def compare(
     if (broken := claimed & (own - others < -2 * allowed * scale[owner])).any():
         i = int(np.flatnonzero(broken)[0])
         raise ValueError(
-            f"certify_robustness: predict decides for class {answers[i].argmax()} and not {y[i]} for {where(i)}, which is in a "
+            f"InputRobustness: predict decides for class {answers[i].argmax()} and not {y[i]} for {where(i)}, which is in a "
             "ball that was proved; please report this"
         )
     return answers, Agreement(len(points), float(relative.max()), allowed, str(dtype))

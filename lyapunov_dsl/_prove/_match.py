@@ -36,7 +36,7 @@ class Match:
 
 
 def declared(system: Any, certificate: Any, x: Any, y: Any, part: str | None, rest: Any) -> tuple[Functions, Any]:
-    """The functions of a declaration, as `verify` takes them, and the start."""
+    """The functions of a declaration, as `prove` takes them, and the start."""
     if hasattr(system, "declaration"):
         certificate = system.certificate if certificate is None else certificate
         system = system.system

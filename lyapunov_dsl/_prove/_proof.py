@@ -271,7 +271,7 @@ class Proof:
 
         **Arguments:**
 
-        - `system`, `certificate`, `x`, `y`, `part`: as they are given to [`lyapunov_dsl.verify`][].
+        - `system`, `certificate`, `x`, `y`, `part`: as they are given to [`lyapunov_dsl.prove`][].
 
         **Returns:** a [`lyapunov_dsl.Match`][], which is true where they are the same, and says what differs otherwise.
 

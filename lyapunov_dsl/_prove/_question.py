@@ -127,7 +127,7 @@ def _check_enforced(system: Any) -> None:
             raise ValueError(
                 f"vector_field: expected a field that can be bounded, got that of enforce, which satisfies {' & '.join(node.parts)} by "
                 "construction, wherever it is evaluated without an error: where it corrects the field, dV/dt is comparison(t, V) up to "
-                "rounding, and no bound is as tight as that. What is about V alone, verify of the system that was given to enforce"
+                "rounding, and no bound is as tight as that. What is about V alone, prove it of the system that was given to enforce"
             )
 
 

@@ -17,13 +17,12 @@ below bounded from above over it:
   one, and d the change of Φ by the perturbation. Along it |∂V| <= a (1 - exp(-V)) with a = √2 where d is in the Euclidean norm and a = 2
   where it is in the ∞-norm, and so v_{n+1} = log(1 + (exp(max(exp(-κ Δt) v_n, γ)) - 1) exp(a d)) bounds V of cross entropy along every
   perturbed trajectory. The class holds if v_N < log 2.
-- **theorem3**: the same with the constant a instead of the profile, v_{n+1} = max(exp(-κ Δt) v_n, γ) + a d: Theorem 3 of the paper in
+- **theorem_3**: the same with the constant a instead of the profile, v_{n+1} = max(exp(-κ Δt) v_n, γ) + a d: Theorem 3 of the paper in
   discrete time. Never above the rule before it, and therefore not among those that are tried unless it is asked for.
 """
 
 import math
 import time as clock
-from collections.abc import Sequence
 from typing import Any
 
 import equinox as eqx
@@ -31,7 +30,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from .._cache import cached
 from .._certificate import Exponential
 from .._check import Declaration, check_batch
 from .._depends import depends
@@ -43,6 +41,7 @@ from .._types import check_arrays, check_norm, describe, is_count, is_finite, ki
 from ._deployed import Deployed, known
 from ._gain import Gain, given_gain
 from ._inference import POINTS, check_pure, check_steps, coarsest, compare, euler_steps, points_of_ball
+from ._properties import InputRobustness
 from ._question import widened
 from ._radii import Premise, Robust
 from ._radius import RadiusProof
@@ -54,29 +53,15 @@ COST = {
     "reach": lambda n: 1,
     "tube": lambda n: 2,
     "comparison": lambda n: 3 * n + 3,
-    "theorem3": lambda n: 3 * n + 3,
+    "theorem_3": lambda n: 3 * n + 3,
 }
 
 # So many examples are bounded at a time where there are no more: what is bounded beside them would be copies.
 FEW = 8
 
 
-@cached()
-def certify_robustness(
-    program: Any,
-    x: Any,
-    y: Any,
-    *,
-    radii: Any = (0.1, 0.2, 0.3),
-    norm: str = "2",
-    rules: Sequence[str] | None = None,
-    kappa: float | None = None,
-    truncation: float = 0.01,
-    boxes: int = 500,
-    method: str = "crown",
-    together: int = 64,
-) -> Robust:
-    """The largest of some radii within which the class of each example is proved, and by which rule.
+def decide_robustness(program: Any, x: Any, y: Any, asked: InputRobustness) -> Robust:
+    """Proves the largest of some radii within which the class of each example does not change.
 
     Which examples are right is what `predict` says. `predict` and the network that is proved about are run at every example, and at 1,024
     inputs or more of the balls that were proved.
@@ -85,25 +70,10 @@ def certify_robustness(
 
     - `program`: a compiled program whose inference is by Euler steps of a fixed size; readout: logits.
     - `x`, `y`: inputs (arrays, leading batch axis) and integer classes.
-    - `radii`: increasing, in the unit of x; a decimal number means at least that.
-    - `norm`: `"2"` or `"inf"`.
-    - `rules`: some of `"margin"`, `"tube"`, `"reach"`, `"comparison"`, `"theorem3"`; the guide on certified robustness says what they
-        are. By default all but the last, `"comparison"` only where it can be: it needs an exponential certificate of cross entropy, the
-        state as the logits and a Box as the domain, and so does `"theorem3"`.
-    - `kappa`: κ of the comparison rule, by default that of the certificate. It promises more at a higher rate, which is proved like any.
-    - `truncation`: γ, the level down to which the comparison rule has V decrease.
-    - `boxes`: the most boxes of states per example in which the condition of the comparison rule is proved.
-    - `method`: of the bounds through the input module, of [`lyapunov_dsl.bounds.bound`][]; `"ibp"` is the cheapest, for
-        networks that were trained by it.
-    - `together`: how many examples are bounded at a time.
-
-    **Returns:** a [`lyapunov_dsl.Robust`][]. It is about real arithmetic: the rounding of floating-point inference is not part of the
-    claim. Where the input module has a method `gain`, that is taken for its Lipschitz constant in L2: a premise that is yours, printed as
-    *given by you* with what was looked at of it.
-
-    **Raises:** `ValueError` for a program, radii or rules that are not as above; for a system that is no function of arrays, such as one
-    whose context hides x; for a `gain` that inputs refute; and where `predict` answers NaN or anything else than what is proved about.
+    - `asked`: radii, norm and rules.
     """
+    radii, norm, rules, kappa = asked.radii, asked.norm, asked.rules, asked.kappa
+    truncation, boxes, method, together = asked.truncation, asked.boxes, asked.method, asked.together
     from .._compile import Program
 
     if type(program) is not Program or type(program.declaration) is not Declaration:
@@ -151,8 +121,8 @@ def certify_robustness(
     missing = _missing(quiet.certificate, quiet.system)
     if rules is None:
         rules = ["margin", "tube", "reach", *(["comparison"] if not missing else [])]
-    elif missing and {"comparison", "theorem3"} & set(rules):
-        raise ValueError(f"rules: expected {missing}; leave out comparison and theorem3")
+    elif missing and {"comparison", "theorem_3"} & set(rules):
+        raise ValueError(f"rules: expected {missing}; leave out comparison and theorem_3")
     with jax.enable_x64(True):
         x = np.asarray(x, np.float64)
         network = EulerInference(widened(quiet.system), steps)
@@ -255,7 +225,7 @@ def _search(
     for name in rules:
         low, high = np.zeros(count, int), np.full(count, len(grid) - 1)
         high[~right] = 0
-        if name in ("comparison", "theorem3") and decreasing is None:
+        if name in ("comparison", "theorem_3") and decreasing is None:
             # The same for both.
             decreasing, looked = _decreasing(found, run, x, y, right, boxes)
             evaluations += looked
@@ -263,7 +233,7 @@ def _search(
         seen: list[Any] = [None] * count
         while (todo := np.flatnonzero(low < high)).size:
             tried = (low[todo] + high[todo] + 1) // 2
-            function = "comparison" if name == "theorem3" else name
+            function = "comparison" if name == "theorem_3" else name
             values = run(function, x[todo], y[todo], grid[tried])
             evaluations += COST[name](steps) * len(todo)
             told = [

@@ -10,19 +10,18 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from .._cache import cached
 from .._certify import Assurance, Claim, Counterexample
 from .._certify._assurance import weakest
 from .._condition import Condition
 from .._domain import Domain
-from .._types import exactly, number, shown
+from .._types import exactly, number
 from ._agreement import declared, differs, sampled, traced
-from ._arguments import check_like, check_rest, ends_of, flat_state, frontier
-from ._branch import CUT, Budget, Run, Tree
+from ._arguments import check_rest, ends_of, flat_state, frontier
+from ._branch import CUT, Prover, Run, Tree
 from ._claims import checked_claims, is_steady, questions_of, region_of, tubular
 from ._exact import at_rest as exactly_at_rest, violates
 from ._finite import unknown
-from ._judge import ABOVE, BELOW, OUTSIDE, REST, Rounding
+from ._judge import ABOVE, BELOW, OUTSIDE, REST
 from ._known import fingerprint
 from ._proof import Proof, Rest, measured, portable, solved, stays
 from ._question import Functions, doubtful, functions, influenced
@@ -36,7 +35,7 @@ PARTS = 64
 
 @dataclasses.dataclass(frozen=True)
 class Verification:
-    """What `verify` found. Printable.
+    """What `prove` found of a property of one example. Printable.
 
     **Arguments:**
 
@@ -82,14 +81,13 @@ def _extent(low: np.ndarray, high: np.ndarray) -> str:
     return "" if low.shape[1] > 5 else f", in {' x '.join(f'[{number(a)}, {number(b)}]' for a, b in ends)}"
 
 
-@cached()
-def verify(
-    system: Any,
-    certificate: Any = None,
-    x: Any = None,
-    y: Any = None,
+def decide(
+    condition: Condition,
+    x: Any,
+    y: Any,
+    prover: Prover,
     *,
-    claims: Sequence[str] = ("decrease",),
+    claims: Sequence[str],
     part: str | None = None,
     domain: Domain | Tube | None = None,
     start: Any = None,
@@ -98,72 +96,15 @@ def verify(
     equilibrium: Any = None,
     perturbation: Any = None,
     strict: bool = False,
-    rounding: Rounding = "real",
-    budget: Budget | None = None,
-    folder: Any = None,
-    progress: bool = False,
-    check: bool = True,
 ) -> Verification:
-    """Proves, or refutes, what a certificate says about a system, for one example and every state of a region.
-
-    The claims, for H the domain and c the upper level:
-
-    - `"decrease"`: dV/dt <= comparison(t, V) (eq. 10 for the exponential certificate) for all times and all states of H with V
-      between the levels; where `strict`, < instead of <=, except at the equilibrium.
-    - `"definite"`: V is 0 at the equilibrium and above 0 elsewhere in H.
-    - `"enclosed"`: V > c on the boundary of H. With `"decrease"`, no trajectory leaves {V <= c} in H; with `"definite"` and `strict`
-      as well, all that start there tend to the equilibrium, if nothing depends on time, the field is 0 there and comparison(t, v) <= 0.
-    - `"stays"`: every trajectory that starts in the box `start` at the first time is in the tube at all its times; H is a tube then.
-    - `"robust"`: an upper bound of V at the last time for every context within ε of the example's in every entry: the solution of
-        γ' = comparison(t, γ) + L ε G, where L bounds the field's change with the context and G the gradient of V. It rests on
-        `"decrease"` up to a level, and on `"enclosed"` or `"invariant"`.
-    - `"invariant"`: the field does not point outward on the boundary of H, so that no trajectory leaves H (Nagumo 1942).
+    """Proves, or refutes, claims about one example and every state of a region; their options are those of the properties.
 
     Boxes are bounded with [`lyapunov_dsl.bounds.bound`][], cheaper methods first, and cut where that does not decide. Around
     the equilibrium, where both sides tend to 0, the second derivatives decide.
-
-    **Arguments:**
-
-    - `system`: a [`lyapunov_dsl.System`][] or a [`lyapunov_dsl.Program`][], which has a certificate of its own.
-    - `certificate`: a [`lyapunov_dsl.Certificate`][], or a conjunction of several.
-    - `part`: the name of the one that is spoken of, where there are several.
-    - `x`, `y`: one example, without a batch axis. Where x is the state itself it may be left out if there is an equilibrium.
-    - `claims`: what is to be proved.
-    - `domain`: H, a `Box`, a `Ball`, a `Product` of boxes or a [`lyapunov_dsl.Tube`][]; that of the system where it is left out.
-    - `start`: (lower, upper), flat states; the start of the example where it is left out.
-    - `level`: c, or (least, c): only states with V up to c, and at least `least`.
-    - `time`: (first, last); the horizon of the system where it is left out. Where nothing depends on time, all times.
-    - `equilibrium`: a state inside of H.
-    - `perturbation`: the radius ε of the claim `"robust"`.
-    - `strict`: see above.
-    - `rounding`: `"real"`, about the exact flow of the system with its weights as they are stored (`PROVED_REAL`); `"float"`: also about
-        the inequality as it is evaluated in float64 (`PROVED_FLOAT`).
-    - `budget`: a [`lyapunov_dsl.Budget`][].
-    - `folder`: where an unfinished proof is kept, to go on from when the same call is made again.
-    - `progress`: whether a bar is shown.
-    - `check`: whether `python -m lyapunov_checker` recomputes the proof as a last step, in a process of its own; only then it is
-        `CHECKED`. It is not asked, which is said, where it would take longer than the search (and than ten seconds), or does not
-        know the functions. What it refuses is `UNDECIDED`.
-
-    **Returns:** a [`lyapunov_dsl.Verification`][].
-
-    **Raises:** `ValueError` for arguments that do not fit, `lyapunov_dsl.bounds.UnknownPrimitive` for a function that cannot be
-    bounded.
     """
     began = clock.monotonic()
-    budget = Budget() if budget is None else budget
     claims = checked_claims(claims, level, equilibrium, perturbation)
-    if not isinstance(budget, Budget):
-        raise ValueError(f"budget: expected a Budget such as Budget(boxes=1000), got {shown(budget)}")
-    if domain is not None and not isinstance(domain, Domain | Tube):
-        raise ValueError(f"domain: expected a Box, a Ball, a Product or a Tube, got {shown(domain)}")
-    if hasattr(system, "declaration"):
-        check_like(system.declaration, x, y)
-        certificate = system.certificate if certificate is None else certificate
-        system = system.system
-    if certificate is None:
-        raise ValueError("certificate: expected a Certificate, as the system has none of its own, got none")
-    condition = Condition(system, certificate)
+    rounding: Any = prover.rounding
     names = list(condition.parts)
     if part is None and len(names) > 1:
         raise ValueError(f"part: expected one of {names}, as several certificates are combined, got none")
@@ -202,9 +143,9 @@ def verify(
             raise ValueError(f"equilibrium: expected a state inside of the domain, got {rest}")
         if rest is not None:
             check_rest(told, rest, region)
-        file = frontier(folder)
+        file = frontier(prover.checkpoint)
         identity = _identity(told, first, region, rest, claims, strict, rounding, perturbation, ends)
-        run = Run(budget, file, identity, progress)
+        run = Run(prover, file, identity, prover.progress)
         radius = None if perturbation is None else exactly("perturbation", perturbation)
         record = portable(told, first.size, region, rest, strict, claims, tube, ends, radius)
         at_rest = None if rest is None else Rest(record)
@@ -274,7 +215,7 @@ def verify(
         proof, said = None, ""
         if status.proved:
             proof, said = Proof(record, trees), "not checked: check=False; proof.save does it"
-            if check:
+            if prover.check:
                 status, said = recheck(proof, status, clock.monotonic() - began)
                 found = {name: settled(claim, status, said) for name, claim in found.items()}
                 proof = proof if status.proved else None
@@ -306,7 +247,7 @@ def _advice(looked: int, rest: Any, region: Region) -> str:
     """What to do about boxes that are left, other than what was done."""
     if not looked:
         return ""
-    found = ["a larger budget (with a folder, to go on from there)", "a smaller domain"]
+    found = ["a Prover of more boxes (with a checkpoint, to go on from there)", "a smaller domain"]
     if rest is None:
         found.append("equilibrium=... where the boxes that are left are about a state of rest")
     if region.least is None:

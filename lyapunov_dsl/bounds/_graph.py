@@ -60,24 +60,24 @@ class Graph:
         # Whether gradients that are stopped are operations of their own.
         self.stops = False
         self.marks: dict[Any, Any] = {}
-        # What compilers may take out of a value and merge: constants that are factors or summands, and divisors.
+        # What compilers may take out of a value and merge, and what they may see it as: see `_merge`, `_quotients` and `_same`.
         self.factors: dict[Node, Any] = {}
         self.shifts: dict[Node, Any] = {}
         self.ratios: dict[Node, Any] = {}
-        # What compilers may see values as: others that they are the same as, powers of others, others and a constant.
-        self.same: dict[Node, Node] = {}
+        self.same: dict[Node, tuple[Node, ...]] = {}
+        self.copies: set[Node] = set()
+        self.fixed: dict[Node, Const] = {}
         self.monomials: dict[Node, Any] = {}
         self.sums: dict[Node, Any] = {}
+        self.exponents: dict[Node, Any] = {}
         self.known: dict[Any, list[Value]] = {}
         # Constants whose identity is part of a key stay alive.
         self.kept: list[Const] = []
         # Functions of constants without a rule, which are what they evaluate to here.
         self.evaluated: list[str] = []
-        # Errors that the function raises itself, by the premise that it does not.
         self.errors: dict[Node, UnknownPrimitive] = {}
         # Counts loops and branches: a compiler may evaluate an operation within one of them otherwise than outside.
         self._part, self._parts = 0, 0
-        # How often ranges of constants were computed.
         self.folds = 0
         self._equation: Any = None
         self._callers: list[Any] = []

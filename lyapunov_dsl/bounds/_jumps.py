@@ -27,6 +27,8 @@ CONTINUOUS = {
     *("tanh", "logistic", "erf", "erfc", "atan", "asin", "acos", "asinh", "acosh", "atanh"),
     *("sin", "cos", "tan", "sinh", "cosh", "softplus", "silu", "gelu", "gelu by tanh"),
     *("softmax", "logsumexp", "softmax_mean", "tie", "told", "of those kept", "masked exponential"),
+    # A value as compilers may evaluate it, and what that is counted by.
+    *("rewritten", "partial products", "without constants"),
 }
 # Functions of JAX with a derivative that it defines by hand, and defines rightly.
 OWN = (jax.nn.relu, jnp.logaddexp)

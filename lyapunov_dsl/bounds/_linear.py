@@ -5,7 +5,6 @@ import math
 from typing import Any
 
 import jax.numpy as jnp
-import numpy as np
 from jax import lax
 
 from . import _graph as graphs
@@ -233,8 +232,8 @@ def linear_as(graph: Graph, x: Node, dtype: Any, terms: int) -> Node:
 def _select(graph: Graph, equation: Any, which: Value, *cases: Value) -> Value:
     shape = equation.outvars[0].aval.shape
     known = [graphs.concrete(case) for case in cases]
-    if all(v is not None and np.array_equal(v, known[0]) for v in known) and known[0].shape == shape:
-        # A constant, which compilers merge with others.
+    if all(v is not None and v.tobytes() == known[0].tobytes() for v in known) and known[0].shape == shape:
+        # A constant, which compilers merge with others; 0 and -0 are two, as functions may tell them apart.
         return cases[0]
     if isinstance(which, Const):
         known = graphs.concrete(which)

@@ -120,6 +120,28 @@ def lose_without(node: Node, factors: Factors) -> None:
     lose(node, lost)
 
 
+def lose_taken(graph: Graph, node: Node, x: Node, y: Node, one: Factors, other: Factors) -> Node:
+    """Counts that (x c) y may be evaluated as x (y c), as where y is broadcast, and (x)(y d) as (x d) y."""
+    if one.trivial and other.trivial:
+        return node
+    most = 0.25 * float(jnp.finfo(node.dtype).max)
+
+    def lost(node: Node, out: Interval, first: Interval, second: Interval) -> Any:
+        found: Any = 0.0
+        for own, size, factors in ((first, second, one), (second, first, other)):
+            largest = jnp.max(magnitude(size), initial=0.0) * two_to(factors.most)
+            # In this order, as the product of both sizes may vanish itself.
+            below = jnp.max(magnitude(own), initial=0.0) * (4 * tiny(node.dtype) * two_to(-factors.least))
+            found = found + jnp.where(largest < most, below, jnp.inf)
+        return jnp.broadcast_to(found, node.shape)
+
+    if x in node.inputs and y in node.inputs:
+        i, j = node.inputs.index(x), node.inputs.index(y)
+        lose(node, lambda node, out, *ranges: lost(node, out, ranges[i], ranges[j]))
+        return node
+    return rewritten(graph, node, [x, y], lost)
+
+
 # Partial products, from the smallest to the largest.
 
 
@@ -176,9 +198,19 @@ def _without_zeros(graph: Graph, node: Node, bare: Node | None) -> Node:
 def sources(graph: Graph, node: Node) -> Sequence[Node]:
     """The inputs of a node that moves numbers only, or changes their signs, or what it may be evaluated as."""
     if node in graph.same:
-        return [graph.same[node]]
+        return graph.same[node]
     moves = node.rule is affine and node.data.terms == 0 and node.data.uncertain is None and node.data.shift is None
     return [i for i in node.inputs if i.is_float] if moves and node.is_float else ()
+
+
+def is_copied(graph: Graph, value: Value) -> bool:
+    """Whether all entries of a value may be copies of fewer, as far as a compiler sees."""
+    if isinstance(value, Node):
+        return value in graph.copies
+    if is_traced(value.value) or is_traced(value.slack):
+        return True
+    known = np.asarray(value.value)
+    return bool(known.size == 0 or (known == known.flat[0]).all())
 
 
 def factors_of(graph: Graph, value: Value) -> Factors:
@@ -230,6 +262,7 @@ def _multiplied(graph: Graph, x: Node, y: Node, out: Node) -> Node:
     factors = Factors(one.least + other.least, one.most + other.most)
     lose_merged(out, factors.least, factors.most)
     lose_without(out, factors)
+    out = lose_taken(graph, out, x, y, one, other)
     if one.bare is not None or other.bare is not None:
         bare = envelope(graph, _stripped(graph, x, one), _stripped(graph, y, other))
         out, factors = _without_zeros(graph, out, bare), factors._replace(bare=bare)
@@ -323,15 +356,27 @@ def _contracted(graph: Graph, equation: Any, operands: Sequence[Value], out: Nod
     x, y = operands if isinstance(operands[0], Node) else operands[::-1]
     assert isinstance(x, Node)
     count = contracted(equation, operands)
+    # Sums of copies are so many times one of them.
+    copied = all(is_copied(graph, v) for v in operands)
     if isinstance(y, Node):
         found = _multiplied(graph, x, y, out)
-    elif count == 1 or not factors_of(graph, x).trivial:
+    elif count == 1 or copied or not factors_of(graph, x).trivial:
         found = scaled(graph, x, y, out)
     else:
         return out
+    if count != 1 and copied:
+        return repeated(graph, found, count)
     if count != 1:
         graph.factors[found] = ONE
     return found
+
+
+def repeated(graph: Graph, out: Node, count: int) -> Node:
+    """Counts that a sum of copies, which has their constants, may be evaluated as one of them times their number."""
+    found = factors_of(graph, out)
+    lose_merged(out, found.least, found.most + math.log2(count))
+    graph.factors[out] = found._replace(most=found.most + math.log2(count))
+    return out
 
 
 MERGES: dict[str, Callable[..., Node]] = {

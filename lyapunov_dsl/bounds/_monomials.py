@@ -49,6 +49,20 @@ def monomial_of(graph: Graph, value: Node) -> Monomial:
     return graph.monomials[value]
 
 
+def mixed(graph: Graph, value: Node) -> tuple[Node, ...]:
+    """What the values are made of whose entries stand in one, of which a slice may be that of one value alone; empty where it is no
+    such one."""
+    if value.rule is not affine or value.data.terms or len(value.inputs) < 2 or value in graph.same:
+        return ()
+    found: dict[Node, None] = {}
+    for part in value.inputs:
+        for base in (sum_of(graph, part).base, monomial_of(graph, part).base):
+            found |= dict.fromkeys(mixed(graph, base) if base is not part else ())
+            found |= dict.fromkeys(graph.marks.get(("powers of", base), (base,)))
+        found[part] = None
+    return tuple(found)
+
+
 def _size(constant: Const) -> tuple[float, float]:
     """Binary logarithms of the smallest and largest size of a constant, any for one that is not known yet."""
     if is_traced(constant.value) or is_traced(constant.slack):
@@ -144,13 +158,16 @@ def sum_of(graph: Graph, value: Node) -> Sum:
     return graph.sums[value]
 
 
-def shifted(graph: Graph, name: str, operands: Sequence[Value], out: Node) -> Node | None:
+def shifted(graph: Graph, name: str, operands: Sequence[Value], out: Node) -> Node | tuple[Node, ...] | None:
     """What constants that are added may leave unchanged."""
     first = isinstance(operands[0], Const)
     constant, x = operands if first else operands[::-1]
     if not isinstance(constant, Const) or not isinstance(x, Node):
         return None
     found = sum_of(graph, x)
+    if several := mixed(graph, found.base):
+        # What was added before may be undone.
+        return several
     sign = -1 if name == "sub" and first else 1
     minus = -1 if name == "sub" and not first else 1
     known = not (is_traced(constant.value) or is_traced(constant.slack) or found.shift is None)

@@ -1,5 +1,6 @@
 """Quotients of quotients are evaluated as one of products, and quotients as products with one over the divisor."""
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -18,6 +19,7 @@ from ._merge import (
     larger,
     lose,
     lose_merged,
+    lose_taken,
     raised,
     rewritten,
     scaled,
@@ -47,8 +49,8 @@ def ratio_of(graph: Graph, value: Value) -> Ratio | None:
         found = [ratio_of(graph, part) for part in parts]
         graph.ratios[value] = None
         if value in graph.same:
-            (one,) = found
-            graph.ratios[value] = None if one is None else _reshaped(graph, one, value.shape)
+            ratios = [_reshaped(graph, r, value.shape) for r in found if r is not None]
+            graph.ratios[value] = functools.reduce(functools.partial(_either, graph), ratios) if ratios else None
         elif any(found):
             whole = [r or _single(graph, part) for r, part in zip(found, parts, strict=True)]
             above, below = (
@@ -64,6 +66,13 @@ def _reshaped(graph: Graph, ratio: Ratio, shape: tuple[int, ...]) -> Ratio:
     """A ratio of a value of another shape."""
     fit = lambda part: part if part.shape in (shape, ()) else envelope(graph, part, scalar=True)
     return Ratio(fit(ratio.above), fit(ratio.below), ratio.constants)
+
+
+def _either(graph: Graph, one: Ratio, other: Ratio) -> Ratio:
+    """One of two ratios."""
+    above, below = envelope(graph, one.above, other.above), envelope(graph, one.below, other.below)
+    first, second = (_hull(pair) for pair in zip(one.constants, other.constants, strict=True))
+    return Ratio(above, below, (first, second))
 
 
 def _hull(factors: Sequence[Factors]) -> Factors:
@@ -114,6 +123,14 @@ def _divided(graph: Graph, x: Value, y: Value, out: Node) -> Node:
         )
         out = rewritten(graph, out, [above, below], quotient_slack(out.dtype, *constants))
         graph.factors[out] = factors
+    elif isinstance(x, Node) and isinstance(y, Node) and not factors_of(graph, x).trivial:
+        factors = graph.factors[out]
+        # (x c) / y may be evaluated as x (c / y).
+        inverse = out.inputs[-1] if out.rule is multiply and out.inputs[-1].rule is reciprocal else None
+        if inverse is None:
+            inverse = graph.add(reciprocal, [y], y.shape, y.dtype, virtual=True)
+        out = lose_taken(graph, out, x, inverse, factors_of(graph, x), ONE)
+        graph.factors[out] = factors
     graph.ratios[out] = Ratio(above, below, (constants[0], constants[1]))
     return out
 
@@ -123,7 +140,9 @@ def quotient_slack(dtype: Any, first: Factors, second: Factors) -> Callable[...,
     least, most = tiny(dtype), 0.25 * float(jnp.finfo(dtype).max)
 
     def slack(node: Node, out: Interval, above: Interval, below: Interval) -> Any:
-        size, bottom = above.upper * two_to(-first.least), below.upper * two_to(-second.least)
+        # Constants may be taken by one of the others.
+        size = above.upper * two_to(larger(-first.least, first.most))
+        bottom = below.upper * two_to(larger(-second.least, second.most))
         nearest = below.lower / two_to(second.most)
         good = (size < most) & (bottom < most) & (nearest > 2 * least)
         # A product above that becomes 0.

@@ -6,6 +6,8 @@ choice between two equal values. Then it merges what stands on both sides. What 
 much is sound, and costs tightness only where a product of constants leaves the range of its type.
 """
 
+import contextlib
+import functools
 import math
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -24,6 +26,7 @@ from ._merge import (
     Factors,
     common_of,
     factors_of,
+    is_copied,
     larger,
     lose_without,
     raised,
@@ -33,7 +36,7 @@ from ._merge import (
     smaller,
     two_to,
 )
-from ._monomials import MONOMIALS, Monomial, monomial_of, shifted, sum_of
+from ._monomials import MONOMIALS, Monomial, mixed, monomial_of, shifted, sum_of
 from ._pattern import operands_of
 from ._quotients import ratio_of
 from ._rule import Const, Node, affine
@@ -51,8 +54,18 @@ def _neutral(value: Value, number: float) -> bool:
 
 
 def _is_moved(value: Node) -> bool:
-    """Whether the entries of a value may be copies of one number."""
+    """Whether a value only moves the entries of others."""
     return value.rule is affine and value.data.terms == 0
+
+
+def _copies(graph: Graph, operands: Sequence[Value], out: Node) -> bool:
+    """Whether the entries of a result may be copies: of what is broadcast or stacked, or of functions of copies."""
+    nodes = [v for v in operands if isinstance(v, Node)]
+    if out.size < 2 or not nodes:
+        return False
+    if any(v.is_float and v.size < out.size for v in nodes):
+        return all(is_copied(graph, v) for v in operands if isinstance(v, Const) or v.size >= out.size)
+    return all(is_copied(graph, v) for v in operands)
 
 
 def _count(equation: Any, x: Node) -> int:
@@ -61,7 +74,7 @@ def _count(equation: Any, x: Node) -> int:
 
 def _over_copies(graph: Graph, equation: Any, x: Node) -> Node | None:
     """The largest, or the sum, of one number or of numbers that may be copies."""
-    return x if _count(equation, x) == 1 or _is_moved(x) else None
+    return x if _count(equation, x) == 1 or _is_moved(x) or x in graph.copies else None
 
 
 def _along(graph: Graph, equation: Any, x: Node) -> Node | None:
@@ -89,19 +102,28 @@ def _alike(graph: Graph, equation: Any, *operands: Value) -> Node | None:
 POSITIVE = ("abs", "square", "exp", "exp2", "sqrt", "integer_pow", "pow", "logistic", "mul", "max")
 
 
-def _chosen(graph: Graph, equation: Any, which: Value, *cases: Value) -> Value | None:
-    """A choice between values that may be one, or by a comparison with 0 of what is never below it."""
+def _decided(which: Value) -> bool | None:
+    """What a comparison with 0 of what is never below it may be known to be."""
     while isinstance(which, Node) and _is_moved(which) and len(which.inputs) == 1:
         which = which.inputs[0]
-    for name, index in (("ge", 1), ("gt", 1), ("lt", 0), ("le", 0)):
+    if (inner := operands_of(which, "not")) is not None:
+        found = _decided(inner[0])
+        return None if found is None else not found
+    for name, true in (("ge", True), ("gt", True), ("lt", False), ("le", False)):
         pair = operands_of(which, name)
-        if pair is None or len(cases) != 2:
+        if pair is None:
             continue
         turned = isinstance(pair[0], Const)
         one, zero = pair[::-1] if turned else pair
         if _neutral(zero, 0.0) and any(operands_of(one, known) is not None for known in POSITIVE):
-            return cases[1 - index if turned else index]
-    return _alike(graph, equation, *cases)
+            return true is not turned
+    return None
+
+
+def _chosen(graph: Graph, equation: Any, which: Value, *cases: Value) -> Value | None:
+    """A choice between values that may be one, or by a comparison that may be known."""
+    known = _decided(which) if len(cases) == 2 else None
+    return _alike(graph, equation, *cases) if known is None else cases[int(known)]
 
 
 def _scattered(neutral: float) -> Callable[..., Value | None]:
@@ -131,14 +153,19 @@ UNCHANGED: dict[str, Callable[..., Any]] = {
 }
 
 
-def _unchanged(graph: Graph, equation: Any, operands: Sequence[Value], out: Node) -> Value | None:
+def _unchanged(graph: Graph, equation: Any, operands: Sequence[Value], out: Node) -> Any:
     """What the result of an equation may be evaluated as."""
     name = equation.primitive.name
     if name in ("add", "add_any", "sub"):
         return shifted(graph, name, operands, out)
     if name in MONOMIALS:
         found = MONOMIALS[name](graph, equation, *operands)
-        return None if found is None else _earlier(graph, out, found)
+        if found is None:
+            return None
+        earlier = _earlier(graph, out, found)
+        # What multiplied an entry before may be undone.
+        constant = any(isinstance(v, Const) for v in operands)
+        return mixed(graph, found.base) or None if earlier is None and constant else earlier
     found = UNCHANGED[name](graph, equation, *operands) if name in UNCHANGED else None
     return found[0] if isinstance(found, list | tuple) else found
 
@@ -162,7 +189,7 @@ def _repeated(graph: Graph, equation: Any, operands: Sequence[Value], out: Node)
     (x,) = operands
     assert isinstance(x, Node)
     count = _count(equation, x)
-    if count == 1 or not _is_moved(x):
+    if count == 1 or not (_is_moved(x) or x in graph.copies):
         return out
     if equation.primitive.name == "reduce_prod":
         return raised(graph, x, out, count)
@@ -183,6 +210,8 @@ def _log_of_power(graph: Graph, equation: Any, operands: Sequence[Value], out: N
         inner = operands_of(inside.base, name)
         if inner is not None:
             found, scale = factors_of(graph, inner[0]), scale * unit
+    if inside.base in graph.exponents:
+        found = graph.exponents[inside.base]
     size = math.log2(scale)
     graph.factors[out] = found._replace(least=smaller(found.least + size, 0.0), most=larger(found.most + size, 0.0))
     return out
@@ -215,19 +244,35 @@ MERGES |= {
 }
 
 
+def _exponent_of(value: Node) -> Node | None:
+    """x of exp(x), and of 2^x."""
+    found = operands_of(value, "exp") or operands_of(value, "exp2")
+    return None if found is None else found[0]
+
+
+def _exponent_factors(graph: Graph, value: Node) -> Factors | None:
+    """The constants that may be taken out of the exponent of a value."""
+    inner = _exponent_of(value)
+    return graph.exponents.get(value) if inner is None else factors_of(graph, inner)
+
+
 def _exponents(graph: Graph, equation: Any, operands: Sequence[Value], out: Node) -> Node:
     """exp(x) exp(y) is evaluated as exp(x + y), where x + y may have a common factor."""
-    name = equation.primitive.name
-    if name not in ("mul", "div", "square", "integer_pow"):
+    if equation.primitive.name not in ("mul", "div", "square", "integer_pow"):
         return out
     bases = [monomial_of(graph, v).base for v in operands if isinstance(v, Node)]
-    inner = [found[0] for base in bases if (found := operands_of(base, "exp")) is not None]
-    if len(inner) < len(operands):
+    parts = [factors for base in bases if (factors := _exponent_factors(graph, base)) is not None]
+    if not parts or len(parts) < len(operands):
         return out
-    x, y = (inner[0], inner[-1])
-    common = common_of(factors_of(graph, x), factors_of(graph, y))
-    if common.trivial:
+    common = functools.reduce(common_of, parts)
+    base = monomial_of(graph, out).base
+    if _exponent_of(base) is None:
+        # Of the product, whose logarithm is a sum.
+        graph.exponents[base] = common
+    inner = [found for base in bases if (found := _exponent_of(base)) is not None]
+    if common.trivial or len(inner) < len(operands):
         return out
+    x, y = inner[0], inner[-1]
     most, above = 0.25 * float(jnp.finfo(out.dtype).max), two_to(-common.least)
     below = tiny(out.dtype) * two_to(common.most)
 
@@ -237,6 +282,26 @@ def _exponents(graph: Graph, equation: Any, operands: Sequence[Value], out: Node
         return jnp.where(good, 2 * below * magnitude(written), jnp.inf)
 
     return rewritten(graph, out, [x, y], slack)
+
+
+def _fix(graph: Graph, equation: Any, operands: Sequence[Value], out: Node) -> bool:
+    """Enters what a compiler may know to be a constant, and says whether it may."""
+    name = equation.primitive.name
+    found: Any = None
+    if name == "convert_element_type" and isinstance(operands[0], Node) and not operands[0].is_float:
+        found = _decided(operands[0])
+    elif name == "select_n" and len(operands) == 3 and (which := _decided(operands[0])) is not None:
+        case = operands[1 + which]
+        case = graph.fixed.get(case, case) if isinstance(case, Node) else case
+        found = case.value if isinstance(case, Const) else None
+    elif operands and all(isinstance(v, Const) or v in graph.fixed for v in operands):
+        with contextlib.suppress(graphs.UnknownPrimitive):
+            (one,) = graph.fold(equation, [v if isinstance(v, Const) else graph.fixed[v] for v in operands])
+            found = one.value if isinstance(one, Const) else None
+    if found is None:
+        return False
+    graph.fixed[out] = Const(jnp.broadcast_to(jnp.asarray(found, out.dtype), out.shape))
+    return True
 
 
 def merge(graph: Graph, equation: Any, operands: Sequence[Value], out: Any) -> Any:
@@ -250,6 +315,10 @@ def merge(graph: Graph, equation: Any, operands: Sequence[Value], out: Any) -> A
         return out
     if not isinstance(out, Node) or not out.is_float or any(out is v for v in operands):
         return out
+    if _fix(graph, equation, operands, out):
+        return out
+    # What is known to be a constant is merged as one.
+    operands = [graph.fixed[v] if isinstance(v, Node) and v in graph.fixed else v for v in operands]
     other = _unchanged(graph, equation, operands, out)
     merged = MERGES[name](graph, equation, operands, out) if name in MERGES else out
     merged = _exponents(graph, equation, operands, merged)
@@ -257,16 +326,19 @@ def merge(graph: Graph, equation: Any, operands: Sequence[Value], out: Any) -> A
         for known in (graph.monomials, graph.sums):
             if out in known:
                 known[merged] = known[out]
+    if _copies(graph, operands, merged):
+        graph.copies.add(merged)
     _enter(graph, merged, other)
     return merged
 
 
-def _enter(graph: Graph, node: Value, other: Value | None) -> None:
+def _enter(graph: Graph, node: Value, other: Any) -> None:
     """Enters what a result may be evaluated as, if anything, and what passes through it."""
     if not isinstance(node, Node) or not node.is_float:
         return
-    if isinstance(other, Node) and node is not other:
-        graph.same[node] = other
+    several = [v for v in (other if isinstance(other, tuple) else (other,)) if isinstance(v, Node) and v is not node]
+    if several:
+        graph.same[node] = tuple(several)
     # Now, and not once they are asked for: a long chain of operations would then be as deep a recursion.
     for found in (factors_of, shift_of, ratio_of, monomial_of, sum_of):
         found(graph, node)

@@ -134,7 +134,7 @@ class InvariantField(eqx.Module):
 
     def speed_bound(self, t: Any, state: Array, context: Any) -> tuple[Array, Array]:
         """The least and the greatest velocity in every coordinate, K (center ± half-width - η), whatever the inner
-        field. [`lyapunov_dsl.Program.feasibility`][] asks for it."""
+        field. [`lyapunov_dsl.assess`][] asks for it."""
         center, half_width, rate = (constant(state.dtype) for constant in (self.center, self.half_width, self.rate))
         return rate * (center - half_width - state), rate * (center + half_width - state)
 

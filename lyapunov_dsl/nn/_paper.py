@@ -27,7 +27,7 @@ class PaperField(eqx.Module):
         convex set that holds the corners is invariant, such as the ball of radius 15 √C.
 
     The speed is limited, and at small gains too small for κ on most of the ball of radius 15 √C that the paper samples:
-    `program.feasibility` says so, see `speed_bound`. At C = 10 it takes a gain of 5 at the wrong corners and, as far as
+    `assess` says so, see `speed_bound`. At C = 10 it takes a gain of 5 at the wrong corners and, as far as
     a search found, of 2 √C = 6.3 on the whole ball. At large gains trajectories leave the ball. That code starts at a
     gain of 100 and lowers it in training. The gain is a [`lyapunov_dsl.Constant`][], for a schedule of one's own by
     `eqx.tree_at(lambda p: p.system.vector_field.gain, program, ld.Constant(gain))`, which does not recompile.
@@ -86,7 +86,7 @@ class PaperField(eqx.Module):
         return _root(squares)
 
     def speed_bound(self, t: Any, state: Float[Array, " k"], context: Any) -> Scalar:
-        """κ gain max_c |D_c| / C, in the 2-norm, whatever the weights. [`lyapunov_dsl.Program.feasibility`][] asks for it.
+        """κ gain max_c |D_c| / C, in the 2-norm, whatever the weights. [`lyapunov_dsl.assess`][] asks for it.
 
         Proof: softmax is a set of convex weights p_c. In the direction variant |f| = κ gain/C · Σ_c p_c |D_c| (or 0), in the
         simplex variant |f| = κ gain/C · |Σ_c p_c D_c| <= κ gain/C · Σ_c p_c |D_c|, and a weighted mean is at most the largest.

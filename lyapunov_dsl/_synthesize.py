@@ -1,4 +1,4 @@
-"""Training that is led by what a proof fails at, until it goes through or the rounds are over."""
+"""Counterexample-guided synthesis: training that is led by what a proof fails at, until it goes through or the rounds are over."""
 
 import contextlib
 from collections.abc import Callable, Iterator
@@ -17,7 +17,7 @@ from ._condition import Condition
 from ._fit import Interrupted, NonFiniteError, fit
 from ._measure import Boxes
 from ._objective import MonteCarlo
-from ._prove import Tube, Verification, verify
+from ._prove import Property, Prover, Tube, Verification, prove
 from ._system import System
 from ._types import is_count, is_finite, kind, levels
 
@@ -25,8 +25,8 @@ from ._types import is_count, is_finite, kind, levels
 KEPT = 256
 
 
-class Guided(NamedTuple):
-    """What `fit_until_proved` ends with.
+class Synthesis(NamedTuple):
+    """What `synthesize` ends with.
 
     **Arguments:**
 
@@ -41,10 +41,15 @@ class Guided(NamedTuple):
     history: list[tuple[Assurance, int]]
 
 
-def fit_until_proved(
+def synthesize(
     program: Program,
     data: Any,
+    property: Property,
     *,
+    at: Any = None,
+    prover: Prover | None = None,
+    certificate: Callable[[Program], Any] | None = None,
+    search: str = "proof",
     optimizer: Any,
     key: Any,
     rounds: int = 5,
@@ -53,15 +58,12 @@ def fit_until_proved(
     near: float = 0.02,
     draws: int = 65_536,
     relative: bool = False,
-    prove: Callable[[Program], Any] | None = None,
-    proof: bool = True,
     batch_size: int = 64,
     steps_per_dispatch: int | None = None,
     trainable: Any = None,
     progress: bool = False,
-    **asked: Any,
-) -> Guided:
-    """Trains, tries the proof, and trains on with states from where it failed, until it goes through.
+) -> Synthesis:
+    """Trains, tries the proof of a property, and trains on with states from where it failed, until it goes through.
 
     In each round many states of H are looked at first, and what is to be proved is tried where it fails at none of them, or when the
     rounds are over. States at which it fails, and boxes that were left undecided, become states of a Monte Carlo objective beside that
@@ -70,6 +72,11 @@ def fit_until_proved(
     **Arguments:**
 
     - `program`: a [`lyapunov_dsl.Program`][] of a continuous system, with any objective.
+    - `property`, `at`, `prover`: what is to be proved, as of [`lyapunov_dsl.prove`][].
+    - `certificate`: program -> the certificate that is to be proved, such as the same V with a smaller κ than it is trained with; the
+        program's own where it is left out.
+    - `search`: `"proof"`, or `"counterexamples"`, which proves nothing: the rounds end where the condition fails at none of the states
+        that are looked at, as a beginning for a call that proves, and the status is `EMPIRICAL` at best.
     - `data`, `optimizer`, `batch_size`, `steps_per_dispatch`, `trainable`: as of [`lyapunov_dsl.fit`][]; the
         optimizer starts anew in each round.
     - `key`: a PRNG key.
@@ -79,20 +86,20 @@ def fit_until_proved(
     - `near`: half-width of the box around a counterexample, relative to the domain's.
     - `draws`: how many states are looked at in each round, drawn uniformly.
     - `relative`: whether the residuals in the boxes are relative, as of [`lyapunov_dsl.MonteCarlo`][].
-    - `prove`: program -> the certificate that is to be proved, such as the same V with a smaller κ than it is trained with; the
-        program's own where it is left out.
-    - `proof`: whether a proof is tried. Otherwise nothing is proved, in spite of the name: the rounds end where the condition fails at none
-        of the states that are looked at, as a beginning for a call that proves, and the status is `EMPIRICAL` at best.
     - `progress`: whether bars are shown.
-    - `asked`: what is asked of [`lyapunov_dsl.verify`][]: `x`, `y`, `equilibrium`, `claims`, `level`, `budget` and others.
 
-    **Returns:** a `Guided`.
+    **Returns:** a `Synthesis`.
 
     **Raises:** `ValueError` for a discrete system, or numbers that are not as above. Where training meets a NaN or an Inf,
-    [`lyapunov_dsl.NonFiniteError`][], and after Ctrl-C [`lyapunov_dsl.Interrupted`][]; the `result` of both is a `Guided` with
+    [`lyapunov_dsl.NonFiniteError`][], and after Ctrl-C [`lyapunov_dsl.Interrupted`][]; the `result` of both is a `Synthesis` with
     the program so far, the last verification and the history of the rounds that ended.
     """
     objective = program.objective
+    if not isinstance(property, Property):
+        raise ValueError(f"property: expected one such as RegionOfAttraction(...), got {kind(property)}")
+    if search not in ("proof", "counterexamples"):
+        raise ValueError(f"search: expected 'proof' or 'counterexamples', got {search!r}")
+    asked = property.options()
     if not (is_finite(weight) and weight > 0):
         raise ValueError(f"weight: expected a number > 0, got {weight!r}")
     if not is_count(rounds):
@@ -119,17 +126,17 @@ def fit_until_proved(
                 key=one,
                 progress=progress,
             ).program
-        certificate = program.certificate if prove is None else prove(program)
-        points = _failing(program, certificate, asked, two, draws)
+        condition = Condition(program.system, program.certificate if certificate is None else certificate(program))
+        points = _failing(program, condition.certificate, asked, at, two, draws)
         fresh = _around(program, points, near)
-        if not proof:
+        if search == "counterexamples":
             status = Assurance.REFUTED if len(points) else Assurance.EMPIRICAL
             history.append((status, len(points)))
             if not len(points):
                 break
         elif not len(points) or turn == rounds - 1:
             with _keeping(program, found, history, objective):
-                found = verify(program.system, certificate, progress=progress, **asked)
+                found = prove(condition, property, at=at, prover=prover)
             history.append((found.status, sum(len(v) for v, _ in found.left.values())))
             if found.status.proved:
                 break
@@ -141,16 +148,16 @@ def fit_until_proved(
         )
         low, high = (np.resize(v, (KEPT, v.shape[1])) for v in (low, high))
     program = eqx.tree_at(lambda p: p.objective, program, objective)
-    return Guided(program, found, history)
+    return Synthesis(program, found, history)
 
 
 @contextlib.contextmanager
 def _keeping(program: Program, found: Any, history: list[tuple[Assurance, int]], objective: Any) -> Iterator[None]:
     """Gives what ends a round what was found in the rounds before it."""
-    so_far = f"in round {len(history) + 1}; what was found before it is in .result, a Guided"
+    so_far = f"in round {len(history) + 1}; what was found before it is in .result, a Synthesis"
 
-    def guided(program: Program) -> Guided:
-        return Guided(eqx.tree_at(lambda p: p.objective, program, objective), found, history)
+    def guided(program: Program) -> Synthesis:
+        return Synthesis(eqx.tree_at(lambda p: p.objective, program, objective), found, history)
 
     try:
         yield
@@ -160,17 +167,17 @@ def _keeping(program: Program, found: Any, history: list[tuple[Assurance, int]],
         raise Interrupted(f"interrupted by Ctrl-C {so_far}", guided(program)) from error
 
 
-def _failing(program: Any, certificate: Any, asked: Any, key: Any, draws: int) -> np.ndarray:
+def _failing(program: Any, certificate: Any, asked: Any, at: Any, key: Any, draws: int) -> np.ndarray:
     """(t, state) drawn at random at which the condition certainly fails where V is between the levels: at most half of what is kept."""
     system, domain = program.system, asked.get("domain")
-    if isinstance(domain, Tube) or "decrease" not in asked.get("claims", ("decrease",)):
+    if isinstance(domain, Tube) or "decrease" not in asked["claims"]:
         return np.zeros((0, 1 + sum(leaf.size for leaf in jax.tree.leaves(program.declaration.state))))
     if domain is not None:
         system = eqx.tree_at(lambda s: s.domain, system, domain, is_leaf=lambda v: v is None)
     condition = Condition(system, certificate)
     part = asked.get("part") or next(iter(condition.parts))
-    x = asked.get("x", asked.get("equilibrium"))
-    x, y = (jax.tree.map(lambda leaf: jnp.asarray(leaf)[None], v) for v in (x, asked.get("y")))
+    pair = (asked.get("equilibrium"), None) if at is None else at
+    x, y = (jax.tree.map(lambda leaf: jnp.asarray(leaf)[None], v) for v in pair)
     begun = eqx.filter_vmap(condition.system.start)(x)
     drawn = draw(condition, begun, key, draws)
     seen = evaluate(condition, part, begun, y, drawn)

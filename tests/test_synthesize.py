@@ -8,7 +8,7 @@ import optax
 import pytest
 
 import lyapunov_dsl as ld
-from lyapunov_dsl import Assurance, _guided, testing
+from lyapunov_dsl import Assurance, _synthesize, testing
 
 
 class Field(eqx.Module):
@@ -31,17 +31,18 @@ def program(objective=None):
 
 
 X = jax.random.uniform(jax.random.key(1), (64, 2), minval=-1, maxval=1)
-ASKED = {"equilibrium": np.zeros(2), "budget": ld.Budget(boxes=20_000)}
+DECREASE = ld.Decrease(equilibrium=np.zeros(2))
+PROVER = ld.Prover(boxes=20_000)
 
 
 @pytest.mark.full
 def test_training_goes_on_where_the_proof_failed():
     begun = program()
     how = {"optimizer": optax.adam(2e-2), "key": jax.random.key(2), "epochs": 60}
-    alone = ld.fit_until_proved(begun, (X, None), rounds=1, **how, **ASKED)
+    alone = ld.synthesize(begun, (X, None), DECREASE, rounds=1, prover=PROVER, **how)
     assert alone.verification is not None
     assert alone.verification.status is Assurance.REFUTED
-    led = ld.fit_until_proved(begun, (X, None), rounds=8, **how, **ASKED)
+    led = ld.synthesize(begun, (X, None), DECREASE, rounds=8, prover=PROVER, **how)
     assert led.verification is not None
     assert led.verification.status.proved, str(led.verification)
     assert 1 < len(led.history) <= 8
@@ -54,23 +55,22 @@ def test_states_that_fail_are_looked_for_before_a_proof(monkeypatch, quick):
 
     def tried(*args, **options):
         asked.append(options)
-        return ld.verify(*args, **options)
+        return ld.prove(*args, **options)
 
-    monkeypatch.setattr(_guided, "verify", tried)
-    how = {"optimizer": optax.sgd(0.0), "key": jax.random.key(2), "epochs": 1, "budget": ld.Budget(boxes=50)}
-    led = ld.fit_until_proved(program(), (X, None), rounds=3, equilibrium=np.zeros(2), **how)
+    monkeypatch.setattr(_synthesize, "prove", tried)
+    how = {"optimizer": optax.sgd(0.0), "key": jax.random.key(2), "epochs": 1, "prover": ld.Prover(boxes=50)}
+    led = ld.synthesize(program(), (X, None), DECREASE, rounds=3, **how)
     assert [status for status, _ in led.history] == [Assurance.REFUTED] * 3
     assert led.history[0][1] > 10
     assert len(asked) == 1
     # Without a proof as well.
-    searched = ld.fit_until_proved(program(), (X, None), rounds=2, proof=False, equilibrium=np.zeros(2), **how)
+    searched = ld.synthesize(program(), (X, None), DECREASE, rounds=2, search="counterexamples", **how)
     assert searched.verification is None
     assert [status for status, _ in searched.history] == [Assurance.REFUTED] * 2
     assert len(asked) == 1
     # Where nothing fails at the states asked about, the proof is tried at once.
-    smaller = ld.fit_until_proved(
-        program(), (X, None), rounds=3, equilibrium=np.zeros(2), domain=ld.Box(-0.01, 0.01), level=(5.0, 6.0), **how
-    )
+    inside = ld.Decrease(equilibrium=np.zeros(2), domain=ld.Box(-0.01, 0.01), level=(5.0, 6.0))
+    smaller = ld.synthesize(program(), (X, None), inside, rounds=3, **how)
     assert smaller.verification is not None
     assert smaller.verification.status.proved
     assert len(smaller.history) == 1
@@ -78,17 +78,18 @@ def test_states_that_fail_are_looked_for_before_a_proof(monkeypatch, quick):
 
 def test_states_that_fail_are_where_the_condition_fails():
     begun = program()
-    points = _guided._failing(begun, begun.certificate, ASKED, jax.random.key(0), 4096)
-    assert 0 < len(points) <= _guided.KEPT // 2
+    points = _synthesize._failing(begun, begun.certificate, DECREASE.options(), None, jax.random.key(0), 4096)
+    assert 0 < len(points) <= _synthesize.KEPT // 2
     condition = begun.condition
     point = condition.point(ld.Start(jnp.zeros(2)), None)
     for t, *state in points[:20]:
         (residual,) = condition.residuals(jnp.asarray(t), jnp.asarray(state, jnp.float32), point).values()
         assert float(residual) > 0
-    first = ASKED | {"level": (None, 0.5)}
-    inside = _guided._failing(begun, begun.certificate, first, jax.random.key(0), 4096)
+    first = DECREASE.options() | {"level": (None, 0.5)}
+    inside = _synthesize._failing(begun, begun.certificate, first, None, jax.random.key(0), 4096)
     assert (np.sum(inside[:, 1:] ** 2, axis=1) <= 0.5).all()
-    assert len(_guided._failing(begun, begun.certificate, ASKED | {"claims": "definite"}, jax.random.key(0), 64)) == 0
+    other = ld.PositiveDefinite(equilibrium=np.zeros(2)).options()
+    assert len(_synthesize._failing(begun, begun.certificate, other, None, jax.random.key(0), 64)) == 0
 
 
 def test_boxes_are_a_measure():
@@ -107,8 +108,10 @@ def test_what_does_not_fit_is_named():
         ld.Boxes([[0.0, 1.0]], [[1.0, 0.0]])
     with pytest.raises(ValueError, match="Boxes: expected ends of a time and 2 states"):
         program(ld.MonteCarlo(ld.Boxes([[0.0, 1.0]], [[1.0, 2.0]])))
-    for wrong, message in (({"weight": 0.0}, "weight: expected"), ({"rounds": 0}, "rounds: expected")):
+    for wrong, message in (
+        ({"weight": 0.0}, "weight: expected"),
+        ({"rounds": 0}, "rounds: expected"),
+        ({"search": "luck"}, "search: expected"),
+    ):
         with pytest.raises(ValueError, match=message):
-            ld.fit_until_proved(
-                program(), (X, None), optimizer=optax.adam(1e-2), key=jax.random.key(0), **wrong, **ASKED
-            )
+            ld.synthesize(program(), (X, None), DECREASE, optimizer=optax.adam(1e-2), key=jax.random.key(0), **wrong)
