@@ -313,6 +313,42 @@ def test_constants_that_the_other_operand_takes_are_counted(name: str, kind: Any
             assert inside.all(), f"{value} is not within [{found.lower}, {found.upper}] at {x}"
 
 
+@pytest.mark.parametrize(
+    "choice",
+    [
+        lambda v: jnp.abs(v) > 0,
+        lambda v: v * jnp.abs(v) >= 0,
+        lambda v: v**3 >= 0,
+        lambda v: jnp.maximum(v, -1) >= 0,
+        lambda v: ~(jnp.abs(v) <= 0),
+    ],
+    ids=["positive", "product", "cube", "maximum", "not zero"],
+)
+def test_a_comparison_that_depends_on_the_number_is_no_constant(choice: Function) -> None:
+    big = np.float32(1e30)
+    function = lambda x: (x[:2] * big) * jnp.where(choice(x[2]), np.float32(1), big)
+    for v in (0.0, -1.0):
+        point = np.array([1e-30, 1e-30, v], np.float32)
+        found = bounds.bound(function, bounds.Box(point, point + np.float32([0, 0, 0.25])), method="ibp")
+        value = np.asarray(jax.jit(function)(point))
+        anything = np.isinf(found.lower) & np.isinf(found.upper)
+        assert (anything | ((found.lower <= value) & (value <= found.upper))).all()
+
+
+def test_quotients_in_loops_over_stacks_are_as_tight_as_their_rounding() -> None:
+    # Parts of a stack are followed one by one: if all passed, quotients would pile up, and their number with every turn.
+    def function(s: Any) -> Any:
+        for _ in range(20):
+            s = jnp.stack([np.float32(9) * s[0] / (1 + s[1] ** 2) / np.float32(9), s[1]]) * np.float32(1.01)
+        return s
+
+    point = np.array([10.0, 0.3], np.float32)
+    found = bounds.bound(function, bounds.Box(point, point), method="ibp")
+    assert float(jnp.max(found.upper - found.lower)) < 1e-3
+    long = bounds.bound(lambda x: jnp.cumprod(x * np.float32(0.9)), bounds.Box(*[np.full(300, 1.1, np.float32)] * 2))
+    assert float(jnp.max(long.upper - long.lower)) < 1e-2
+
+
 def test_a_choice_of_signs_of_zero_is_no_constant() -> None:
     choice = lambda x: jnp.where(x > 0, np.float32(0.0), np.float32(-0.0))
     try:

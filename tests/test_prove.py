@@ -301,6 +301,8 @@ def test_messages():
         (lambda: ld.ReachTube(tube=ld.Box(-1, 1)), "tube: expected a Tube"),
         (lambda: ld.ContextRobustness(perturbation=-1), "perturbation: expected a radius"),
         (lambda: ld.Decrease() & "definite", "property: expected one such as"),
+        (lambda: ld.AllProperties(parts=(ld.Decrease(),), time=(0, 1)), "parts: expected time with each"),
+        (lambda: ld.prove(condition, ld.InputRobustness(), prover=ld.Prover()), "prover: expected none"),
         (lambda: ld.Decrease(domain=(-1, 1)), "domain: expected a Box"),
         (
             lambda: ld.Decrease(equilibrium=origin) & ld.PositiveDefinite(equilibrium=origin + 1),

@@ -80,7 +80,7 @@ class AllProperties(Property):
     - `parts`: the properties.
     - `domain`, `time`, `part`: those of the parts; not given here.
 
-    **Raises:** `ValueError` where two of them have different domains, levels or other options.
+    **Raises:** `ValueError` for none, for options beside them, and where two of them have different domains, levels or other options.
     """
 
     parts: tuple[Any, ...] = ()
@@ -88,6 +88,8 @@ class AllProperties(Property):
     def __post_init__(self) -> None:
         if not self.parts:
             raise ValueError("property: expected one or more, got none")
+        if given := [name for name in ("domain", "time", "part") if getattr(self, name) is not None]:
+            raise ValueError(f"parts: expected {given[0]} with each of the properties, got it for all of them")
         self.options()
 
     def options(self) -> dict[str, Any]:
@@ -245,7 +247,7 @@ class ContextRobustness(Property):
 class RegionOfAttraction(Property):
     """All that start in {V <= c} tend to the equilibrium: V falls strictly there, is positive definite, and {V <= c} is inside of H.
 
-    This follows where nothing depends on time and comparison(t, v) <= 0 (LaSalle's theorem).
+    This follows where nothing depends on time and comparison(t, v) <= 0 for v in [0, c] (Lyapunov's theorem); the checker proves both.
 
     **Arguments:**
 

@@ -4,6 +4,8 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 
 from .._types import is_traced
@@ -38,29 +40,31 @@ class Monomial(NamedTuple):
         return self.base is other.base and close and self.low - other.high < NEAR and other.low - self.high < NEAR
 
 
+def parts_of(graph: Graph, value: Node) -> Sequence[Node]:
+    """The sources of a value; of a part of a stack those alone whose entries it has."""
+    found = sources(graph, value)
+    if len(found) != 1 or value in graph.same or len(found[0].inputs) < 2 or found[0].rule is not affine:
+        return found
+    stack = found[0]
+    if stack.data.terms or stack.data.uncertain is not None or stack.data.shift is not None:
+        return found
+    with jax.ensure_compile_time_eval():
+        numbers = [jnp.full(part.shape, i + 1.0) for i, part in enumerate(stack.inputs)]
+        places = value.data.absolute(stack.data.absolute(*numbers))
+    if is_traced(places):
+        return found
+    return [stack.inputs[int(i) - 1] for i in np.unique(np.asarray(places)) if i]
+
+
 def monomial_of(graph: Graph, value: Node) -> Monomial:
     """A value as a constant times a power of another."""
     if value not in graph.monomials:
-        parts = [monomial_of(graph, part) for part in sources(graph, value)]
+        parts = [monomial_of(graph, part) for part in parts_of(graph, value)]
         found = Monomial(value)
         if parts and all(p.base is parts[0].base and p.power == parts[0].power for p in parts):
             found = parts[0]._replace(low=min(p.low for p in parts), high=max(p.high for p in parts))
         graph.monomials[value] = found
     return graph.monomials[value]
-
-
-def mixed(graph: Graph, value: Node) -> tuple[Node, ...]:
-    """What the values are made of whose entries stand in one, of which a slice may be that of one value alone; empty where it is no
-    such one."""
-    if value.rule is not affine or value.data.terms or len(value.inputs) < 2 or value in graph.same:
-        return ()
-    found: dict[Node, None] = {}
-    for part in value.inputs:
-        for base in (sum_of(graph, part).base, monomial_of(graph, part).base):
-            found |= dict.fromkeys(mixed(graph, base) if base is not part else ())
-            found |= dict.fromkeys(graph.marks.get(("powers of", base), (base,)))
-        found[part] = None
-    return tuple(found)
 
 
 def _size(constant: Const) -> tuple[float, float]:
@@ -145,8 +149,9 @@ class Sum(NamedTuple):
 
 
 def sum_of(graph: Graph, value: Node) -> Sum:
+    """A value as another one and the constants that were added to it."""
     if value not in graph.sums:
-        parts = [sum_of(graph, part) for part in sources(graph, value)]
+        parts = [sum_of(graph, part) for part in parts_of(graph, value)]
         graph.sums[value] = Sum(value)
         if len(parts) == 1:
             # Where entries are moved, a constant that differs between them is not followed, nor are signs.
@@ -158,16 +163,13 @@ def sum_of(graph: Graph, value: Node) -> Sum:
     return graph.sums[value]
 
 
-def shifted(graph: Graph, name: str, operands: Sequence[Value], out: Node) -> Node | tuple[Node, ...] | None:
+def shifted(graph: Graph, name: str, operands: Sequence[Value], out: Node) -> Node | None:
     """What constants that are added may leave unchanged."""
     first = isinstance(operands[0], Const)
     constant, x = operands if first else operands[::-1]
     if not isinstance(constant, Const) or not isinstance(x, Node):
         return None
     found = sum_of(graph, x)
-    if several := mixed(graph, found.base):
-        # What was added before may be undone.
-        return several
     sign = -1 if name == "sub" and first else 1
     minus = -1 if name == "sub" and not first else 1
     known = not (is_traced(constant.value) or is_traced(constant.slack) or found.shift is None)

@@ -30,13 +30,13 @@ from ._merge import (
     larger,
     lose_without,
     raised,
+    repeated,
     rewritten,
-    scaled,
     shift_of,
     smaller,
     two_to,
 )
-from ._monomials import MONOMIALS, Monomial, mixed, monomial_of, shifted, sum_of
+from ._monomials import MONOMIALS, Monomial, monomial_of, shifted, sum_of
 from ._pattern import operands_of
 from ._quotients import ratio_of
 from ._rule import Const, Node, affine
@@ -98,30 +98,49 @@ def _alike(graph: Graph, equation: Any, *operands: Value) -> Node | None:
     return nodes[0] if all(first.is_like(monomial_of(graph, v)) for v in nodes[1:]) else None
 
 
-# What is never below zero, as compilers know it.
-POSITIVE = ("abs", "square", "exp", "exp2", "sqrt", "integer_pow", "pow", "logistic", "mul", "max")
+# What is never below zero, as compilers may know it.
+NONNEGATIVE = ("abs", "square", "exp", "exp2", "sqrt", "logistic")
+
+
+def _is_nonnegative(value: Value) -> bool:
+    """Whether a value is never below zero, whatever it is of."""
+    if any(operands_of(value, name) is not None for name in NONNEGATIVE):
+        return True
+    tag = getattr(value, "tag", None)
+    if tag is None:
+        return False
+    name, params, operands = tag
+    if name == "max":
+        return any(_is_nonnegative(v) if isinstance(v, Node) else _least(v) >= 0 for v in operands)
+    return (name == "mul" and operands[0] is operands[1]) or (name == "integer_pow" and params["y"] % 2 == 0)
+
+
+def _least(constant: Const) -> float:
+    """The least that a constant may be, any number for one that is not known yet."""
+    if is_traced(constant.value) or is_traced(constant.slack):
+        return -math.inf
+    return float(np.min(np.asarray(constant.range().lower), initial=math.inf))
 
 
 def _decided(which: Value) -> bool | None:
-    """What a comparison with 0 of what is never below it may be known to be."""
+    """What a comparison with 0 of what is never below it is for all numbers, `None` where it depends on them."""
     while isinstance(which, Node) and _is_moved(which) and len(which.inputs) == 1:
         which = which.inputs[0]
     if (inner := operands_of(which, "not")) is not None:
         found = _decided(inner[0])
         return None if found is None else not found
-    for name, true in (("ge", True), ("gt", True), ("lt", False), ("le", False)):
+    # v >= 0 and 0 <= v hold, v < 0 and 0 > v do not; v > 0 depends on v.
+    for name, turned, answer in (("ge", 0, True), ("le", 1, True), ("lt", 0, False), ("gt", 1, False)):
         pair = operands_of(which, name)
-        if pair is None:
-            continue
-        turned = isinstance(pair[0], Const)
-        one, zero = pair[::-1] if turned else pair
-        if _neutral(zero, 0.0) and any(operands_of(one, known) is not None for known in POSITIVE):
-            return true is not turned
+        if pair is not None and isinstance(pair[1 - turned], Const):
+            zero, value = pair[1 - turned], pair[turned]
+            known = not (is_traced(zero.value) or is_traced(zero.slack)) and _neutral(zero, 0.0)
+            return answer if known and zero.slack is None and _is_nonnegative(value) else None
     return None
 
 
 def _chosen(graph: Graph, equation: Any, which: Value, *cases: Value) -> Value | None:
-    """A choice between values that may be one, or by a comparison that may be known."""
+    """A choice between values that may be one, or by a comparison that is known."""
     known = _decided(which) if len(cases) == 2 else None
     return _alike(graph, equation, *cases) if known is None else cases[int(known)]
 
@@ -162,42 +181,42 @@ def _unchanged(graph: Graph, equation: Any, operands: Sequence[Value], out: Node
         found = MONOMIALS[name](graph, equation, *operands)
         if found is None:
             return None
-        earlier = _earlier(graph, out, found)
-        # What multiplied an entry before may be undone.
-        constant = any(isinstance(v, Const) for v in operands)
-        return mixed(graph, found.base) or None if earlier is None and constant else earlier
+        # The operand itself too, which may have come about otherwise than the first value of this form.
+        alike = [v for v in operands if isinstance(v, Node) and v.is_float and monomial_of(graph, v).is_like(found)]
+        return tuple(dict.fromkeys([*_earlier(graph, out, found), *alike]))
     found = UNCHANGED[name](graph, equation, *operands) if name in UNCHANGED else None
     return found[0] if isinstance(found, list | tuple) else found
 
 
-def _earlier(graph: Graph, out: Node, found: Monomial) -> Node | None:
-    """The first value that has the form of a new one."""
+def _earlier(graph: Graph, out: Node, found: Monomial) -> list[Node]:
+    """The first value that has the form of a new one, if there is one."""
     graph.monomials[out] = found
     known = graph.marks.setdefault(("powers of", found.base), [found.base])
     for node in known:
         if monomial_of(graph, node).is_like(found):
-            return node
+            return [node]
     known.append(out)
-    return None
+    return []
 
 
 # What merges once more where something is dropped.
 
 
 def _repeated(graph: Graph, equation: Any, operands: Sequence[Value], out: Node) -> Node:
-    """A sum or a product of numbers that may be copies of one: n x and x^n, or the sum and product of what was stacked."""
+    """Sums and products of numbers that may be copies of one: n x and x^n, or the sum and product of what was stacked."""
     (x,) = operands
     assert isinstance(x, Node)
-    count = _count(equation, x)
+    name = equation.primitive.name
+    count = x.shape[equation.params["axis"]] if name == "cumprod" else _count(equation, x)
     if count == 1 or not (_is_moved(x) or x in graph.copies):
         return out
-    if equation.primitive.name == "reduce_prod":
+    if name != "reduce_sum":
         return raised(graph, x, out, count)
     graph.monomials[out] = monomial_of(graph, x).times(0.0, math.log2(count))
-    found = factors_of(graph, x)
+    found = graph.factors[out] = factors_of(graph, x)
     if not found.trivial:
         lose_without(out, found)
-    return scaled(graph, x, Const(np.array([1.0, count])), out)
+    return repeated(graph, out, count)
 
 
 def _log_of_power(graph: Graph, equation: Any, operands: Sequence[Value], out: Node) -> Node:
@@ -227,15 +246,8 @@ def _root(graph: Graph, equation: Any, operands: Sequence[Value], out: Node) -> 
     return out
 
 
-def _products(graph: Graph, equation: Any, operands: Sequence[Value], out: Node) -> Node:
-    """Products of the first entries, which compilers may write out."""
-    (x,) = operands
-    assert isinstance(x, Node)
-    return raised(graph, x, out, max(x.shape[equation.params["axis"]], 1))
-
-
 MERGES |= {
-    "cumprod": _products,
+    "cumprod": _repeated,
     "reduce_sum": _repeated,
     "reduce_prod": _repeated,
     "log": _log_of_power,
